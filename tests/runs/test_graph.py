@@ -39,10 +39,18 @@ def test_nothing_asked_for_is_refused(run):
         make_graph(run, GraphConfig())
 
 
-def test_the_graph_that_item_weights_were_solved_with_stays(run):
+@pytest.mark.parametrize(
+    ("line", "changed", "told"),
+    [
+        ("  graph: null", "  graph: 10.0", r"item_weights\.graph 10\.0"),
+        ("  propagation: none", "  propagation: lightgcn", r"model\.propagation lightgcn"),
+        ("  smoothing: 0.0", "  smoothing: 0.5", r"model\.smoothing 0\.5"),
+    ],
+)
+def test_the_graph_that_a_model_was_fitted_with_stays(run, line, changed, told):
     config = run.folder / "config.yaml"
-    config.write_text(config.read_text().replace("  graph: null", "  graph: 10.0"))
-    with pytest.raises(ModelError, match=r"item_weights.graph 10\), so the graph stays"):
+    config.write_text(config.read_text().replace(line, changed))
+    with pytest.raises(ModelError, match=rf"with the graph that it has \({told}\), so the graph stays"):
         make_graph(run, GraphConfig(relations=["use"]))
 
 

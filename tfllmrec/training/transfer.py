@@ -94,7 +94,7 @@ def zero_shot(
     set_seeds(config.seed)
     text = coral(data.text, source.text) if align else np.asarray(data.text)
     of_target, schema = data.split.dataset.items, data.split.schema
-    catalogue = Catalogue.of(of_target, text, schema, data.text_widths, source.model.config)
+    catalogue = Catalogue.of(of_target, text, schema, data.text_widths, source.model.config, graph=data.graph)
     tried = {}
     for name, settings in order_settings(source.model).items():
         model = source.model.with_catalogue(catalogue, source.rows, source.histories, tell, item_weights=settings)
