@@ -121,7 +121,7 @@ class ItemPropagation(tf.keras.layers.Layer):
                 self.keys[here].assign(other.keys[there])
 
     def get_config(self) -> dict[str, Any]:
-        relations = {name: len(ends) for name, ends in zip(self.names, self.ends, strict=True)}
+        relations = {name: ends.shape[0] for name, ends in zip(self.names, self.ends, strict=True)}
         return {**super().get_config(), "n_items": self.n_items, "dim": self.dim, "relations": relations}
 
     @classmethod
