@@ -243,8 +243,8 @@ UNTRAINED = (
 )
 TRAINED = (
     "The hybrid was trained again for each row, with the run's other settings{}. All uses read all relations but use. "
-    "Neighbours that do not help on validation are left out of item vectors. The gain is that in the selection value on "
-    "validation, with its 95 % interval."
+    "Neighbours that do not help on validation are left out of item vectors. The gain is that in the selection value "
+    "on validation, with its 95 % interval."
 )
 
 
