@@ -1,37 +1,50 @@
-"""What a graph of the items is worth without training, and how long it takes to build; sections of RESULTS.md.
+"""What each use of a graph of the items is worth, and how long it takes to build; sections of RESULTS.md.
 
     python benchmarks/graph.py runs/quality/movielens-100k --edges ml-100k.csv
+    python benchmarks/graph.py runs/quality/movielens-100k --fit
     python benchmarks/graph.py --citeulike ../shared/data/citeulike-a
     python benchmarks/graph.py --recbole ml-100k.kg ml-100k.link --out ml-100k.csv
     python benchmarks/graph.py --items 1000000
 
-Three uses are measured apart: text vectors that are smoothed over the graph, as input of the text baseline and of the
-item-item weights; the graph as a view of the item-item weights; and the neighbours of the history, added to the text
-baseline. Which relations, how much of the neighbours' text and how strong a view is chosen on validation; the choice is
-measured on test queries once, against no graph.
+With --fit, the hybrid of a run is trained again without a graph and with each of its uses: item vectors that take up
+those of their neighbours (two forms), the graph as a view of the item-item weights, and smoothed texts. Each takes as
+long as the run's training did. Finished fits are kept in RUN/ablation/; delete them to fit again.
+
+Without it, nothing is trained, and three uses are measured apart: text vectors that are smoothed over the graph, as
+input of the text baseline and of the item-item weights; the graph as a view of the item-item weights; and the
+neighbours of the history, added to the text baseline. Which relations, how much of the neighbours' text and how strong
+a view is chosen on validation; the choice is measured on test queries once, against no graph.
+
+With --items, the time and memory of building a graph of made-up items, and those of ScaNN (extra scann) for the
+relation of texts.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import multiprocessing
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from item_weights import Clock, peak_gb
 from scipy import sparse
 from sections import made_by, replace_section
 
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import DataConfig, GraphConfig, ItemWeightSettings, SplitConfig, TextConfig
-from tfllmrec.data.graph import ItemGraph
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.graph import ItemGraph, Relation
+from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import make_split
 from tfllmrec.evaluation.protocol import Result, evaluate, paired_differences, selection_gain, selection_value
@@ -42,16 +55,26 @@ from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation, view_of
 from tfllmrec.models.item_weights import PrunedWeights, event_weights, recency_matrix, score_history, solve
 from tfllmrec.progress import to_stderr
-from tfllmrec.runs.run import Run
+from tfllmrec.runs.run import ABLATION, Run
+from tfllmrec.runs.search_space import with_settings
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.training.defaults import item_weights_value, starting_item_weights
+from tfllmrec.training.fit import fit_hybrid
 
 SEED = 42
 SHARES, STRENGTHS, STEPS = (0.3, 0.6, 0.9), (10.0, 100.0, 1000.0), 2
 NEAR = (0.1, 0.3, 1.0)
 TEXTS = (30.0, 300.0, 3000.0)
 LABELS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
-MIN_TARGETS, EVENTS_PER_ITEM = 20, 10
+MIN_TARGETS, EVENTS_PER_ITEM, NEIGHBOURS = 20, 10, 20
+#: What a fit is given for each use of the graph; strengths and shares are set, not chosen.
+NO_GRAPH = {"model.propagation": "none", "model.smoothing": 0.0, "item_weights.graph": 0.0}
+FITTED: dict[str, dict[str, object]] = {
+    "item vectors of neighbours, lightgcn": {"model.propagation": "lightgcn"},
+    "item vectors of neighbours, relations": {"model.propagation": "relations"},
+    "view of the item-item weights, strength 30": {"item_weights.graph": 30.0},
+    "smoothed texts, share 0.3": {"model.smoothing": 0.3},
+}
 
 
 class Text:
@@ -169,7 +192,12 @@ def used(
             for label in LABELS
         ]
 
-    how = {"smooth": "smoothed texts", "near": "plus the history's neighbours", "view": "view of the graph"}[use]
+    how = {
+        "smooth": "smoothed texts",
+        "near": "plus the history's neighbours",
+        "view": "view of the graph",
+        "fit": "fitted with the graph",
+    }[use]
     said = f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]"
     return [[name, "", *cells(before, False)], [f"{name}, {how} ({best})", said, *cells(after, True)]]
 
@@ -188,16 +216,51 @@ def listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
 
 
-def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig, wanted: GraphConfig, cmd: str) -> str:
+def fitted(run: Run, data: TrainingData, overrides: Mapping[str, object], name: str) -> Recommender:
+    """The run's hybrid, trained again with some settings."""
+    config = with_settings(run.config, {**NO_GRAPH, **overrides})
+    data = replace(data, smoothing=config.model.smoothing)
+    folder = run.folder / ABLATION / f"graph, {name}".replace(",", "").replace(" ", "_")
+    return fit_hybrid(data, config, folder, to_stderr).model
+
+
+def of_fits(run: Run, graph: ItemGraph, overrides: Mapping[str, object]) -> list[list[str]]:
+    """A row for the hybrid without the graph, and one for each use of it."""
+    data = replace(run.training_data, graph=graph)
+    plain = fitted(run, data, overrides, "none")
+    rows: list[list[str]] = []
+    for name, settings in FITTED.items():
+        tries = {name: partial(fitted, run, data, {**overrides, **settings}, name)}
+        rows += used("hybrid", data, lambda: plain, tries, "fit")[1 if rows else 0 :]
+    return rows
+
+
+UNTRAINED = (
+    f"Nothing is trained. Shares {listed(SHARES)} of the neighbours' texts in {STEPS} steps, weights {listed(NEAR)} of "
+    f"the history's neighbours and strengths {listed(STRENGTHS)} of the view were tried: the text baseline with each "
+    "kind of relation and with all, the item-item weights with all (their view has all but use). The best on "
+    "validation is shown, with its gain in the selection value there (interval for all tries together, by Bonferroni)."
+)
+TRAINED = (
+    "The hybrid was trained again for each row, with the run's other settings{}. All uses read all relations but use. "
+    "Neighbours that do not help on validation are left out of item vectors. The gain is that in the selection value "
+    "on validation, with its 95 % interval."
+)
+
+
+def section(
+    data: TrainingData,
+    config: DataConfig,
+    wanted: GraphConfig,
+    rows_of: Callable[[ItemGraph], list[list[str]]],
+    about: str,
+    cmd: str,
+) -> str:
     begun = time.monotonic()
     graph = build_graph(data.split, data.text, wanted, config, data.text_widths)
     took = time.monotonic() - begun
     counts = data.measure(fit_baseline(data, "popularity").model, data.split.test).counts
-    targets = [
-        "targets",
-        "",
-        *(f"{counts['targets' + ('/' + x.partition('/')[2] if '/' in x else '')]:,}" for x in LABELS),
-    ]
+    targets = ["targets", "", *(f"{counts[targets_of(label)]:,}" for label in LABELS)]
     return "\n".join(
         [
             made_by(cmd, data.seed),
@@ -205,23 +268,26 @@ def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig
             f"{data.n_items:,} items, {data.split.kind} split, {len(data.split.test):,} test queries. The graph was "
             f"built in {took:.1f} s: {'; '.join(graph.lines())}.",
             "",
-            f"Nothing is trained. Shares {listed(SHARES)} of the neighbours' texts in {STEPS} steps, weights "
-            f"{listed(NEAR)} of the history's neighbours and strengths {listed(STRENGTHS)} of the view were tried: the "
-            "text baseline with each kind of relation and with all, the item-item weights with all (their view has all "
-            "but use). The best on validation is shown, with its gain in the selection value there (interval for all "
-            "tries together, by Bonferroni). Test figures with the graph have the paired difference to those without "
-            "it, with its 95 % interval.",
+            f"{about} Test figures with the graph have the paired difference to those without it, with its 95 % "
+            "interval.",
             "",
-            *markdown_table(["", "gain on validation", *LABELS], [*measured(data, settings, graph), targets]),
+            *markdown_table(["", "gain on validation", *LABELS], [*rows_of(graph), targets]),
         ]
     )
 
 
-def of_run(folder: Path, edges: Path | None, command: str) -> None:
+def of_run(folder: Path, edges: Path | None, fits: bool, overrides: Mapping[str, object], command: str) -> None:
     run = Run.open(folder)
-    wanted = GraphConfig(relations=["text", "use", "values"], edges=edges)
-    body = section(run.training_data, run.config.item_weights, DataConfig(), wanted, command)
-    replace_section(f"graph: {run.split.dataset.name}", body)
+    data, wanted = run.training_data, GraphConfig(relations=["text", "use", "values"], edges=edges)
+    if fits:
+        given = "".join(f", {name}={value}" for name, value in overrides.items())
+        body = section(
+            data, DataConfig(), wanted, lambda graph: of_fits(run, graph, overrides), TRAINED.format(given), command
+        )
+    else:
+        settings = run.config.item_weights
+        body = section(data, DataConfig(), wanted, partial(measured, data, settings), UNTRAINED, command)
+    replace_section(f"graph{', in the hybrid' if fits else ''}: {run.split.dataset.name}", body)
     print(body)
 
 
@@ -240,7 +306,7 @@ def of_citeulike(folder: Path, command: str) -> None:
         data = TrainingData(split, vectors, seed=SEED)
         settings, value = best_text(data)
         wanted = GraphConfig(relations=["values"], edges=files["edges"])
-        body = section(data, settings, config, wanted, command)
+        body = section(data, config, wanted, partial(measured, data, settings), UNTRAINED, command)
     said = (
         "The item-item weights have the starting settings for events without order, in the low-rank form; of the "
         f"strengths {listed(TEXTS)} of the text, {settings.text:g} was best on validation "
@@ -306,52 +372,93 @@ def convert_recbole(triples: Path, links: Path, out: Path) -> None:
     frame.drop_duplicates().to_csv(out, index=False)
 
 
-def of_size(n_items: int, command: str) -> None:
-    """Seconds for made-up items: clustered random texts of width 384, ten events an item by users of ten events."""
+class Built(NamedTuple):
+    """A relation and what it cost."""
+
+    relation: Relation
+    seconds: float
+    cpu_seconds: float
+    peak_gb: float
+
+
+def made_up_texts(n_items: int) -> np.ndarray:
+    """Texts of width 384, scattered around a topic for a hundred items."""
     rng = np.random.default_rng(SEED)
     topics = rng.standard_normal((max(n_items // 100, 1), 384), np.float32)
-    topic = rng.integers(len(topics), size=n_items)
-    text = centred_unit(topics[topic] + rng.standard_normal((n_items, 384), np.float32))
-    begun = time.monotonic()
-    relation = text_relation(text, 20)
-    of_text = time.monotonic() - begun
-    users = n_items * EVENTS_PER_ITEM // 10
-    near = rng.integers(n_items, size=(users, 1)) + rng.laplace(scale=30, size=(users, 10))
-    from tfllmrec.data.queries import Ragged
+    text = topics[rng.integers(len(topics), size=n_items)]
+    text += rng.standard_normal((n_items, 384), np.float32)
+    return centred_unit(text)
 
+
+def texts_by_cells(n_items: int) -> Built:
+    """As ``tfllmrec graph`` does it."""
+    text, clock = made_up_texts(n_items), Clock()
+    return Built(text_relation(text, NEIGHBOURS), *clock.cost(), peak_gb())
+
+
+def texts_by_scann(n_items: int) -> Built:
+    """The same relation by the settings that ScaNN's documentation advises: a tree, codes of 4 bits, exact scores."""
+    import scann
+
+    text, clock, leaves = made_up_texts(n_items), Clock(), round(2 * n_items**0.5)
+    builder = scann.scann_ops_pybind.builder(text, NEIGHBOURS + 1, "dot_product")
+    tree = builder.tree(leaves, round(leaves**0.5 / 2), training_sample_size=min(n_items, 250_000))
+    searcher = tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(5 * NEIGHBOURS).build()
+    items, scores = searcher.search_batched_parallel(text)
+    rows = np.repeat(np.arange(n_items), items.shape[1])
+    found = np.isfinite(scores.ravel())
+    places = (rows[found], items.ravel()[found].astype(np.int64))
+    pairs = sparse.coo_array((scores.ravel()[found], places), shape=(n_items, n_items))
+    return Built(Relation.of("text", "text", pairs, NEIGHBOURS, mutual=True), *clock.cost(), peak_gb())
+
+
+def use_together(n_items: int) -> Built:
+    """Ten events an item, by users of ten events who stay in a neighbourhood of the catalogue."""
+    rng, users = np.random.default_rng(SEED), n_items * EVENTS_PER_ITEM // 10
+    near = rng.integers(n_items, size=(users, 1)) + rng.laplace(scale=30, size=(users, 10))
     histories = Ragged(near.round().astype(np.int64).ravel() % n_items, np.arange(0, users * 10 + 1, 10))
-    begun = time.monotonic()
-    together = use_relation(histories, n_items, 20, 2)
-    of_use = time.monotonic() - begun
-    found = recall(relation.heads, relation.tails, text)
-    graph = ItemGraph(n_items, (relation, together))
+    clock = Clock()
+    return Built(use_relation(histories, n_items, NEIGHBOURS, 2), *clock.cost(), peak_gb())
+
+
+def of_size(n_items: int, command: str) -> None:
+    """Time and memory for made-up items, each relation in a process of its own."""
+    makers = {"text": texts_by_cells, "text, by ScaNN": texts_by_scann, "use": use_together}
+    spawn, built = multiprocessing.get_context("spawn"), {}
+    for name, make in makers.items():
+        to_stderr(f"{n_items:,} items: {name}")
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            built[name] = pool.submit(make, n_items).result()
+    text = made_up_texts(n_items)
+    found = {name: recall(built[name].relation, text) for name in makers if name != "use"}
+    graph, clock = ItemGraph(n_items, (built["text"].relation, built["use"].relation)), Clock()
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.monotonic()
         graph.save(Path(folder) / "graph")
-        to_disk = time.monotonic() - begun
+        seconds, cpu_seconds = clock.cost()
         size = sum(path.stat().st_size for path in (Path(folder) / "graph").iterdir())
+    rows = [
+        [name, *(f"{cost:.0f}" for cost in each[1:3]), f"{each.peak_gb:.1f}", f"{len(each.relation):,}",
+         f"{found[name]:.1%}" if name in found else ""]
+        for name, each in built.items()
+    ]  # fmt: skip
+    edges = sum(map(len, graph.relations))
+    rows.append([f"written, {size / 1e6:.0f} MB", f"{seconds:.0f}", f"{cpu_seconds:.0f}", "", f"{edges:,}", ""])
     body = "\n".join(
         [
             made_by(command, SEED),
             "",
-            f"{n_items:,} made-up items: texts of width 384 around {len(topics):,} topics, {users * 10:,} events. Of "
-            f"the exact mutual neighbours of 200 items, {found:.1%} are in the graph.",
+            f"{n_items:,} made-up items: texts of width 384 around {max(n_items // 100, 1):,} topics, "
+            f"{n_items * EVENTS_PER_ITEM:,} events. Recall is that of the exact mutual neighbours of 200 items. Peak "
+            "memory includes the texts and the libraries.",
             "",
-            *markdown_table(
-                ["", "seconds", "edges"],
-                [
-                    ["text", f"{of_text:.0f}", f"{len(relation):,}"],
-                    ["use", f"{of_use:.0f}", f"{len(together):,}"],
-                    [f"written, {size / 1e6:.0f} MB", f"{to_disk:.0f}", f"{len(relation) + len(together):,}"],
-                ],
-            ),
+            *markdown_table(["", "seconds", "CPU s", "peak GB", "edges", "recall"], rows),
         ]
     )
     replace_section(f"graph: {n_items:,} items", body)
     print(body)
 
 
-def recall(heads: np.ndarray, tails: np.ndarray, text: np.ndarray, k: int = 20, asked: int = 200) -> float:
+def recall(relation: Relation, text: np.ndarray, k: int = NEIGHBOURS, asked: int = 200) -> float:
     """The share of the exact mutual neighbours of some items that are edges."""
 
     def nearest(rows: np.ndarray) -> np.ndarray:
@@ -360,7 +467,7 @@ def recall(heads: np.ndarray, tails: np.ndarray, text: np.ndarray, k: int = 20, 
         return np.argpartition(-cosines, k, axis=1)[:, :k]
 
     some = np.random.default_rng(SEED).choice(len(text), asked, replace=False)
-    key = set(map(int, heads.astype(np.int64) * len(text) + tails))
+    key = set(map(int, relation.heads.astype(np.int64) * len(text) + relation.tails))
     found = wanted = 0
     for item, others in zip(some, nearest(some), strict=True):
         for other in others[[item in back for back in nearest(others)]]:
@@ -373,6 +480,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="*", help="Complete runs.")
     parser.add_argument("--edges", type=Path, help="Further edges of the runs' items, as graph.edges.")
+    parser.add_argument("--fit", action="store_true", help="Train the runs' hybrids again, with each use of the graph.")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="A setting of all fits.")
     parser.add_argument("--citeulike", type=Path, metavar="FOLDER", help="The folder of citeulike-a.")
     parser.add_argument("--recbole", type=Path, nargs=2, metavar=("KG", "LINK"), help="RecBole's files to convert.")
     parser.add_argument("--out", type=Path, default=Path("edges.csv"), help="Where --recbole writes.")
@@ -381,7 +490,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.recbole:
         convert_recbole(*asked.recbole, asked.out)
     for folder in asked.runs:
-        of_run(folder, asked.edges, command)
+        of_run(folder, asked.edges, asked.fit, dict(each.split("=", 1) for each in asked.set), command)
     if asked.citeulike:
         of_citeulike(asked.citeulike, command)
     if asked.items:

@@ -468,6 +468,15 @@ def test_settings_of_a_graph_that_are_not_read_are_named(graph, lines):
     assert settings_without_effect(parse_config({"graph": graph})) == lines
 
 
+@pytest.mark.parametrize(
+    ("graph", "read"), [({}, False), ({"relations": ["use"]}, False), ({"relations": ["use", "text"]}, True)]
+)
+def test_uses_of_a_graph_without_relations_that_a_model_reads_are_named(graph, read):
+    config = parse_config({"graph": graph, "model": {"propagation": "lightgcn", "smoothing": 0.2}})
+    why = "has no effect without graph.edges, or text or values among graph.relations"
+    assert settings_without_effect(config) == ([] if read else [f"model.propagation {why}", f"model.smoothing {why}"])
+
+
 def test_factors_of_domains_name_two_domains_of_joined_data():
     for key in ("a", "a>a", ">a", "a>b>c"):
         with pytest.raises(ConfigError, match="expected FROM>TO with two different domains"):

@@ -16,6 +16,7 @@ from tfllmrec.layers.history_encoder import HistoryBlock, HistoryEncoder, SelfAt
 from tfllmrec.layers.id_table import IdTable
 from tfllmrec.layers.item_field import ItemField
 from tfllmrec.layers.item_fusion import ItemFusion
+from tfllmrec.layers.item_propagation import Edges, ItemPropagation
 from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rating_posterior import RatingPosterior
@@ -41,6 +42,7 @@ QUERY_FIELDS = [Field("timestamp_s", "request", "time"), Field("age", "user", "n
 REVIEWS = np.where(PRESENT[..., np.newaxis], RNG.normal(size=(B, L, 6)), np.nan).astype(np.float32)
 TEXT_MAP = (RNG.normal(size=(6, D)).astype(np.float32),)
 TEXT = RNG.normal(size=(N, 6)).astype(np.float32)
+LINKS = Edges(np.array([0, 1], np.int32), np.array([3, 4], np.int32), np.array([1, 0.5], np.float32))
 LOOK = Field("look", "item", "vector", width=6)
 BRAND = Field("brand", "item", "category", vocabulary=("a", "b", "c"))
 
@@ -70,6 +72,10 @@ ENROLLED = {
     "ItemFusion": lambda: (
         ItemFusion(TEXT, D, 0.3, 1, [LOOK, BRAND], {LOOK.key: TEXT, BRAND.key: np.arange(N, dtype=np.int32)}),
         [np.array([3, 0], np.float32), np.array([4, 2], np.int32)],
+    ),
+    "ItemPropagation": lambda: (
+        ItemPropagation(N, D, {"author": LINKS, "sequel": LINKS}),
+        [(TEXT[:, :D],), (np.array([0, 1, 2, 3, 9], np.float32),)],
     ),
     "NeighbourScores": lambda: (NeighbourScores(N, 3, 0.5), [HISTORY]),
     "QueryFusion": lambda: (

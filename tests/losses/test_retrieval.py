@@ -168,3 +168,10 @@ def test_an_even_draw_is_that_of_the_step_and_knows_no_shares():
     assert np.all(np.abs(np.bincount(first, minlength=N) - 500) < 4 * 500**0.5)
     task.draw()
     assert not np.array_equal(first, task.draw_evenly())
+
+
+def test_sampled_negatives_train_in_a_graph_without_autograph():
+    task, candidates = SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed=1), tf.constant([0, 1, 0, 2, 3, 3, 1])
+    asked, found = tf.random.stateless_normal((2, 4), [1, 2]), tf.random.stateless_normal((7, 4), [3, 4])
+    traced = tf.function(task, autograph=False, reduce_retracing=True)
+    np.testing.assert_allclose(traced(asked, found, candidates), task(asked, found, candidates), rtol=1e-5)

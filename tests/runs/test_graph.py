@@ -39,10 +39,18 @@ def test_nothing_asked_for_is_refused(run):
         make_graph(run, GraphConfig())
 
 
-def test_the_graph_that_item_weights_were_solved_with_stays(run):
+@pytest.mark.parametrize(
+    ("line", "changed", "told"),
+    [
+        ("  graph: null", "  graph: 10.0", r"item_weights\.graph 10\.0"),
+        ("  propagation: none", "  propagation: lightgcn", r"model\.propagation lightgcn"),
+        ("  smoothing: 0.0", "  smoothing: 0.5", r"model\.smoothing 0\.5"),
+    ],
+)
+def test_the_graph_that_a_model_was_fitted_with_stays(run, line, changed, told):
     config = run.folder / "config.yaml"
-    config.write_text(config.read_text().replace("  graph: null", "  graph: 10.0"))
-    with pytest.raises(ModelError, match=r"item_weights.graph 10\), so the graph stays"):
+    config.write_text(config.read_text().replace(line, changed))
+    with pytest.raises(ModelError, match=rf"with the graph that it has \({told}\), so the graph stays"):
         make_graph(run, GraphConfig(relations=["use"]))
 
 
@@ -71,3 +79,38 @@ def test_a_fit_builds_the_graph_and_solves_its_item_weights_with_it(chain_config
     assert with_graph[heads, tails].mean() > without[heads, tails].mean() + 0.1
     solved = np.sort(run.load_model().behaviour.weights_.numpy()[:-1], axis=1)
     np.testing.assert_allclose(solved, np.sort(with_graph, axis=1), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.tf
+def test_item_vectors_and_texts_of_a_run_and_of_its_update_read_the_graph(
+    chain_config, newer_tables, cache, tmp_path, monkeypatch
+):
+    from tfllmrec.models.graph import smoothed
+    from tfllmrec.runs.experiment import fit_experiment
+    from tfllmrec.runs.update import update_run
+    from tfllmrec.text.centring import centred_unit
+    from tfllmrec.training import fit
+
+    monkeypatch.setattr(fit, "choose_graph_use", lambda model, data: "graph: asked")  # it stays on
+    rows = [f"i{i},{name},i{(i + far) % 36}" for name, far in (("goes_with", 4), ("sequel", 1)) for i in range(36)]
+    (tmp_path / "edges.csv").write_text("\n".join(["head,relation,tail", *rows]))
+    config = chain_config.model_copy(deep=True)
+    config.graph = GraphConfig(relations=["text"], edges=tmp_path / "edges.csv")
+    config.model.propagation, config.model.smoothing = "relations", 0.3
+    config.training.epochs, config.ranking.epochs, config.interests.learned = 1, 0, False
+    config.evaluation.baselines = ["popularity"]
+    run = fit_experiment(config, tmp_path / "run", tell=lambda line: None)
+    assert "graph: asked" in run.record["chosen"]
+    updated = update_run(run.folder, *newer_tables, out=tmp_path / "updated", tell=lambda line: None)
+    for each in (run, updated):
+        model, graph = each.load_model(), each.graph
+        assert model.propagation.names == ["text", "goes_with", "sequel"] and float(model.propagation.strength) != 0
+        before = centred_unit(np.asarray(each.text), widths=each.text_widths)
+        np.testing.assert_allclose(model.text_vectors, smoothed(before, graph.adjacency(), 0.3, 1), atol=1e-6)
+        np.testing.assert_array_equal(each.training_data.unit_text, model.text_vectors)
+    assert updated.graph.n_items > run.graph.n_items
+    (tmp_path / "run" / "graph").rename(tmp_path / "gone")
+    with pytest.raises(ModelError, match=r"graph is missing, and the model reads it: copy it back"):
+        Run.open(run.folder).load_model()

@@ -503,3 +503,20 @@ def test_a_model_without_fields_has_nothing_to_choose():
     assert fit.choose_text_use(model, None) is None
     assert fit.choose_item_field_use(model, None) is None
     assert fit.choose_field_use(model, None) is None and fit.choose_strength_alone(model, None) is None
+
+
+@pytest.mark.parametrize(("reading", "reads"), [(0.6, 1.0), (0.5, 0.0), (0.4, 0.0)])
+def test_neighbours_in_the_graph_count_if_validation_is_better(monkeypatch, reading, reads):
+    propagation = SimpleNamespace(reads=tf.Variable(1.0))
+    model = SimpleNamespace(propagation=propagation, config=ModelConfig(propagation="relations"))
+
+    def measure(model, ks):
+        return SimpleNamespace(value=reading if float(propagation.reads) else 0.5)
+
+    monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
+    said = fit.choose_graph_use(model, SimpleNamespace(measure=measure))
+    assert float(propagation.reads) == reads
+    verdict = "are read" if reads else "are not read"
+    figures = f"selection value {reading:.4f} with them, 0.5000 without them"
+    assert said == f"neighbours in the graph (model.propagation=relations) {verdict}: {figures}, on validation"
+    assert fit.choose_graph_use(SimpleNamespace(propagation=None), None) is None

@@ -34,6 +34,9 @@ REMEDY = "build the graph again with 'tfllmrec graph RUN'"
 MOST_RELATIONS = 62
 #: Items that a value may have; a more frequent one tells little, and would give each of its items as many edges.
 LARGEST_GROUP = 500
+#: The kinds of relations that a model reads. It knows use together already from events; and where the gates are fitted,
+#: events are left out that the relation *use* has.
+READ: tuple[Kind, ...] = ("text", "value", "link")
 #: Control characters that XML 1.0 cannot hold, not even escaped.
 _NOT_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)], "\ufffd")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -193,10 +196,17 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         """
         # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
         chance = rows_of(self.probabilities, candidate_ids)
-        return super().call(
+        return _loss_of_tfrs()(
+            self,
             tf.cast(query_embeddings, tf.float32),
             tf.cast(candidate_embeddings, tf.float32),
             candidate_sampling_probability=chance**self.log_q,
             candidate_ids=candidate_ids,
             compute_metrics=False,
         )
+
+
+@functools.cache
+def _loss_of_tfrs() -> Callable[..., tf.Tensor]:
+    """The ``call`` of TFRS' task, which needs AutoGraph, for training steps that are traced without it."""
+    return tf.autograph.to_graph(tfrs.tasks.Retrieval.call)

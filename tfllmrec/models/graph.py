@@ -1,7 +1,8 @@
 """A run's graph of items: its edges from text vectors and from use together, and what the graph is good for.
 
 Two uses need no training. :func:`smoothed` mixes the text vectors of neighbours, and :func:`similarity_of` is a view
-of the ridge regression of the item-item weights, beside events and text.
+of the ridge regression of the item-item weights, beside events and text. :func:`edges_of` gives the edges along which
+:class:`tfllmrec.layers.item_propagation.ItemPropagation` passes item vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tfllmrec.columns import CATEGORIES, ITEM
 from tfllmrec.config import DataConfig, GraphConfig
 from tfllmrec.data.graph import (
     MOST_RELATIONS,
+    READ,
     ItemGraph,
     Relation,
     edges_of_file,
@@ -26,6 +28,7 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.layers.item_cells import partition
+from tfllmrec.layers.item_propagation import Edges
 from tfllmrec.models.item_weights import interactions
 from tfllmrec.progress import show_progress
 from tfllmrec.text.centring import centred_unit
@@ -209,13 +212,29 @@ def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, ste
     return np.divide(out, length, out=np.zeros(out.shape, np.float32), where=length > 0, casting="same_kind")
 
 
-def view_of(graph: ItemGraph) -> sparse.csr_array:
-    """The graph without *use*, by :func:`similarity_of`.
+def smoothed_texts(vectors: np.ndarray, graph: ItemGraph | None, share: float) -> np.ndarray:
+    """``(1 - share) t_i + share * mean of the neighbours' t``, at length 1, over the relations that a model reads.
 
-    The other views of the regression know use together already; and where the gates are fitted, these views leave
-    events out that the graph has.
+    Args:
+      vectors: float32 ``[N, D]``, of length 1 or 0.
+      graph: of the N items; ``None``: there is none, and the vectors stay.
+      share: ``model.smoothing``.
     """
-    return similarity_of(graph.adjacency(("text", "value", "link")))
+    return vectors if graph is None or not share else smoothed(vectors, graph.adjacency(READ), share, steps=1)
+
+
+def edges_of(graph: ItemGraph | None, by_relation: bool) -> dict[str, Edges]:
+    """The edges that a model reads, by the name of the relation, or all of them under one name; empty without any."""
+    read = [] if graph is None else [each for each in graph.relations if each.kind in READ]
+    found = {each.name: Edges(each.heads, each.tails, each.weights) for each in read}
+    if by_relation or not found:
+        return found
+    return {"all": Edges(*(np.concatenate(parts) for parts in zip(*found.values(), strict=True)))}
+
+
+def view_of(graph: ItemGraph) -> sparse.csr_array:
+    """The relations of the graph that a model reads, by :func:`similarity_of`."""
+    return similarity_of(graph.adjacency(READ))
 
 
 def similarity_of(adjacency: sparse.csr_array) -> sparse.csr_array:

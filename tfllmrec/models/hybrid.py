@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-from scipy import sparse
 
 from tfllmrec.client.fields import Fields
 from tfllmrec.columns import DOMAIN, ITEM
@@ -30,6 +29,7 @@ from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_bits
+from tfllmrec.data.graph import ItemGraph, Relation
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
 from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
 from tfllmrec.errors import ModelError
@@ -38,6 +38,7 @@ from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.id_table import IdTable, placeholder_ids
 from tfllmrec.layers.item_fusion import Content, ItemFusion
+from tfllmrec.layers.item_propagation import ItemPropagation, blank_edges
 from tfllmrec.layers.neighbour_scores import NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
@@ -58,12 +59,12 @@ from tfllmrec.models.contributions import (
 )
 from tfllmrec.models.domain_weights import maps_between, with_maps
 from tfllmrec.models.folding import FoldedHybrid
+from tfllmrec.models.graph import edges_of, smoothed_texts, view_of
 from tfllmrec.models.item_weights import (
     MAX_ITEMS,
     PrunedWeights,
     between_domains,
     check_domains,
-    larger,
     solve_item_weights,
 )
 from tfllmrec.models.measured import MeasuredModel
@@ -87,9 +88,10 @@ class Catalogue:
       fields: further fields of the items by their keys (``item.brand``), ``[N]`` or ``[N, width]`` each, as
         :meth:`tfllmrec.data.schema.Field.encode` gives them.
       domains: object ``[N]``, the domain of each item in joined data; ``None``: there is one.
+      graph: of the N items, where ``config.propagation``, ``config.smoothing`` or ``item_weights.graph`` may read it.
 
     Raises:
-      ModelError: an id is there twice, or there is not one row of text and of each field for each id.
+      ModelError: an id is there twice, or there is not one row of text, of each field and of the graph for each id.
     """
 
     item_ids: np.ndarray
@@ -97,6 +99,7 @@ class Catalogue:
     text_widths: Sequence[int] | None = None
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     domains: np.ndarray | None = None
+    graph: ItemGraph | None = None
 
     @classmethod
     def of(
@@ -107,6 +110,7 @@ class Catalogue:
         text_widths: Sequence[int] | None = None,
         config: ModelConfig | None = None,
         blank: bool = False,
+        graph: ItemGraph | None = None,
     ) -> Self:
         """The catalogue of an items table, with the fields of items in ``schema`` that have an encoder.
 
@@ -115,12 +119,14 @@ class Catalogue:
           schema: of the data.
           config: of the model; the fields that it does not read are left out. By default all are encoded.
           blank: leaves all values missing, which takes less time, for a model whose weights are loaded next.
+          graph: of the first items of the table; all others have no edges.
         """
         fields = [each for each in schema.of("item") if each.has_encoder]
         fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
         encoded = {each.key: each.blank(len(items)) if blank else each.encode(items[each.name]) for each in fields}
         domains = items[DOMAIN].to_numpy(object) if DOMAIN in items else None
-        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded, domains)
+        graph = None if graph is None else dataclasses.replace(graph, n_items=len(items))
+        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded, domains, graph)
 
     def __post_init__(self) -> None:
         n_items = len(self.item_ids)
@@ -135,6 +141,11 @@ class Catalogue:
                     f"Catalogue: expected a value of {key} for each of {n_items:,} item ids, found {len(values):,}. "
                     "Encode the column of the same items table."
                 )
+        if self.graph is not None and self.graph.n_items != n_items:
+            raise ModelError(
+                f"Catalogue: expected a graph of {n_items:,} items, found one of {self.graph.n_items:,}. Build it from "
+                "the same items table."
+            )
         if len(set(self.item_ids)) < n_items:
             ids, times = np.unique(np.asarray(self.item_ids, str), return_counts=True)
             raise ModelError(
@@ -272,6 +283,7 @@ class Hybrid(MeasuredModel):
             **{field.key: spec_of(field) for field in self.schema.of_inputs()},
         }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
+        text = smoothed_texts(text, catalogue.graph, config.smoothing)
         dim, dropout = config.embedding_dim, config.dropout
         self.text_widths = catalogue.text_widths
         self.texts: UserTexts | None = None
@@ -285,6 +297,11 @@ class Hybrid(MeasuredModel):
                 "schema.reading_text(encoder.dim)."
             )
         self.items = ItemFusion(text, dim, config.id_dropout, seed, of_items, catalogue.fields, name="items")
+        edges = {}
+        if self.use_dense and config.propagation != "none":
+            edges = edges_of(catalogue.graph, by_relation=config.propagation == "relations")
+        #: ``None`` where item vectors take up nothing of their neighbours, or there are no edges.
+        self.propagation = ItemPropagation(self.n_items, dim, edges, name="propagation") if edges else None
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
@@ -361,6 +378,7 @@ class Hybrid(MeasuredModel):
             "schema": self.schema.as_dict(),
             "repeats": self.repeats,
             "text_widths": None if self.text_widths is None else list(self.text_widths),
+            "relations": {} if self.propagation is None else self.propagation.get_config()["relations"],
         }
 
     @classmethod
@@ -378,9 +396,10 @@ class Hybrid(MeasuredModel):
         item_weights = ItemWeightSettings(**{"kinds": False} | config.pop("item_weights"))
         schema = Schema.from_dict(config.pop("schema", []))
         fields = {each.key: each.blank(n_items) for each in schema.of("item")}
-        text_widths = config.pop("text_widths", None)
+        text_widths, relations = config.pop("text_widths", None), config.pop("relations", {})
+        graph = ItemGraph(n_items, tuple(Relation(each, "link", *blank_edges(n)) for each, n in relations.items()))
         with keras_policy(config.pop("dtype")):
-            catalogue = Catalogue(placeholder_ids(n_items, width), text, text_widths, fields)
+            catalogue = Catalogue(placeholder_ids(n_items, width), text, text_widths, fields, graph=graph)
             counts = np.zeros(n_items, np.int64)
             return cls(catalogue, counts, settings, item_weights, negatives, schema=schema, **config)
 
@@ -430,17 +449,30 @@ class Hybrid(MeasuredModel):
 
         Args:
           counts: float32 ``[N]``, events of each item; by default those of training.
-          content: :meth:`ItemFusion.content` of these items, where it is computed already.
+          content: :meth:`ItemFusion.content` of these items, where it is computed already. With :attr:`propagation` of
+            the whole catalogue, which is then computed whatever the ``items`` are.
         """
         counts = self.train_counts if counts is None else counts
+        if self.propagation is not None:
+            counts = tf.convert_to_tensor(counts)
+            vectors = self.propagation(unit(self.items(counts, content=content, training=training)), counts)
+            return vectors if items is None else tf.gather(vectors, items)
         if items is None:
             return unit(self.items(tf.convert_to_tensor(counts), content=content, training=training))
         return unit(self.items(rows_of(counts, items), items, content, training=training))
 
     def item_vectors_of_texts(self, item: int, text: tf.Tensor) -> tf.Tensor:
-        """Unit ``e_i`` of one item, had it other texts: float32 ``[W, D]`` of their vectors ``[W, Dt]``."""
+        """Unit ``e_i`` of one item, had it other texts: float32 ``[W, D]`` of their vectors ``[W, Dt]``.
+
+        What comes from its neighbours stays.
+        """
         items = tf.fill([tf.shape(text)[0]], item)
-        return self.item_vectors(items=items, content=self.items.content(items, own_text=text))
+        counts = rows_of(self.train_counts, items)
+        vectors = unit(self.items(counts, items, self.items.content(items, own_text=text)))
+        if self.propagation is None:
+            return vectors
+        whole = unit(self.items(tf.convert_to_tensor(self.train_counts)))
+        return self.propagation.mixed(vectors, rows_of(self.propagation.of_neighbours(whole), items), counts)
 
     def query_vectors(
         self, item_vectors: tf.Tensor, query: Query, training: bool = False
@@ -556,7 +588,8 @@ class Hybrid(MeasuredModel):
         weights = inputs.get("target_weights")
         loss = tf.constant(0.0)
         # Of the whole catalogue; both losses need it.
-        content = None if isinstance(self.retrieval, SampledRetrieval) else self.items.content(text=text)
+        of_some = isinstance(self.retrieval, SampledRetrieval) and self.propagation is None
+        content = None if of_some else self.items.content(text=text)
         if self.use_dense:
             retrieval = self._retrieval_loss(query, targets, wanted & ~held_out, weights, content, text, training)
             self.retrieval_loss.update_state(retrieval)
@@ -609,7 +642,7 @@ class Hybrid(MeasuredModel):
             return loss + self._teacher_loss(query, learnt, asked, items, weights)
         candidates = tf.concat([tf.boolean_mask(targets, learnt), self.retrieval.draw()], axis=0)
         items, history, at = self._among_themselves(query["history"], candidates)
-        content = self.items.content(items, text)
+        content = self.items.content(items, text) if content is None else content
         vectors = self.item_vectors(self.counts_without_holdout, training, items, content)
         query = {**query, "history": history}
         asked = tf.boolean_mask(tf.add_n(self.query_vectors(vectors, query, training=training)), learnt)
@@ -667,7 +700,7 @@ class Hybrid(MeasuredModel):
         weights = self.event_weights(query, at)
         target = tf.gather_nd(targets, at)
         if isinstance(self.retrieval, SampledRetrieval):
-            return self._sampled_gate_loss(query, at, known, weights, target)
+            return self._sampled_gate_loss(query, at, known, weights, target, content)
         items = self.item_vectors(self.counts_without_holdout, content=content)
         asked = tf.add_n(self.query_vectors(items, query))
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), items, transpose_b=True))
@@ -679,7 +712,13 @@ class Hybrid(MeasuredModel):
         return mean_loss(self.gate_task.per_example_of_logits(tf.where(masked, -1e9, logits), target))
 
     def _sampled_gate_loss(
-        self, query: Query, at: tf.Tensor, known: tf.Tensor, weights: tf.Tensor | None, target: tf.Tensor
+        self,
+        query: Query,
+        at: tf.Tensor,
+        known: tf.Tensor,
+        weights: tf.Tensor | None,
+        target: tf.Tensor,
+        content: Content | None,
     ) -> tf.Tensor:
         """:meth:`_gate_loss` with sampled items.
 
@@ -689,7 +728,7 @@ class Hybrid(MeasuredModel):
         """
         drawn = self.retrieval.draw_evenly()
         items, history, places_of = self._among_themselves(query["history"], tf.concat([target, drawn], axis=0))
-        vectors = self.item_vectors(self.counts_without_holdout, items=items)
+        vectors = self.item_vectors(self.counts_without_holdout, items=items, content=content)
         asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}))
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), vectors, transpose_b=True))
         sparse = self.behaviour_without_holdout.of_items(known, items, weights)
@@ -1143,7 +1182,8 @@ class Hybrid(MeasuredModel):
     @property
     def _learned_variables(self) -> list[tf.Variable]:
         # Not W: it follows from settings and training events, and another machine may compute other last digits.
-        weights = [variable for layer in (self.items, *self._query_layers, self.gates) for variable in layer.weights]
+        layers = [self.items, *([] if self.propagation is None else [self.propagation])]
+        weights = [variable for layer in (*layers, *self._query_layers, self.gates) for variable in layer.weights]
         return [*weights, self.reads_text] if self._texts else weights
 
     @property
@@ -1184,26 +1224,24 @@ class Hybrid(MeasuredModel):
         text: np.ndarray,
         histories: Ragged,
         tell: Tell,
-        graph: sparse.csr_array | None = None,
     ) -> Hybrid:
         """This model over a larger catalogue, without training; :mod:`tfllmrec.serving.new_items` says what that is.
 
         Solving the item-item weights takes as long as in a fit: 15 s for 12,000 items, four minutes for 100,000.
 
         Args:
-          catalogue: the N items in their order, then the new ones; texts and fields may have changed.
+          catalogue: the N items in their order, then the new ones; texts and fields may have changed. Its graph is the
+            one that the model was fitted with, where it reads one.
           text: float32 ``[N, Dt]``, the texts that the model was fitted with.
           histories: of the training events.
           tell: called with a line for each step.
-          graph: of the N items, as :func:`tfllmrec.models.item_weights.solve_item_weights` takes it; new items have no
-            edges.
 
         Raises:
           ModelError: the catalogue lacks a field that the model reads.
         """
         here = np.arange(len(catalogue.item_ids))
         rows = np.where(here < self.n_items, here, -1)
-        return self.with_catalogue(catalogue, rows, histories, tell, text, graph)
+        return self.with_catalogue(catalogue, rows, histories, tell, text)
 
     def with_catalogue(
         self,
@@ -1212,7 +1250,6 @@ class Hybrid(MeasuredModel):
         histories: Ragged | None,
         tell: Tell,
         text: np.ndarray | None = None,
-        graph: sparse.csr_array | None = None,
         item_weights: ItemWeightSettings | None = None,
     ) -> Hybrid:
         """This model over another catalogue, without training.
@@ -1228,7 +1265,6 @@ class Hybrid(MeasuredModel):
           tell: called with a line for each step.
           text: float32 ``[M, Dt]``, the vectors whose mean is subtracted from those of the catalogue; by default its
             own.
-          graph: as in :meth:`extend`.
           item_weights: settings of the item-item weights; by default this model's.
 
         Raises:
@@ -1250,7 +1286,8 @@ class Hybrid(MeasuredModel):
         model.texts = self.texts
         model.start_from(self, rows)
         if text is not None:
-            model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
+            centred = centred_unit(catalogue.text, text, catalogue.text_widths)
+            model.items.blocks["text"].assign(smoothed_texts(centred, catalogue.graph, self.config.smoothing))
         for each, ours in zip(model.items.fields, self.items.fields, strict=True):
             if each.field.kind == "vector":
                 each.mean.assign(ours.mean)
@@ -1259,8 +1296,7 @@ class Hybrid(MeasuredModel):
             tell(f"item-item weights: solving again, for {n_items:,} items")
             if n_items > MAX_ITEMS:
                 item_weights = item_weights.model_copy(update={"form": "low_rank"})
-            if graph is not None:
-                graph = larger(graph, n_items)
+            graph = view_of(catalogue.graph) if catalogue.graph is not None and item_weights.graph else None
             weights = solve_item_weights(histories, n_items, item_weights, model.text_vectors, graph)
             model.set_item_weights(model.mapped(weights, histories))
         return model
@@ -1269,8 +1305,8 @@ class Hybrid(MeasuredModel):
         """Takes over what another model has learned by gradient, and its choices on validation.
 
         What belongs to the catalogue (texts, fields and the means that are subtracted from them, numbers of events,
-        item-item weights) stays this model's own. Ids of items that both have are taken over; all others become zero,
-        as of an item without events.
+        item-item weights, edges) stays this model's own. Ids of items that both have are taken over; all others become
+        zero, as of an item without events. Of the weights of relations those are taken over that both have by name.
 
         Args:
           other: of the same settings and schema.
@@ -1293,6 +1329,8 @@ class Hybrid(MeasuredModel):
             ids[shared] = other.items.id_embedding.numpy()[rows[shared]]
             ids[~shared] = 0.0
             self.items.id_embedding.assign(ids)
+        if self.propagation is not None and other.propagation is not None:
+            self.propagation.start_from(other.propagation)
 
     @property
     def _of_no_catalogue(self) -> list[tf.Variable]:
@@ -1301,6 +1339,7 @@ class Hybrid(MeasuredModel):
         own = [self.items.blocks["text"], self.gates.has_text, *(each.values for each in fields)]
         own += [each.mean for each in fields if each.field.kind == "vector"]
         own += [self.items.id_embedding] if self.items.use_ids else []
+        own += [] if self.propagation is None else self.propagation.weights
         return [each for each in self._learned_variables if not any(each is variable for variable in own)]
 
 

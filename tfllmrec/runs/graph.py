@@ -25,17 +25,23 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     Raises:
       ConfigError: two relations have the same name, or no relation is asked for.
       DataError: the file of edges cannot be used.
-      ModelError: the run's item-item weights were solved with the graph that it has.
+      ModelError: the run's model was fitted with the graph that it has.
       WriteError: the disk is full, read-only or broken.
     """
     from tfllmrec.models.graph import build_graph
 
     if not settings.wanted:
         raise ConfigError("graph: expected graph.relations or graph.edges, found neither.")
-    if run.complete and run.config.item_weights.graph:
+    config = run.config
+    read = {
+        "item_weights.graph": config.item_weights.graph,
+        "model.smoothing": config.model.smoothing,
+        "model.propagation": config.model.propagation if config.model.propagation != "none" else None,
+    }
+    if run.complete and (used := [f"{name} {value}" for name, value in read.items() if value]):
         raise ModelError(
-            f"{run.folder}: its item-item weights were solved with the graph that it has (item_weights.graph "
-            f"{run.config.item_weights.graph:g}), so the graph stays. Fit again with other settings of graph."
+            f"{run.folder}: its model was fitted with the graph that it has ({', '.join(used)}), so the graph stays. "
+            "Fit again with other settings of graph."
         )
     graph = build_graph(run.split, run.text, settings, run.config.data, run.text_widths)
     graph.save(run.folder / GRAPH)

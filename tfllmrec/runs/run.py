@@ -489,12 +489,15 @@ class Run:
         """The fitted model.
 
         Raises:
-          ModelError: the saved weights are damaged or not of this data.
+          ModelError: the saved weights are damaged or not of this data, or the graph that the model reads is missing.
         """
         from tfllmrec.training.callbacks import read_weights
         from tfllmrec.training.fit import build_hybrid
 
-        model = build_hybrid(self.training_data, self.config, blank=True)
+        config, data = self.config, self.training_data
+        if config.model.propagation != "none" and config.graph.wanted and data.graph is None:
+            raise ModelError(f"{self.folder / GRAPH} is missing, and the model reads it: {REMEDY}.")
+        model = build_hybrid(data, config, blank=True)
         # Older runs did not store what follows from the data: the ids, and how negatives are drawn.
         derived = [*model.ids.weights, *model.retrieval.weights]
         read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=derived)

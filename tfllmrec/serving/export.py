@@ -28,7 +28,6 @@ from tfllmrec.durable import publish_folder, writing, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
-from tfllmrec.models.graph import view_of
 from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Servable
@@ -154,9 +153,8 @@ def _export_run(
         grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
         items, text, counts = grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
-            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths, model.config)
-            view = view_of(graph) if graph is not None and run.config.item_weights.graph else None
-            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell, view)
+            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths, model.config, graph=graph)
+            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector

@@ -16,7 +16,6 @@ from tfllmrec.errors import CHECK_FAILED, ModelError, TfllmrecError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.regression import OfEarlierCatalogue, Verdict, verdict_of, without_queries
-from tfllmrec.models.graph import view_of
 from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import GATE, Run
@@ -184,6 +183,6 @@ def _with_new_items(run: Run, used: Run, tell: Tell) -> Recommender | None:
     if len(now) <= len(known) or not np.array_equal(now[: len(known)], known) or not np.any(used.text):
         return None
     model = used.load_model()
-    catalogue = Catalogue.of(run.split.items, np.asarray(run.text), used.split.schema, used.text_widths, model.config)
-    graph = view_of(used.graph) if used.graph is not None and used.config.item_weights.graph else None
-    return model.extend(catalogue, np.asarray(used.text), used.split.train_queries().choices, tell, graph)
+    text, schema = np.asarray(run.text), used.split.schema
+    catalogue = Catalogue.of(run.split.items, text, schema, used.text_widths, model.config, graph=used.graph)
+    return model.extend(catalogue, np.asarray(used.text), used.split.train_queries().choices, tell)

@@ -70,7 +70,7 @@ def build_hybrid(
     items, schema = data.split.dataset.items, data.split.schema
     if config.model.user_text and data.user_texts is not None:
         schema = schema.reading_text(data.text.shape[1])
-    catalogue = Catalogue.of(items, data.text, schema, data.text_widths, config.model, blank)
+    catalogue = Catalogue.of(items, data.text, schema, data.text_widths, config.model, blank, data.graph)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
         model = Hybrid(
@@ -468,6 +468,18 @@ def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
     return f"fields of items ({', '.join(read)}) {_choose_use(model.items.reads, model, data)}" if read else None
 
 
+def choose_graph_use(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets whether item vectors take up those of their neighbours: only if the validation sample is ranked better then.
+
+    Returns:
+      A line on the choice; ``None`` for a model that does not pass vectors along a graph.
+    """
+    if model.propagation is None:
+        return None
+    said = _choose_use(model.propagation.reads, model, data, only_if_better=True)
+    return f"neighbours in the graph (model.propagation={model.config.propagation}) {said}"
+
+
 def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
     """Sets whether the fields of requests and users are read, as :func:`choose_item_field_use` does for those of items.
 
@@ -618,7 +630,7 @@ def _train(
         lift = choose_cold_lift(model, data, keep=True)
         return _told([line for line in (gates, lift) if line is not None], tell)
     of_items, of_texts = choose_item_field_use(model, data), choose_text_use(model, data)
-    of_fields = choose_field_use(model, data)
+    of_fields, of_graph = choose_field_use(model, data), choose_graph_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
     lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
@@ -628,6 +640,7 @@ def _train(
         of_items,
         of_texts,
         of_fields,
+        of_graph,
         alone,
     ]
     return _told([line for line in chosen if line is not None], tell)
@@ -641,6 +654,7 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
     may_lack = (
         "model.fields",
+        "model.smoothing",
         *(f"item_weights.{name}" for name in ("itself", "context", "graph", "source", "domains", "map")),
     )
     without_effect = [key for key in may_lack if not settings[key]]
@@ -658,6 +672,11 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
         without_effect.append("model.user_text")
     elif model.texts is not None:
         settings["encoder of texts of users"] = model.texts.encoder.fingerprint
+    if model.propagation is None:
+        without_effect.append("model.propagation")
+    else:
+        edges = (*model.propagation.ends, *model.propagation.edge_weights)
+        settings["edges"] = fingerprint(*(each.numpy() for each in edges))
     if not model.items.fields:
         without_effect.append("model.item_fields")
     else:

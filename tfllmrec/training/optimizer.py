@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 #: Variables without weight decay, by a part of their name: gates, norms, biases and positions have no scale to shrink.
-UNDECAYED = ["bias", "norm", "gamma", "beta", "gate", "log_scales", "positions", "id_half_count"]
+UNDECAYED = ["bias", "norm", "gamma", "beta", "gate", "log_scales", "positions", "half_count"]
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")

@@ -126,7 +126,7 @@ def zero_shot(
 def _catalogue(data: TrainingData, text: np.ndarray, source: Source) -> Catalogue:
     """The target's, as the source's model reads it."""
     of_target, schema = data.split.dataset.items, data.split.schema
-    return Catalogue.of(of_target, text, schema, data.text_widths, source.model.config)
+    return Catalogue.of(of_target, text, schema, data.text_widths, source.model.config, graph=data.graph)
 
 
 def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:

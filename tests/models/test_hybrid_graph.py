@@ -1,0 +1,146 @@
+"""Planted data in which users stay within a hidden group of items that the graph tells, and texts do not."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.config import ItemWeightSettings, ModelConfig
+from tfllmrec.data.batches import Sequences, hold_out, training_batches
+from tfllmrec.data.graph import ItemGraph, Relation
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.errors import ModelError
+from tfllmrec.models.graph import smoothed
+from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
+
+pytestmark = pytest.mark.tf
+GROUPS, N, N_COLD = 4, 48, 16  # the last items are cold: nobody had them
+CONFIG = ModelConfig(embedding_dim=16, blocks=1, heads=2, dropout=0.1, history_length=6, terms=["meaning"])
+GROUP = np.arange(N) % GROUPS
+IDS = np.arange(N).astype(str).astype(object)
+TEXT = np.random.default_rng(0).normal(size=(N, 8)).astype(np.float32)
+
+
+def relation(name, far, kind="value"):
+    """Each item and the one ``far`` on."""
+    heads = np.arange(N - far, dtype=np.int32)
+    return Relation(name, kind, heads, heads + np.int32(far), np.ones(N - far, np.float32))
+
+
+#: Authors and series keep to one group, colours do not.
+TELLING = (relation("author", GROUPS), relation("series", 3 * GROUPS))
+GRAPH, MIXED = ItemGraph(N, TELLING), ItemGraph(N, (*TELLING, relation("colour", 7)))
+MISLEADING = ItemGraph(N, (relation("use", GROUPS, "use"),))
+
+
+def walks():
+    """Items of one group each, in any order."""
+    rng = np.random.default_rng(1)
+    known = [np.flatnonzero(GROUP[: N - N_COLD] == group) for group in range(GROUPS)]
+    return [rng.permutation(known[user % GROUPS])[:6] for user in range(200)]
+
+
+def histories():
+    return Ragged.from_rows(walks(), np.int64)
+
+
+def made(graph=GRAPH, negatives=None, item_weights=None, **settings):
+    counts = np.bincount(histories().values, minlength=N)
+    weights = item_weights or ItemWeightSettings(neighbours=4)
+    config = CONFIG.model_copy(update=settings)
+    return Hybrid(Catalogue(IDS, TEXT, graph=graph), counts, config, weights, negatives, seed=3)
+
+
+@functools.cache
+def fitted(propagation, negatives):
+    graph, items = MIXED if propagation == "relations" else GRAPH, histories()
+    model = made(graph, Negatives(negatives), propagation=propagation)
+    ratings = {RATING_KEY: Ragged(np.full(len(items.values), np.nan, np.float32), items.offsets)}
+    sequences = Sequences(items, hold_out(items, 0.2, 0), N, ratings)
+    batches = training_batches(sequences, 16, 6, seed=1, epochs=5, keys=model.reads)
+    model.compile(optimizer=tf.keras.optimizers.Adam(0.02))
+    model.fit(batches, epochs=5, steps_per_epoch=len(batches) // 5, verbose=0)
+    return model
+
+
+def cold_hits(model):
+    """The share of users whose best cold item is of the group that they stay in; 1 in 4 by chance."""
+    cold = np.arange(N - N_COLD, N)
+    scores = model.score(Queries.from_histories(walks()[:40]))[:, cold]
+    return (GROUP[cold[scores.argmax(1)]] == np.arange(40) % GROUPS).mean()
+
+
+@pytest.mark.parametrize(
+    ("propagation", "negatives"),
+    [("lightgcn", 0), ("relations", 0), pytest.param("lightgcn", 20, marks=pytest.mark.slow)],
+)
+def test_a_cold_item_is_found_by_its_neighbours(propagation, negatives):
+    model = fitted(propagation, negatives)
+    assert cold_hits(model) > 0.75
+    model.propagation.reads.assign(0.0)
+    assert cold_hits(model) < 0.6
+    model.propagation.reads.assign(1.0)
+
+
+def test_attention_learns_which_relation_to_follow():
+    model = fitted("relations", 0)
+    assert model.propagation.names == ["author", "series", "colour"]
+    weights = tf.nn.softmax(model.propagation.biases).numpy()
+    assert weights.argmin() == 2
+
+
+@pytest.mark.parametrize("propagation", ["lightgcn", "relations"])
+def test_training_starts_as_without_a_graph(propagation):
+    np.testing.assert_allclose(made(propagation=propagation).item_vectors(), made().item_vectors(), atol=1e-6)
+
+
+def test_without_edges_that_a_model_reads_there_is_nothing_to_pass_on():
+    assert made(None, propagation="lightgcn").propagation is None
+    assert made(MISLEADING, propagation="relations").propagation is None
+    unread = made(MISLEADING, smoothing=0.5).text_vectors
+    np.testing.assert_allclose(unread, made(None).text_vectors, atol=1e-6)
+    with pytest.raises(ModelError, match=r"expected a graph of 48 items, found one of 47\. Build it"):
+        made(ItemGraph(N - 1, ()))
+
+
+@pytest.mark.parametrize("propagation", ["lightgcn", "relations"])
+def test_saved_and_loaded(propagation, tmp_path):
+    model = fitted(propagation, 0)
+    model.save(tmp_path / "m.keras")
+    loaded = tf.keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(loaded.item_vectors(), model.item_vectors(), atol=1e-6)
+    blank = Hybrid.from_config(json.loads(json.dumps(model.get_config())))
+    assert [v.shape for v in blank.weights] == [v.shape for v in model.weights]
+
+
+def test_some_of_the_items_and_other_texts():
+    model, some = fitted("relations", 0), tf.constant([40, 3])
+    np.testing.assert_allclose(model.item_vectors(items=some), tf.gather(model.item_vectors(), some), atol=1e-6)
+    own = model.item_vectors_of_texts(40, tf.constant(model.text_vectors[[40, 3]]))
+    np.testing.assert_allclose(own[0], model.item_vectors()[40], atol=1e-5)
+    assert np.abs(own[1] - own[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_new_items_have_no_neighbours_and_old_ones_keep_theirs(smoothing):
+    model = made(propagation="relations", smoothing=smoothing)
+    for variable in model.propagation.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    catalogue = Catalogue(np.append(IDS, "new"), np.vstack([TEXT, TEXT[:1]]), graph=ItemGraph(N + 1, GRAPH.relations))
+    grown = model.extend(catalogue, TEXT, histories(), lambda line: None)
+    np.testing.assert_allclose(grown.item_vectors()[:N], model.item_vectors(), atol=1e-5)
+    by_text = tf.math.l2_normalize(grown.items.content().text[N])
+    np.testing.assert_allclose(grown.item_vectors()[N], by_text, atol=1e-5)
+    np.testing.assert_allclose(grown.text_vectors[:N], model.text_vectors, atol=1e-6)
+
+
+def test_smoothed_texts_are_those_of_the_neighbours_too():
+    plain, model = made(), made(smoothing=0.5)
+    expected = smoothed(plain.text_vectors, GRAPH.adjacency(), 0.5, steps=1)
+    np.testing.assert_allclose(model.text_vectors, expected, atol=1e-6)
+    mates = np.equal.outer(GROUP, GROUP) & ~np.eye(N, dtype=bool)
+    alike = [(each.text_vectors @ each.text_vectors.T)[mates].mean() for each in (plain, model)]
+    assert alike[0] < 0.05 < 0.1 < alike[1]
