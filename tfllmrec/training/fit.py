@@ -127,8 +127,7 @@ def fit_hybrid(
       start: the model that training goes on from. The item-item weights are those of all training events anyway.
 
     Returns:
-      The model; the config without *auto*; and the model's metrics on the validation sample, with ``selection``, its
-      :func:`selection_value`.
+      The model, and the config without *auto*. ``figures`` is empty: ``data.measure`` gives the model's metrics.
 
     Raises:
       ConfigError: ``training.precision`` is left out, and Keras' global policy is not one of its values.
@@ -170,8 +169,7 @@ def fit_hybrid(
             trained_on = sequences if start is None or start.users is None else sequences.take(start.users)
             keep = start is not None and start.keeps_choices
             chosen += _train(model, trained_on, data, config, kept, tell, callbacks, keep)
-    result = data.measure(model)
-    return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
+    return Fitted(model, config, {}, chosen)
 
 
 def _begun_without_user_text(folder: Path) -> bool:
