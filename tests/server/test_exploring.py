@@ -121,8 +121,12 @@ def test_logged_propensities_are_frequencies_and_off_policy_reads_them(tmp_path,
 
     # A click for each explored item: a policy that never explores earns none of them, one that always does, all.
     with EventLog(log) as written:
-        clicks = [{"user_id": "u", "item_id": each.item_id, "kind": "click", "request_id": each.request_id,
-                   "event_id": f"{each.request_id}-{each.position}"} for each in shown if each.propensity < 0.5]  # fmt: skip
+        clicks = [
+            {"user_id": "u", "item_id": each.item_id, "kind": "click", "request_id": each.request_id}
+            | {"event_id": f"{each.request_id}-{each.position}"}
+            for each in shown
+            if each.propensity < 0.5
+        ]
         written.append(clicks)
     out = tmp_path / "shown.parquet"
     assert program("events", "export", log, out, "--exposures", "--reward", "click").code == 0
@@ -137,8 +141,12 @@ def test_logged_propensities_are_frequencies_and_off_policy_reads_them(tmp_path,
 
 
 @given(
-    k=st.integers(1, 8), places=st.integers(1, 3), epsilon=st.floats(0.05, 1), max_loss=st.floats(0, 3), seed=st.integers(0, 99)
-)  # fmt: skip
+    k=st.integers(1, 8),
+    places=st.integers(1, 3),
+    epsilon=st.floats(0.05, 1),
+    max_loss=st.floats(0, 3),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=5)
 def test_propensities_are_frequencies_and_the_loss_is_bounded(tmp_path_factory, k, places, epsilon, max_loss, seed):
     folder = tmp_path_factory.mktemp("log")

@@ -163,7 +163,8 @@ class QueryFusion(tf.keras.layers.Layer):
         """Query vectors, ``[B, L, D]``.
 
         Args:
-          state: ``[B, L, D]``, what the history says after each event; ``[B, 1, D]`` with ``last``. events: ``[B, L, D]``, what was encoded.
+          state: ``[B, L, D]``, what the history says after each event; ``[B, 1, D]`` with ``last``.
+          events: ``[B, L, D]``, what was encoded.
           present: bool ``[B, L]``.
           query: the fields: of the request ``[B]``, or ``[B, L]`` where each target has its own; of the user ``[B]``;
             with another dimension where a value has several numbers. Where the request has a time, also
@@ -218,9 +219,7 @@ class QueryFusion(tf.keras.layers.Layer):
         """``[B, 1]`` or ``[B, L]``, followed by the width of the field."""
         return values if len(values.shape) == 2 + bool(field.width) else values[:, tf.newaxis]
 
-    def _attended(
-        self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor, last: tf.Tensor | None
-    ) -> tf.Tensor:
+    def _attended(self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor, last: tf.Tensor | None) -> tf.Tensor:
         """Attention of each position, or of ``last``, over the events up to it, ``[B, L, D]``."""
         shape = tf.stack([tf.shape(events)[0], -1, self.heads, self.dim // self.heads])
         query, key, value = (
