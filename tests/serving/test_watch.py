@@ -105,6 +105,21 @@ def test_an_alarm_rolls_back_and_nothing_else_is_done(shop):
     assert "alarm: the click rate fell" in shop.told
 
 
+def test_a_canary_waits_while_the_check_fails(shop):
+    """As 'tfllmrec monitor' does with a log that is old: nobody has tried the canary."""
+
+    def alarms(log, model):
+        return watch.alarms_of_command("sh -c 'exit 3'")(log, model)
+
+    shop.once()
+    for _ in range(2):
+        with pytest.raises(ModelError, match="found 3"):
+            shop.once(alarms=alarms)
+        state = read_promotions(shop.model)
+        assert (state.stable, state.canary) == (1, 2) and shop.done == []
+    assert shop.once() == (2, None)
+
+
 def test_an_alarm_that_stays_takes_back_one_step(shop):
     def alarms(log, model):
         return ["the click rate fell"]
