@@ -60,6 +60,9 @@ def test_one_position_alone_is_as_among_all(fusion):
     assert alone.shape == (3, 1, D)
     every = fusion(STATE, EVENTS, PRESENT, asked()).numpy()
     np.testing.assert_allclose(alone[:, 0], every[rows, last], rtol=1e-5, atol=1e-6)
+    nobody = {key: values[:0] for key, values in asked().items()}
+    none = fusion(STATE[:0, :1], EVENTS[:0], PRESENT[:0], nobody, last=tf.constant(last[:0], tf.int32))
+    assert none.shape == (0, 1, D)
 
 
 def test_what_is_behind_absent_positions_does_not_matter(fusion):

@@ -221,9 +221,9 @@ class QueryFusion(tf.keras.layers.Layer):
 
     def _attended(self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor, last: tf.Tensor | None) -> tf.Tensor:
         """Attention of each position, or of ``last``, over the events up to it, ``[B, L, D]``."""
-        shape = tf.stack([tf.shape(events)[0], -1, self.heads, self.dim // self.heads])
+        sizes = [self.heads, self.dim // self.heads]
         query, key, value = (
-            tf.transpose(tf.reshape(of, shape), (0, 2, 1, 3))
+            tf.transpose(tf.reshape(of, tf.concat([tf.shape(of)[:2], sizes], axis=0)), (0, 2, 1, 3))
             for of in (self.query_map(z), self.key_map(events), self.value_map(events))
         )
         logits = tf.matmul(query, key, transpose_b=True) * tf.cast((self.dim // self.heads) ** -0.5, z.dtype)
