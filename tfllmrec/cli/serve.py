@@ -206,9 +206,12 @@ def _exploration(
         )
     from tfllmrec.feedback.exploration import Exploration
 
-    given = {"places": places, "tail_exposures": tail}
-    more = {name: value for name, value in given.items() if value is not None}
-    return Exploration(**({"places": 2, "epsilon": epsilon, "max_loss": max_loss} | more))
+    return Exploration(
+        places=2 if places is None else places,
+        epsilon=epsilon,
+        max_loss=max_loss,
+        tail_exposures=Exploration.tail_exposures if tail is None else tail,
+    )
 
 
 def _token(file: Path | None) -> str | None:
