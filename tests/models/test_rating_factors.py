@@ -53,23 +53,6 @@ def test_planted_factors_are_found_down_to_the_noise(planted):
     assert errors(model, ~test, test, mixed) < 1.02 * errors(biases, ~test, test, mixed)
 
 
-def test_em_goes_on_from_earlier_factors(planted):
-    """Earlier ones of three quarters of the ratings, which lack the newest ten items."""
-    users, items, ratings, text = planted
-    drawn = np.random.default_rng(1).random(len(users))
-    test, early = drawn < 0.1, (drawn > 0.28) & (items < N_ITEMS - 10)
-    whole = fit_rating_factors(users[~test], items[~test], ratings[~test], N_ITEMS, text, rank=4)
-    before = fit_rating_factors(users[early], items[early], ratings[early], N_ITEMS - 10, text[:-10], rank=4)
-    start = RatingFactors.of_weights(before.weights)
-    assert start.sizes == before.sizes and all(map(np.array_equal, start.weights, before.weights))
-    goes_on = fit_rating_factors(users[~test], items[~test], ratings[~test], N_ITEMS, text, start=start)
-    assert goes_on.sizes == whole.sizes and goes_on.noise == start.noise
-    assert errors(goes_on, ~test, test, planted) < 1.01 * errors(whole, ~test, test, planted)
-    afresh = RatingFactors.empty(N_ITEMS, 4, 0)
-    afresh = fit_rating_factors(users[~test], items[~test], ratings[~test], N_ITEMS, text, start=afresh)
-    assert errors(afresh, ~test, test, planted) > 1.2 * errors(whole, ~test, test, planted)
-
-
 def test_a_user_is_the_solution_of_a_ridge_regression(planted):
     """The slow way: one user at a time, with what was met added up item by item."""
     users, items, ratings, _ = planted

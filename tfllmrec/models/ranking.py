@@ -245,12 +245,6 @@ class RankingModel(MeasuredModel):
         """Whether the click head counts. If not, the order is that of the hybrid."""
         return float(self.network.strengths[0]) > 0
 
-    @property
-    def factors(self) -> RatingFactors | None:
-        """What predicts the base ratings; ``None``: biases."""
-        prior = self.network.prior
-        return None if prior is None else RatingFactors.of_weights(prior.get_weights())
-
     def get_config(self) -> dict[str, Any]:
         """Settings of this model and of the hybrid; what is large is in the weights."""
         return {

@@ -34,8 +34,6 @@ FAR = 2.0
 MAP_PENALTY = 30.0
 #: Steps of EM, and those before the prior covariances are learnt, too.
 STEPS, WARM_UP = 24, 2
-#: Steps of EM that goes on from earlier factors.
-MORE_STEPS = 3
 #: Share of the ratings that the noise and the number of steps are chosen on.
 HELD_OUT = 0.1
 #: Users whose ratings are learnt from, at most.
@@ -89,16 +87,6 @@ class RatingFactors:
         precision = np.eye(rank + 1, dtype=np.float32)
         bias = np.zeros(n_items, np.float32)
         return cls(0.0, 0.0, 0.0, 1.0, bias, none[:, :rank], none[:, rank:], met_map, 0.0, 1.0, precision, 0)
-
-    @classmethod
-    def of_weights(cls, weights: list[np.ndarray]) -> RatingFactors:
-        """From :attr:`weights`, which lack the range of the ratings and the covariances of items."""
-        of_items, met_map, precision, (mean, noise, shift, scale) = weights
-        bias, factors, met = np.split(of_items, [1, len(precision)], axis=1)
-        scales = float(shift), float(scale)
-        return cls(
-            float(mean), -np.inf, np.inf, float(noise), bias[:, 0], factors, met, met_map, *scales, precision, steps=0
-        )
 
     @property
     def sizes(self) -> list[int]:
@@ -176,7 +164,6 @@ def fit_rating_factors(
     *,
     rank: int = 16,
     seed: int = 42,
-    start: RatingFactors | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RatingFactors:
     """Learns the factors of all items.
@@ -186,9 +173,6 @@ def fit_rating_factors(
     ratings are learnt from, with the same noise at each step: with the last noise from the start, EM would overfit
     the first factors, which are random.
 
-    With ``start``, EM goes on from earlier factors for :data:`MORE_STEPS` steps with their noise. Nothing is held out,
-    because they may have been learnt from the same ratings.
-
     Args:
       users: int ``[E]``, user indices of the training events. Of more than :data:`USERS` users a sample is learnt from.
       items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. If all are the same, that one is predicted.
@@ -196,7 +180,6 @@ def fit_rating_factors(
       text: float ``[N, Dt]``, the items' text vectors.
       rank: D.
       seed: of the held-out ratings, the sample of users and the first factors.
-      start: earlier factors of the first items; ``rank`` is theirs then.
       progress: called after each step with its number, and the number of all.
     """
     generator = np.random.default_rng(seed)
@@ -209,13 +192,6 @@ def fit_rating_factors(
         n_users = int(users.max()) + 1
     ratings = ratings.astype(np.float64)
     told = progress or (lambda done, total: None)
-    if start is not None:
-        fit = _Fit(_Ratings(users, items, ratings, n_users, n_items, text), start.item_factors.shape[1], seed)
-        fit.start_from(start)
-        for step in range(MORE_STEPS):
-            fit.step(start.noise)
-            told(step + 1, MORE_STEPS)
-        return fit.factors(MORE_STEPS)
     held_out = np.isfinite(ratings) & (generator.random(len(ratings)) < HELD_OUT)
     if not _differ(ratings[~held_out]):
         held_out[:] = False  # so few ratings that those that would be left say nothing
@@ -379,12 +355,6 @@ class _Fit:
         of_items = np.diag(np.concatenate([[3 / variance], np.full(rank, 20 / variance)]))
         self.users = _Side.start(table.of_users, 0, 1.0, of_users, generator)
         self.items = _Side.start(table.of_items, 1, scale, of_items, generator)
-
-    def start_from(self, earlier: RatingFactors) -> None:
-        """Takes over what the first step needs of earlier factors; the step computes all else."""
-        known = len(earlier.item_bias)
-        self.items.vectors[:known, 1:] = np.column_stack([earlier.item_bias, earlier.item_factors])
-        self.users.precision, self.steps = earlier.precision.astype(np.float64), WARM_UP
 
     def step(self, noise: float) -> None:
         """One step at this noise, the variance of ratings around their expectations."""

@@ -107,15 +107,14 @@ def _ranking_start(
     record = parent.ranking_record
     if record is None or parent.config.ranking != config.ranking:
         return None
-    model = None if record.left_out else parent.load_ranking(hybrid)
+    model = parent.load_ranking(hybrid) if any(record.strengths) else None
     return RankingStart(
         record,
-        [] if model is None or not any(record.strengths) else weights_of(model, record.temperature),
+        [] if model is None else weights_of(model, record.temperature),
         ~_next_items(validation).isin(_next_items(parent.split.validation)),
         users,
         config.update.epochs,
         config.update.learning_rate_share,
-        None if model is None else model.factors,
     )
 
 

@@ -189,7 +189,6 @@ class RankingStart:
       users: bool ``[U]``, the users of :meth:`Split.train_queries` whose ratings are learnt from.
       epochs: at most.
       learning_rate_share: the peak learning rate, as a share of the config's.
-      factors: those of ratings, which EM goes on from; ``None`` if the earlier model has none.
     """
 
     record: RankingRecord
@@ -198,7 +197,6 @@ class RankingStart:
     users: np.ndarray
     epochs: int
     learning_rate_share: float
-    factors: RatingFactors | None = None
 
 
 def weights_of(model: RankingModel, temperature: float) -> list[np.ndarray]:
@@ -358,9 +356,7 @@ def fit_ranking(
     asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[: min(LISTS, SCORED // hybrid.n_items)])
     ratings, users = target_ratings(split.validation_events, asked), users_of(asked.user_ids)
     factors, prior_loss, against_biases = (
-        (None, 0.0, {})
-        if scale is None
-        else _factors(data, scale, asked, ratings, users, None if start is None else start.factors)
+        (None, 0.0, {}) if scale is None else _factors(data, scale, asked, ratings, users)
     )
     model = RankingModel(hybrid, config, scale, seed, factors)
     if start is not None and not first:
@@ -433,12 +429,7 @@ def fit_ranking(
 
 
 def _factors(
-    data: TrainingData,
-    scale: RatingScale,
-    asked: Queries,
-    ratings: np.ndarray,
-    users: np.ndarray,
-    start: RatingFactors | None = None,
+    data: TrainingData, scale: RatingScale, asked: Queries, ratings: np.ndarray, users: np.ndarray
 ) -> tuple[RatingFactors | None, float, dict[str, Any]]:
     """The factor model of the training ratings, the mean squared error of the better one, and figures of the record.
 
@@ -447,7 +438,6 @@ def _factors(
     Args:
       data: training events and texts. scale: the biases. asked: queries that nothing was learnt from, with targets.
       ratings: of their first targets, NaN for none. users: of the queries, for the bootstrap.
-      start: see :func:`fit_rating_factors`.
     """
     rated = np.isfinite(ratings)
     if not rated.any():
@@ -467,7 +457,6 @@ def _factors(
             n_items,
             data.text,
             seed=data.seed,
-            start=start,
             progress=progress,
         )
     with_it = (factors.ratings(asked, targets)[:, 0] - ratings) ** 2
