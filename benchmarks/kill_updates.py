@@ -60,7 +60,7 @@ SMALL = (
 
 @dataclass
 class Figures:
-    """By action: the kills, the commands that ended before, those that left the new state, and the CPU seconds of one."""
+    """By action: kills, commands that ended before, those that left the new state, and the CPU seconds of one."""
 
     kills: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
