@@ -53,11 +53,15 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """Processor time of all processes that run now."""
-        ticks = 0
-        for pid in self.processes():
-            with suppress(OSError):
-                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(map(cpu_seconds, self.processes()))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process; 0 if there is none."""
+    with suppress(OSError):
+        ticks = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 @contextmanager

@@ -956,6 +956,26 @@ def test_what_a_killed_promotion_may_leave(tmp_path):
     assert "**Not passed.**" in kill_updates.section(figures, "made")
 
 
+def test_events_that_killed_intakes_lost_or_doubled_are_seen(tmp_path, monkeypatch):
+    import kill_updates
+
+    from tfllmrec.config import DataConfig
+    from tfllmrec.feedback.event_files import append_file
+    from tfllmrec.feedback.event_log import EventLog
+
+    monkeypatch.setattr(kill_updates, "APPENDED", 5)
+    asker = SimpleNamespace(sent=["client-1-0"])
+    with EventLog(tmp_path / "log") as log:
+        log.append([{"user_id": "u", "item_id": "i", "event_id": "client-1-0"}])
+        kill_updates.write_appended(tmp_path / "file.csv", 0)
+        for _ in range(2):
+            append_file(log, tmp_path / "file.csv", DataConfig())
+    assert kill_updates.lost_or_twice(tmp_path / "log", [asker], 1) == []
+    assert kill_updates.lost_or_twice(tmp_path / "log", [asker], 2) == ["5 of 11 events are not in the log"]
+    asker.sent.append("client-1-1")
+    assert kill_updates.lost_or_twice(tmp_path / "log", [asker], 1) == ["1 of 7 events are not in the log"]
+
+
 def test_forgetting_is_measured_over_the_items_of_the_smaller_catalogue():
     import forgetting
 

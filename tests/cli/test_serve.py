@@ -7,6 +7,7 @@ import pytest
 
 from tfllmrec.cli.serve import _say_where
 from tfllmrec.errors import ConfigError
+from tfllmrec.feedback.exploration import Exploration
 
 
 @pytest.fixture
@@ -96,6 +97,31 @@ def test_settings_reach_the_server(program, served, tmp_path):
     assert (settings.certificate, settings.log) == (Path("c.pem"), Path("events"))
     assert "log   https://0.0.0.0:8501/v1/events -> events" in answer.out
     assert '-H "authorization: Bearer $TFLLMREC_TOKEN" --cacert c.pem https://' in answer.out
+
+
+def test_exploration_reaches_the_server(program, served, tmp_path):
+    given = "--log events --explore 0.1 --explore-max-loss 0.5"
+    assert program("serve", tmp_path, *given.split()).code == 0
+    assert program("serve", tmp_path, *given.split(), "--explore-places", "3", "--explore-tail", "9").code == 0
+    assert [settings.exploration for settings in served.asked] == [
+        Exploration(2, 0.1, 0.5), Exploration(3, 0.1, 0.5, tail_exposures=9)
+    ]  # fmt: skip
+    assert program("serve", tmp_path).code == 0 and served.asked[-1].exploration is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--explore 0.1 --log events", "--explore-max-loss"),
+        ("--explore 0.1 --explore-max-loss 1", "--log"),
+        ("--log events --explore-max-loss 1", "without --explore"),
+        ("--log events --explore-tail 9", "without --explore"),
+        ("--log events --explore 2 --explore-max-loss 1", "epsilon of exploration, found 2"),
+    ],
+)
+def test_exploration_that_cannot_be_is_refused(program, served, tmp_path, given, message):
+    answer = program("serve", tmp_path, *given.split())
+    assert answer.code == 2 and message in answer.err and not served.asked
 
 
 def test_the_token_may_be_in_the_environment(program, served, tmp_path, monkeypatch):

@@ -56,16 +56,19 @@ def test_thompson_prefers_what_was_clicked_and_leaves_each_item_a_chance():
     assert counts == pytest.approx(counts.round(), abs=1e-6) and counts.sum(axis=1) == pytest.approx([DRAWS] * 2)
 
 
-def test_a_list_that_would_cost_too_much_is_refused_with_the_epsilon_that_fits():
+def test_a_list_that_would_cost_too_much_is_explored_less_often():
     loss = plan_of().expected_loss
-    with pytest.raises(ConfigError, match=r"Exploration would cost .* Set epsilon to 0\.15 or less"):
-        plan_of(max_loss=loss / 2)
-    assert plan_of(max_loss=loss / 1.99, epsilon=0.15).expected_loss == pytest.approx(loss / 2)
-    clicks, rng, plan = [], np.random.default_rng(3), plan_of()
+    plan = plan_of(max_loss=loss / 2)
+    assert (plan.expected_loss, plan.epsilon) == (pytest.approx(loss / 2), pytest.approx(0.15))
+    assert plan.probability == pytest.approx(plan_of(epsilon=0.15).probability)
+    assert plan_of(max_loss=0).draw(np.random.default_rng(0)).propensity.tolist() == [1.0] * 5
+    clicks, rng = [], np.random.default_rng(3)
     rate = dict(zip(ITEMS, SCORES, strict=True))
-    for _ in range(4000):
-        clicks.append(sum(rate[item] for item in plan.draw(rng).items))
-    assert SCORES[:5].sum() - np.mean(clicks) == pytest.approx(loss, rel=0.1)
+    for _ in range(8000):
+        choice = plan.draw(rng)
+        assert all(choice.propensity > 0)
+        clicks.append(sum(rate[item] for item in choice.items))
+    assert SCORES[:5].sum() - np.mean(clicks) == pytest.approx(loss / 2, rel=0.1)
 
 
 def test_without_tail_items_nothing_is_explored():

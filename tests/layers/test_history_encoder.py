@@ -38,6 +38,15 @@ def test_a_later_event_changes_nothing_before(encoder):
         assert (np.abs(before - after)[:, 4].max(axis=1) > 1e-4).all()  # what came earlier is heard
 
 
+def test_one_position_alone_is_as_among_all(encoder):
+    items, lengths = RNG.normal(size=(3, 5, 8)), [5, 2, 0]
+    last = np.maximum(np.array(lengths) - 1, 0)
+    alone = encode(encoder, items, lengths, last=tf.constant(last, tf.int32))
+    assert alone.shape == (3, 1, 8)
+    every = encode(encoder, items, lengths)
+    np.testing.assert_allclose(alone[:, 0], every[np.arange(3), last], rtol=1e-5, atol=1e-6)
+
+
 def test_padding_changes_nothing(encoder):
     items = RNG.normal(size=(2, 3, 8))
     padded = np.concatenate([items, RNG.normal(size=(2, 3, 8))], axis=1)

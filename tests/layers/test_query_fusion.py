@@ -53,6 +53,18 @@ def test_no_position_sees_a_later_event_or_state(fusion):
     assert np.abs(after[0, 3:] - before[0, 3:]).max() > 0.01
 
 
+def test_one_position_alone_is_as_among_all(fusion):
+    last = np.array([4, 2, 0])
+    rows = np.arange(3)
+    alone = fusion(STATE[rows, last][:, np.newaxis], EVENTS, PRESENT, asked(), last=tf.constant(last, tf.int32))
+    assert alone.shape == (3, 1, D)
+    every = fusion(STATE, EVENTS, PRESENT, asked()).numpy()
+    np.testing.assert_allclose(alone[:, 0], every[rows, last], rtol=1e-5, atol=1e-6)
+    nobody = {key: values[:0] for key, values in asked().items()}
+    none = fusion(STATE[:0, :1], EVENTS[:0], PRESENT[:0], nobody, last=tf.constant(last[:0], tf.int32))
+    assert none.shape == (0, 1, D)
+
+
 def test_what_is_behind_absent_positions_does_not_matter(fusion):
     state, events = STATE.copy(), EVENTS.copy()
     state[2], events[2] = 100.0, 100.0  # of the empty history

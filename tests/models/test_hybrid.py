@@ -223,6 +223,20 @@ def test_padding_changes_nothing(trained):
     )
 
 
+def test_after_the_newest_event_alone_it_is_as_after_all_events(trained):
+    model, _, _ = trained
+    vectors, query = model.item_vectors(), tensors([1, 2, 3], [4], [], ratings=[[1, 5, 2], [3], []], length=6)
+    every = model.query_vectors(vectors, query)
+    last = tf.constant([2, 0, 0])
+    for whole, alone, newest in zip(
+        every, model.query_vectors(vectors, query, last=last), model.last_query_vectors(vectors, query), strict=True
+    ):
+        assert alone.shape == (3, 1, whole.shape[2])
+        np.testing.assert_allclose(alone, np.take_along_axis(whole.numpy(), last.numpy()[:, None, None], 1), atol=1e-5)
+        np.testing.assert_allclose(newest[:2], alone[:2, 0], atol=1e-5)
+        assert not newest[2].numpy().any()
+
+
 def test_the_encoder_sees_its_window_and_behaviour_all(trained):
     model, _, _ = trained
     vectors = model.item_vectors()

@@ -1,17 +1,19 @@
 """A round of watching, with stand-ins for what takes minutes."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tfllmrec.durable import locked
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.regression import Verdict
 from tfllmrec.feedback.event_log import EventLog, RequestRecord
-from tfllmrec.runs.run import UPDATE
+from tfllmrec.runs.run import UPDATE, Run
 from tfllmrec.runs.update import NothingNew
 from tfllmrec.serving import gate, promotion, watch
 from tfllmrec.serving.gate import NotPromoted, _exported
@@ -101,6 +103,21 @@ def test_an_alarm_rolls_back_and_nothing_else_is_done(shop):
     shop.once()
     assert shop.once(alarms=alarms) == (1, None) and shop.done == []  # the canary is withdrawn
     assert "alarm: the click rate fell" in shop.told
+
+
+def test_a_canary_waits_while_the_check_fails(shop):
+    """As 'tfllmrec monitor' does with a log that is old: nobody has tried the canary."""
+
+    def alarms(log, model):
+        return watch.alarms_of_command("sh -c 'exit 3'")(log, model)
+
+    shop.once()
+    for _ in range(2):
+        with pytest.raises(ModelError, match="found 3"):
+            shop.once(alarms=alarms)
+        state = read_promotions(shop.model)
+        assert (state.stable, state.canary) == (1, 2) and shop.done == []
+    assert shop.once() == (2, None)
 
 
 def test_an_alarm_that_stays_takes_back_one_step(shop):
@@ -247,3 +264,33 @@ def test_an_old_log_is_no_alarm_about_the_model(tmp_path):
 def test_a_check_that_fails_is_no_alarm(tmp_path, command):
     with pytest.raises(ModelError, match="--alarm"):
         watch.alarms_of_command(command)(tmp_path, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_log_is_watched_from_events_to_a_rollback(chain_run, chain_version, newer_tables, tmp_path):
+    """Nothing stands in for anything: a real log, update, gate and export."""
+    run, model = tmp_path / "chain", tmp_path / "saved_models" / "chain"
+    shutil.copytree(chain_run[0].folder, run)
+    shutil.copytree(chain_version.parent, model)
+    promotion.set_canary(model, 1)
+    newer, newer_items = newer_tables
+    events = pd.read_csv(newer).rename(columns={"user": "user_id", "item": "item_id", "timestamp": "timestamp_s"})
+    told = []
+
+    def once(**options):
+        state = watch.watch_once(run, tmp_path / "log", model, items=newer_items, tell=told.append, **options)
+        return state.stable, state.canary
+
+    with EventLog(tmp_path / "log") as log:
+        receipt = log.append(events.to_dict("records"))
+    assert receipt.accepted == len(events) - 1 and not receipt.refused  # one is there twice
+    assert once() == (1, 2)
+    made = Path(f"{run}-updates") / "1"
+    manifest = json.loads((model / "2" / "assets.extra" / "tfllmrec.json").read_text())
+    assert manifest["run"] == str(made.resolve()) and Run.open(made).update.parent == str(chain_run[0].folder.resolve())
+    assert {"i40", "i41", "i42"} <= set(pd.read_parquet(model / "2" / "assets.extra" / "items.parquet")["item_id"])
+    assert once() == (2, None)  # the canary is promoted, and nothing came since
+    assert any(str(made) in line and "no" in line for line in told[-1:]), told[-5:]
+    assert once(alarms=lambda log, model: ["the click rate fell"]) == (1, None)
+    assert (model / "2" / "saved_model.pb").is_file() and Run.open(made).complete

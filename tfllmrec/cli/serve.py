@@ -14,6 +14,7 @@ from tfllmrec.cli.output import note, say
 from tfllmrec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tfllmrec.feedback.exploration import Exploration
     from tfllmrec.server.server import Server
 
 TOKEN_VARIABLE = "TFLLMREC_TOKEN"
@@ -105,6 +106,29 @@ def serve(
             "/v1/events), and the lists of recommend and search are logged. MODELS may then be an empty folder.",
         ),
     ] = None,
+    explore: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PROBABILITY",
+            help="Explore: each of the last places of a recommended list has a tail item with this probability. The "
+            "log has the propensity of each item. Needs --log and --explore-max-loss.",
+        ),
+    ] = None,
+    explore_max_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LOSS",
+            help="Largest expected loss of a list by exploration, in the unit of the scores. Where it would be larger, "
+            "the probability is lowered.",
+        ),
+    ] = None,
+    explore_places: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of last places that are explored; by default 2.")
+    ] = None,
+    explore_tail: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="A tail item is in the log at most this many times; by default 100."),
+    ] = None,
     allow_reload: Annotated[
         bool,
         typer.Option(
@@ -134,6 +158,7 @@ def serve(
         from tfllmrec.server.server import serve as run
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'tfllmrec[serve]'.") from None
+    exploration = _exploration(explore, explore_max_loss, explore_places, explore_tail, log)
     limits = Limits(
         body_bytes=int(max_body_mb * 2**20),
         bodies_bytes=int(max_bodies_mb * 2**20),
@@ -158,12 +183,35 @@ def serve(
         page=page,
         allow_reload=allow_reload,
         log=log,
+        exploration=exploration,
         limits=limits,
     )
     try:
         run(settings, _say_where)
     except KeyboardInterrupt:
         os._exit(130)
+
+
+def _exploration(
+    epsilon: float | None, max_loss: float | None, places: int | None, tail: int | None, log: Path | None
+) -> Exploration | None:
+    if epsilon is None:
+        if (max_loss, places, tail) != (None, None, None):
+            raise typer.BadParameter("--explore-... has no effect without --explore PROBABILITY.")
+        return None
+    if max_loss is None or log is None:
+        raise typer.BadParameter(
+            "--explore needs --explore-max-loss, the largest expected loss of a list, and --log, which keeps the "
+            "propensities."
+        )
+    from tfllmrec.feedback.exploration import Exploration
+
+    return Exploration(
+        places=2 if places is None else places,
+        epsilon=epsilon,
+        max_loss=max_loss,
+        tail_exposures=Exploration.tail_exposures if tail is None else tail,
+    )
 
 
 def _token(file: Path | None) -> str | None:

@@ -23,8 +23,10 @@ scores (:mod:`tfllmrec.feedback.off_policy`) need.
 
 **Loss.** The expected loss of a list is the sum over the explored places of ``epsilon (best - tail)``: the score of the
 place's best item less the expected score of the tail item. Its unit is that of the scores, so expected clicks per list
-if scores are click rates. It trusts the scores and does not correct them for position. A list whose expected loss is
-above ``max_loss`` is refused.
+if scores are click rates. It trusts the scores and does not correct them for position. A list whose expected loss
+would be above ``max_loss`` is explored with a smaller ``epsilon``, so that its expected loss is ``max_loss``.
+
+``tfllmrec serve --explore`` explores the lists of a server (:mod:`tfllmrec.server.exploring`).
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ class Plan:
     Attributes:
       best: object ``[K]``, the list without exploration. tail: object ``[T]``, the items that may be explored.
       orders: int64 ``[M, places]``, of the tail; none if all orders are equally likely.
-      floor: the share of uniform orders. epsilon: the probability of exploration at each of the last places.
+      floor: the share of uniform orders. epsilon: the probability of exploration at each of the last places; smaller
+        than that of the settings where ``max_loss`` asks for it.
       probability: float64 ``[places, T]``, of each tail item at each of the last places.
       expected_loss: of a list, in the unit of the scores.
     """
@@ -103,7 +106,7 @@ class Exploration:
     Attributes:
       places: the number of last places of a list that may be explored.
       epsilon: the probability of exploration at each of them.
-      max_loss: the largest expected loss of a list, in the unit of the scores.
+      max_loss: the largest expected loss of a list, in the unit of the scores; ``epsilon`` is lowered to respect it.
       method: ``uniform`` or ``thompson``.
       tail_exposures: an item with at most so many exposures belongs to the tail.
 
@@ -130,7 +133,7 @@ class Exploration:
 
     def plan(
         self,
-        items: Sequence[str],
+        items: Sequence[object],
         scores: np.ndarray,
         exposures: np.ndarray,
         k: int,
@@ -150,8 +153,7 @@ class Exploration:
           clicks: int ``[N]``, and rng: for ``thompson``, which draws from it.
 
         Raises:
-          ConfigError: the expected loss is above ``max_loss``; the list has fewer places than may be explored;
-            ``thompson`` without clicks or rng.
+          ConfigError: the list has fewer places than may be explored; ``thompson`` without clicks or rng.
           DataError: arrays of other lengths, scores that do not descend, or for ``thompson`` are no rates, or counts
             that cannot be.
         """
@@ -184,15 +186,9 @@ class Exploration:
             orders, floor = _thompson_orders(scores[tail], exposures[tail], clicks[tail], places, rng), FLOOR
             counted = np.stack([np.bincount(column, minlength=len(tail)) for column in orders.T])
             share = (1 - FLOOR) * counted / DRAWS + FLOOR * share
-        best = scores[k - places : k]
-        loss = float(self.epsilon * (best - share @ scores[tail]).sum())
-        if loss > self.max_loss:
-            raise ConfigError(
-                f"Exploration would cost {loss:.4g} per list in the unit of the scores, more than max_loss = "
-                f"{self.max_loss:g}. Set epsilon to {self.epsilon * self.max_loss / loss:.3g} or less, explore fewer "
-                "places, or raise max_loss."
-            )
-        return Plan(ids[:k], ids[tail], orders, floor, self.epsilon, self.epsilon * share, loss)
+        cost = float((scores[k - places : k] - share @ scores[tail]).sum())
+        epsilon = self.epsilon if self.epsilon * cost <= self.max_loss else self.max_loss / cost
+        return Plan(ids[:k], ids[tail], orders, floor, epsilon, epsilon * share, epsilon * cost)
 
 
 def _thompson_orders(

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllmrec.errors import ConfigError
+from tfllmrec.layers.newest_events import at_event
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
 MASKED = -1e9
@@ -26,7 +27,7 @@ def causal_mask(present: tf.Tensor) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class SelfAttention(tf.keras.layers.Layer):
-    """Multi-head attention of a sequence over itself; ``[B, L, D] -> [B, L, D]``."""
+    """Multi-head attention of a sequence over itself; ``[B, L, D] -> [B, L, D]``, or ``[B, 1, D]`` of one position."""
 
     def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -39,16 +40,17 @@ class SelfAttention(tf.keras.layers.Layer):
         self.output_map = tf.keras.layers.Dense(dim, kernel_initializer=glorot(seed + 1), name="output")
         self.dropout = SeededDropout(dropout, seed + 2, name="attention_dropout")
 
-    def call(self, x: tf.Tensor, mask_bias: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(
+        self, x: tf.Tensor, mask_bias: tf.Tensor, training: bool | None = None, last: tf.Tensor | None = None
+    ) -> tf.Tensor:
         batch, length = tf.shape(x)[0], tf.shape(x)[1]
         packed = tf.reshape(self.query_key_value(x), (batch, length, 3, self.heads, self.head_dim))
         query, key, value = tf.unstack(tf.transpose(packed, (2, 0, 3, 1, 4)))
+        query, mask_bias = at_event(query, last, axis=2), at_event(mask_bias, last, axis=2)
         logits = tf.matmul(query, key, transpose_b=True) * tf.cast(self.head_dim**-0.5, x.dtype)
         weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32) + mask_bias), x.dtype)
-        mixed = tf.matmul(self.dropout(weights, training=training), value)
-        return self.output_map(
-            tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (batch, length, self.heads * self.head_dim))
-        )
+        mixed = tf.transpose(tf.matmul(self.dropout(weights, training=training), value), (0, 2, 1, 3))
+        return self.output_map(tf.reshape(mixed, (batch, tf.shape(mixed)[1], self.heads * self.head_dim)))
 
     def get_config(self) -> dict[str, Any]:
         sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
@@ -82,14 +84,28 @@ class HistoryEncoder(tf.keras.layers.Layer):
         self.blocks = [HistoryBlock(dim, heads, dropout, seed + 10 * (i + 1), name=f"block_{i}") for i in range(blocks)]
         self.output_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="output_norm")
 
-    def call(self, items: tf.Tensor, present: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(
+        self,
+        items: tf.Tensor,
+        present: tf.Tensor,
+        training: bool | None = None,
+        last: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """See the class.
+
+        Args:
+          last: int32 ``[B]``: what is known after this event of each row alone, ``[B, 1, D]``. The last block then
+            computes nothing else.
+        """
         length = tf.shape(items)[1]
         x = self.input_norm(items) + self.positions[tf.newaxis, :length]
         x = self.input_dropout(x, training=training)
         mask_bias = causal_mask(present)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask_bias, training=training)
-        return self.output_norm(x)
+        for block in self.blocks[-1:]:
+            x = block(x, mask_bias, training=training, last=last)
+        return self.output_norm(x if self.blocks else at_event(x, last))
 
     def get_config(self) -> dict[str, Any]:
         sizes = {"dim": self.dim, "blocks": len(self.blocks), "heads": self.heads, "dropout": self.rate}
@@ -114,9 +130,11 @@ class HistoryBlock(tf.keras.layers.Layer):
         self.attention_out = SeededDropout(dropout, seed + 5, name="attention_out")
         self.feed_forward_out = SeededDropout(dropout, seed + 6, name="feed_forward_out")
 
-    def call(self, x: tf.Tensor, mask_bias: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        attended = self.attention(self.attention_norm(x), mask_bias, training=training)
-        x += self.attention_out(attended, training=training)
+    def call(
+        self, x: tf.Tensor, mask_bias: tf.Tensor, training: bool | None = None, last: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        attended = self.attention(self.attention_norm(x), mask_bias, training=training, last=last)
+        x = at_event(x, last) + self.attention_out(attended, training=training)
         return x + self.feed_forward_out(self.narrow(self.widen(self.feed_forward_norm(x))), training=training)
 
     def get_config(self) -> dict[str, Any]:

@@ -21,3 +21,13 @@ def newest_events(values: tf.Tensor, lengths: tf.Tensor, length: int, padding: i
     newest = tf.gather(values, tf.where(inside, position, 0), batch_dims=1)
     inside = tf.reshape(inside, tf.concat([tf.shape(inside), [1] * (len(values.shape) - 2)], axis=0))
     return tf.where(inside, newest, tf.constant(padding, values.dtype))
+
+
+def at_event(values: tf.Tensor, last: tf.Tensor | None, axis: int = 1) -> tf.Tensor:
+    """``[B, .., L, ..]`` at one position of each row, ``[B, .., 1, ..]``.
+
+    Args:
+      last: int32 ``[B]``; ``None``: all positions stay.
+      axis: the one of the positions.
+    """
+    return values if last is None else tf.gather(values, last[:, tf.newaxis], axis=axis, batch_dims=1)

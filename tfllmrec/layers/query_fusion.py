@@ -14,6 +14,7 @@ from tfllmrec.columns import TIMESTAMP
 from tfllmrec.data.schema import Field
 from tfllmrec.layers.field_encoder import FieldsEncoder, TextFieldsEncoder, is_given
 from tfllmrec.layers.history_encoder import causal_mask
+from tfllmrec.layers.newest_events import at_event
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.time_gaps import TimeGaps
 
@@ -157,49 +158,57 @@ class QueryFusion(tf.keras.layers.Layer):
         text_map: tf.Tensor | None = None,
         training: bool | None = None,
         fields_given: tf.Tensor | None = None,
+        last: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Query vectors, ``[B, L, D]``.
 
         Args:
-          state: ``[B, L, D]``, what the history says after each event. events: ``[B, L, D]``, what was encoded.
+          state: ``[B, L, D]``, what the history says after each event; ``[B, 1, D]`` with ``last``.
+          events: ``[B, L, D]``, what was encoded.
           present: bool ``[B, L]``.
           query: the fields: of the request ``[B]``, or ``[B, L]`` where each target has its own; of the user ``[B]``;
             with another dimension where a value has several numbers. Where the request has a time, also
             ``event.timestamp`` ``[B, L]``.
           text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
           fields_given: float32 ``[B]``, from 0, as if all fields were missing, to 1, as they are; by default 1.
+          last: int32 ``[B]``: the query vector after this event of each row alone, ``[B, 1, D]``.
         """
-        there = tf.cast(present, self.compute_dtype)[..., tf.newaxis]
+        there = at_event(tf.cast(present, self.compute_dtype)[..., tf.newaxis], last)
         known = self.hide_history(there, training=training) > 0
         shown = self.hide_fields(tf.ones_like(known, self.compute_dtype), training=training) > 0
         # What is behind absent positions is undefined.
         z = tf.where(known, state, tf.zeros_like(state))
         if self.encoder is not None:
-            profile = self._profile(query, known, shown & (self.reads > 0), fields_given)
+            profile = self._profile(query, known, shown & (self.reads > 0), fields_given, last)
             z += self.profile_map(self.dropout(profile, training=training))
         if self.texts is not None:
             said = self.texts({f.key: self._spread(f, query[f.key]) for f in self.texts.fields}, text_map)
             missing = self.texts.missing()
             z += tf.where(shown, _partly(missing, said, fields_given), missing)
         normed = self.norm(z)
-        attended = self._attended(normed, events, present)
+        attended = self._attended(normed, events, present, last)
         return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
 
     def _profile(
-        self, query: Mapping[str, tf.Tensor], known: tf.Tensor, given: tf.Tensor, fields_given: tf.Tensor | None
+        self,
+        query: Mapping[str, tf.Tensor],
+        known: tf.Tensor,
+        given: tf.Tensor,
+        fields_given: tf.Tensor | None,
+        last: tf.Tensor | None,
     ) -> tf.Tensor:
         """The fields of a request and its user without their texts, ``[B, L, D]``.
 
         Args:
           known, given: bool ``[B, L, 1]``, where the history and the fields are not hidden.
-          fields_given: as in :meth:`call`.
+          fields_given, last: as in :meth:`call`.
         """
         assert self.encoder is not None
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
         profile, missing = self.encoder(values), self.encoder.missing()
         if self.gaps is not None:
             unknown = self.gaps.missing()
-            gaps = self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
+            gaps = self.gaps(at_event(query[f"event.{TIMESTAMP}"], last), values[f"request.{TIMESTAMP}"])
             profile += tf.where(known, gaps, unknown)
             missing += unknown
         profile = _partly(missing, profile, fields_given)
@@ -210,15 +219,16 @@ class QueryFusion(tf.keras.layers.Layer):
         """``[B, 1]`` or ``[B, L]``, followed by the width of the field."""
         return values if len(values.shape) == 2 + bool(field.width) else values[:, tf.newaxis]
 
-    def _attended(self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """Attention of each position over the events up to it, ``[B, L, D]``."""
-        shape = tf.stack([tf.shape(events)[0], tf.shape(events)[1], self.heads, self.dim // self.heads])
+    def _attended(self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor, last: tf.Tensor | None) -> tf.Tensor:
+        """Attention of each position, or of ``last``, over the events up to it, ``[B, L, D]``."""
+        sizes = [self.heads, self.dim // self.heads]
         query, key, value = (
-            tf.transpose(tf.reshape(of, shape), (0, 2, 1, 3))
+            tf.transpose(tf.reshape(of, tf.concat([tf.shape(of)[:2], sizes], axis=0)), (0, 2, 1, 3))
             for of in (self.query_map(z), self.key_map(events), self.value_map(events))
         )
         logits = tf.matmul(query, key, transpose_b=True) * tf.cast((self.dim // self.heads) ** -0.5, z.dtype)
-        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32) + causal_mask(present)), z.dtype)
+        mask_bias = at_event(causal_mask(present), last, axis=2)
+        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32) + mask_bias), z.dtype)
         mixed = tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))
         return self.output_map(tf.reshape(mixed, tf.shape(z)))
 

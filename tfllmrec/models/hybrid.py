@@ -40,7 +40,7 @@ from tfllmrec.layers.id_table import IdTable, placeholder_ids
 from tfllmrec.layers.item_fusion import Content, ItemFusion
 from tfllmrec.layers.item_propagation import ItemPropagation, blank_edges
 from tfllmrec.layers.neighbour_scores import NeighbourScores, places
-from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.newest_events import at_event, newest_events
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.scene_experts import SceneExperts
@@ -475,22 +475,24 @@ class Hybrid(MeasuredModel):
         return self.propagation.mixed(vectors, rows_of(self.propagation.of_neighbours(whole), items), counts)
 
     def query_vectors(
-        self, item_vectors: tf.Tensor, query: Query, training: bool = False
+        self, item_vectors: tf.Tensor, query: Query, training: bool = False, last: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """``(1 - b_u) q_u`` and ``b_u r_u`` after each event, float32 ``[B, L, D]``, divided by the temperature.
 
         Args:
           item_vectors: ``[N, D]``, or some of them.
           query: its history are rows of these.
+          last: int32 ``[B]``: after this event of each row alone, ``[B, 1, D]``.
         """
         events, present = self.events_of(item_vectors, query)
-        meaning = feedback = tf.zeros_like(events)
+        meaning = feedback = at_event(tf.zeros_like(events), last)
         query = self.with_texts_read(query)
         if "meaning" in self.config.terms:
             read = self.events_read(events, query, training)
-            meaning = unit(self.meaning(read, present, query, training)) / self.config.temperature
+            meaning = unit(self.meaning(read, present, query, training, last=last)) / self.config.temperature
         if self.use_feedback:
-            profile, gate = self.feedback(events, query[RATING_KEY], present, training=training)
+            of_events = self.feedback(events, query[RATING_KEY], present, training=training)
+            profile, gate = (at_event(each, last) for each in of_events)
             meaning *= 1.0 - gate
             feedback = unit(profile) * gate / self.config.temperature
         return meaning, feedback
@@ -531,6 +533,7 @@ class Hybrid(MeasuredModel):
         query: Query,
         training: bool = False,
         fields_given: tf.Tensor | None = None,
+        last: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """``q_u`` before it is scaled, ``[B, L, D]``.
 
@@ -538,8 +541,9 @@ class Hybrid(MeasuredModel):
           events: :meth:`events_read`. present: bool ``[B, L]``. query: :meth:`with_texts_read`.
           fields_given: float32 ``[B]``, from 0, as if the fields of the request and its user were missing, to 1, as
             they are; by default 1. Explanations read the values between.
+          last: as in :meth:`query_vectors`.
         """
-        state = self.history_encoder(events, present, training=training)
+        state = self.history_encoder(events, present, training=training, last=last)
         if self.query_fusion is None:
             return state
         state = self.query_fusion(
@@ -550,6 +554,7 @@ class Hybrid(MeasuredModel):
             self._text_map,
             training=training,
             fields_given=fields_given,
+            last=last,
         )
         if self.scene is None or self.scene_experts is None:
             return state
@@ -816,9 +821,9 @@ class Hybrid(MeasuredModel):
         size = self.history_encoder.max_length
         last = tf.maximum(tf.minimum(lengths, size) - 1, 0)
         known = tf.cast(lengths > 0, tf.float32)
-        meaning, feedback = self.query_vectors(item_vectors, self.newest(query, lengths, size))
-        meaning = tf.gather(meaning, last, batch_dims=1) * self.weight_of_meaning(query, lengths)[:, tf.newaxis]
-        return meaning, tf.gather(feedback, last, batch_dims=1) * known[:, tf.newaxis]
+        meaning, feedback = self.query_vectors(item_vectors, self.newest(query, lengths, size), last=last)
+        meaning = meaning[:, 0] * self.weight_of_meaning(query, lengths)[:, tf.newaxis]
+        return meaning, feedback[:, 0] * known[:, tf.newaxis]
 
     def weight_of_meaning(self, query: Query, lengths: tf.Tensor) -> tf.Tensor:
         """How much ``q_u`` counts, float32 ``[B]``: 1 with a history, without one what the fields say ``alone``.

@@ -22,6 +22,7 @@ from tfllmrec.server.versions import SETTLED_S, Models, State, Version
 from tfllmrec.server.work import Work
 
 if TYPE_CHECKING:
+    from tfllmrec.feedback.exploration import Exploration
     from tfllmrec.server.intake import Intake
 
 T = TypeVar("T")
@@ -104,6 +105,7 @@ class Engine:
       load: a version's folder to the process that answers; by default :class:`ModelProcess`. Blocks.
       settled_s: see :data:`tfllmrec.server.versions.SETTLED_S`.
       log: folder of the event log, if there is one.
+      exploration: of the lists that are logged; ``None``: they are not explored.
 
     Raises:
       WriteError, DataError: the log cannot be opened.
@@ -115,6 +117,7 @@ class Engine:
         load: Callable[[Path], ModelProcess] | None = None,
         settled_s: float = SETTLED_S,
         log: Path | None = None,
+        exploration: Exploration | None = None,
     ) -> None:
         self.limits = limits
         self.metrics = Metrics(lambda: self._batcher.waiting)
@@ -131,7 +134,7 @@ class Engine:
         if log is not None:
             from tfllmrec.server.intake import Intake  # only here: it loads pandas
 
-            self._intake = Intake(log, self)
+            self._intake = Intake(log, self, exploration)
 
     def require_intake(self) -> Intake:
         """What takes events.
@@ -176,20 +179,28 @@ class Engine:
         assert servable is not None
         inputs, work = self.check(version, signature, inputs)
         joining, call = servable.joining[signature], servable.calls[signature]
+        explorer, propensity = self._intake and self._intake.explorer(version, signature), None
+        deeper = explorer.deeper(inputs) if explorer else None
+        given = inputs if deeper is None else deeper
         parts = []
         for start in range(0, max(work.rows, 1), work.call_rows):
-            some = inputs
+            some = given
             if work.rows > work.call_rows:
-                some = {name: tensor[start : start + work.call_rows] for name, tensor in inputs.items()}
+                some = {name: tensor[start : start + work.call_rows] for name, tensor in given.items()}
             parts.append(await self._batcher((version, signature), call, joining, some, work.row_cells))
         outputs = parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
+        if explorer and deeper is not None:
+            size = ITEM_BYTES * outputs["item_ids"].size
+            explored = await self.aside(size, explorer.explored, inputs["k"], outputs)
+            outputs, propensity = explored.outputs, explored.propensity
+            self.metrics.explored(version.model, version.number, explored.items, explored.loss)
         self.metrics.answer(version.model, version.number, signature, time.perf_counter() - begun)
         if (item_ids := outputs.get("item_ids")) is not None:
             lists = await self.aside(ITEM_BYTES * item_ids.size, lists_of, inputs, outputs, servable.items)
             if lists is not None:
                 self.metrics.lists(version.model, version.number, signature, lists)
                 if self._intake is not None:
-                    self._intake.shown(version, signature, lists, inputs, outputs)
+                    self._intake.shown(version, signature, lists, inputs, outputs, propensity)
         return outputs
 
     @asynccontextmanager

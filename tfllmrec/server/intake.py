@@ -22,19 +22,21 @@ from tfllmrec.feedback.event_writer import Answered, Commit, EventWriter, Full
 from tfllmrec.feedback.events import Unreadable
 from tfllmrec.server import json_tensors, request_ids
 from tfllmrec.server.engine import Busy
+from tfllmrec.server.exploring import Explorer
 from tfllmrec.server.lists import Lists, context_of, entries_of, letters_and_script, text_of, user_of
 from tfllmrec.server.tensors import DEFAULT_SIGNATURE, Tensors
+from tfllmrec.serving.layout import ASSETS
+from tfllmrec.serving.rules.compiled import RULES, places_items
 
 if TYPE_CHECKING:
+    from tfllmrec.feedback.exploration import Exploration
     from tfllmrec.server.engine import Engine
     from tfllmrec.server.model_process import ModelProcess
     from tfllmrec.server.versions import Version
 
-#: Signatures whose answers are lists for a user -> the policy under which they are logged.
-POLICIES = {
-    DEFAULT_SIGNATURE: "recommend",
-    **{name: name for name in ("recommend", "recommend_full", "search", "search_full", "search_tokens")},
-}
+#: Signatures that recommend, and others whose answers are lists for a user -> the policy under which they are logged.
+RECOMMENDING = {DEFAULT_SIGNATURE: "recommend", **{name: name for name in ("recommend", "recommend_full")}}
+POLICIES = {**RECOMMENDING, **{name: name for name in ("search", "search_full", "search_tokens")}}
 #: Shown items whose events are counted: those of the most recently logged lists.
 RECENT_ITEMS = 100_000
 _weight = lru_cache(1000)(kind_weight)
@@ -52,15 +54,18 @@ class Intake:
     Args:
       folder: of the log.
       engine: for its limits, its metrics and its threads.
+      exploration: of the lists that are logged; ``None``: they are not explored.
 
     Raises:
       WriteError, DataError: as :class:`~tfllmrec.feedback.event_log.EventLog`.
     """
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, exploration: Exploration | None = None) -> None:
         self._engine = engine
         self._recent = Recent(RECENT_ITEMS)
-        self._writer = EventWriter(EventLog(folder), self._committed)
+        log = EventLog(folder)
+        self._explorer = None if exploration is None else Explorer(exploration, folder)
+        self._writer = EventWriter(log, self._committed)
         engine.metrics.log(self._writer.log.size)
 
     async def take(self, size: int, read: Callable[[], list[Any]], timeout_s: float | None = None) -> Receipt:
@@ -138,10 +143,28 @@ class Intake:
             raise invalid(f"The request has more than {most} events: send several requests")
         return found
 
+    def explorer(self, version: Version[ModelProcess], signature: str) -> Explorer | None:
+        """What explores the lists of a version's signature; ``None``: nothing does."""
+        assert version.servable is not None
+        if self._explorer is None or signature not in RECOMMENDING or not version.servable.joining[signature].ours:
+            return None
+        # Read at each request: rules change while a version answers. Sponsored items belong at certain places.
+        return None if places_items(version.folder / ASSETS / RULES) else self._explorer
+
     def shown(
-        self, version: Version[ModelProcess], signature: str, lists: Lists, inputs: Tensors, outputs: Tensors
+        self,
+        version: Version[ModelProcess],
+        signature: str,
+        lists: Lists,
+        inputs: Tensors,
+        outputs: Tensors,
+        propensity: np.ndarray | None = None,
     ) -> None:
-        """Queues the lists of an answer for the log; a full queue counts their items as dropped."""
+        """Queues the lists of an answer for the log; a full queue counts their items as dropped.
+
+        Args:
+          propensity: float64 ``[B, K]``, of the item at each place; ``None``: nothing was drawn.
+        """
         policy = POLICIES.get(signature)
         if policy is None:
             return  # no list for a user
@@ -151,7 +174,7 @@ class Intake:
         make = partial(
             answered,
             request_ids.request_id.get(), time.time(), version.model, version.number, policy, item_ids,
-            inputs.get("context"), lists, version.servable.items.fields,
+            inputs.get("context"), lists, version.servable.items.fields, propensity,
         )  # fmt: skip
         if not self._writer.offer(items, make):
             self._engine.metrics.dropped(items)
@@ -159,6 +182,8 @@ class Intake:
     def _committed(self, commit: Commit) -> None:
         """Counts a write of the log, and which shown items its events followed."""
         self._recent.add(commit.exposures)
+        if self._explorer is not None:
+            self._explorer.count(commit.exposures)
         used: Counter[tuple[str, str, str]] = Counter()
         for batch in commit.batches:
             for event in batch.rows:
@@ -210,6 +235,7 @@ def answered(
     context: np.ndarray | None,
     lists: Lists,
     fields: frozenset[str] = frozenset(),
+    propensity: np.ndarray | None = None,
 ) -> Answered:
     """What is logged of an answer: the items of its lists, and what each list was requested with.
 
@@ -220,15 +246,17 @@ def answered(
       context: object ``[B, C]`` or ``[1, C]``, bytes, see :func:`tfllmrec.server.lists.entries_of`; an entry
         ``user_id=ID`` names the user of its row.
       lists: of the answer. fields: of the context that may be logged.
+      propensity: float64 ``[B, K]``, of the item at each place; ``None``: 1.
     """
     shown, requests = [], []
+    propensity = np.ones(item_ids.shape) if propensity is None else propensity
     for row, (ids, entries) in enumerate(zip(item_ids.tolist(), entries_of(context, len(item_ids)), strict=True)):
         list_id = request_id if len(item_ids) == 1 else f"{request_id}/{row}"
         user = user_of(entries)
-        there = (text_of(item) for item in ids if item)
+        there = ((text_of(item), p) for item, p in zip(ids, propensity[row].tolist(), strict=True) if item)
         shown += [
-            Exposure(list_id, time_s, user, model, version, policy, item, position)
-            for position, item in enumerate(there)
+            Exposure(list_id, time_s, user, model, version, policy, item, position, p)
+            for position, (item, p) in enumerate(there)
         ]
         best, mean = (
             float(value[row]) if np.isfinite(value[row]) else None for value in (lists.best_score, lists.mean_score)

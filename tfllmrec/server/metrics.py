@@ -161,6 +161,15 @@ class Metrics:
         self._logged = self._versioned(
             PrometheusCounter, "tfllmrec_logged_items", "Shown items that were logged.", [*_OF_VERSION, "policy"]
         )
+        self._explored = self._versioned(
+            PrometheusCounter, "tfllmrec_explored_items", "Tail items that exploration listed.", _OF_VERSION
+        )
+        self._exploration_loss = self._versioned(
+            PrometheusCounter,
+            "tfllmrec_exploration_loss",
+            "Expected loss of all lists by exploration, in the unit of the scores.",
+            _OF_VERSION,
+        )
         self._used = self._versioned(
             PrometheusCounter,
             "tfllmrec_used_items",
@@ -237,6 +246,12 @@ class Metrics:
         self._unknown.labels(*of_list).inc(int(lists.unknown_ids.sum()))
         for stratum, count in lists.strata.items():
             self._listed.labels(*of_list, stratum).inc(count)
+
+    def explored(self, model: str, version: int, items: int, loss: float) -> None:
+        """Counts what exploration did to the lists of an answer, see :class:`tfllmrec.server.exploring.Explored`."""
+        self._touch(model, str(version))
+        self._explored.labels(model, str(version)).inc(items)
+        self._exploration_loss.labels(model, str(version)).inc(loss)
 
     def event_request(self, code: Code) -> None:
         """Counts a request that sent events, however it ended."""

@@ -26,6 +26,7 @@ import uvicorn
 import uvloop
 
 from tfllmrec.errors import ConfigError
+from tfllmrec.feedback.exploration import Exploration
 from tfllmrec.server.connections import Connection
 from tfllmrec.server.engine import Engine, Limits
 from tfllmrec.server.grpc_service import Guard, WithRequestId, add_services
@@ -63,6 +64,7 @@ class Settings:
       page: whether ``/`` is a page to try a model; ``None``: if only this machine reaches the server, without a token.
       log: folder of the event log, which is made where it is missing; ``None``: events are refused, and lists are not
         logged.
+      exploration: of the lists that are logged; ``None``: they are not explored.
       allow_reload: clients may choose the models by ``HandleReloadConfigRequest``; with a token they always may.
     """
 
@@ -80,6 +82,7 @@ class Settings:
     page: bool | None = None
     allow_reload: bool = False
     log: Path | None = None
+    exploration: Exploration | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -154,7 +157,9 @@ class Server:
             rest_socket = until_started.enter_context(_reserve("REST", settings.host, settings.rest_port))
             with _reserve("gRPC", settings.host, settings.grpc_port) as grpc_socket:
                 self.rest_port, self.grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
-                self.engine = Engine(settings.limits, settled_s=settings.settled_s, log=settings.log)
+                self.engine = Engine(
+                    settings.limits, settled_s=settings.settled_s, log=settings.log, exploration=settings.exploration
+                )
                 until_started.push_async_callback(self._unload)
                 rest = self._rest_server()
                 await self._first_models()

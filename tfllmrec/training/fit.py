@@ -129,8 +129,7 @@ def fit_hybrid(
       teacher: the model whose dense scores are soft targets beside the next items.
 
     Returns:
-      The model; the config without *auto*; and the model's metrics on the validation sample, with ``selection``, its
-      :func:`selection_value`.
+      The model, and the config without *auto*. ``figures`` is empty: ``data.measure`` gives the model's metrics.
 
     Raises:
       ConfigError: ``training.precision`` is left out, and Keras' global policy is not one of its values.
@@ -174,8 +173,7 @@ def fit_hybrid(
             keep = start is not None and start.keeps_choices
             chosen += _train(model, trained_on, data, config, kept, tell, callbacks, keep)
     model.teacher = None
-    result = data.measure(model)
-    return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
+    return Fitted(model, config, {}, chosen)
 
 
 def _begun_without_user_text(folder: Path) -> bool:

@@ -110,4 +110,18 @@ def rules_digest(path: Path) -> bytes | None:
     return content[HEADER_BYTES - DIGEST_BYTES : HEADER_BYTES]
 
 
+def places_items(path: Path) -> bool:
+    """Whether the rules in a file have sponsored items; not if it is missing or damaged, because no request obeys it.
+
+    Reads the head of the file alone.
+    """
+    try:
+        with gzip.open(path) as content:
+            head = content.read(HEADER_BYTES + SIZES_BYTES)
+    except (OSError, EOFError):
+        return False
+    sizes = np.frombuffer(head[HEADER_BYTES:], "<i8")
+    return len(sizes) == len(SECTIONS) and bool(sizes[list(SECTIONS).index("sponsored_item")])
+
+
 _REMEDY = "requests fail until 'tfllmrec rules apply' or 'tfllmrec rules clear' has replaced it."
