@@ -1,4 +1,4 @@
-"""Ways to train the text encoder, and other encoders: a fit for each, with all other settings as they were chosen for the frozen encoder.
+"""Ways to train the text encoder, and other encoders: a fit for each, with the other settings of the frozen encoder.
 
     python benchmarks/text_towers.py beauty
 
