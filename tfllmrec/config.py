@@ -563,12 +563,7 @@ class TransferConfig(Section):
         description="How align changes the target's text vectors. coral: they get the mean and covariance of the "
         "source's. adversarial: a linear layer is trained until a classifier confuses the domains (gradient reversal).",
     )
-    distil: float | None = Field(
-        None,
-        ge=0,
-        description="Weight of the teacher's soft targets in the loss of distil; auto: chosen on validation, by a fit "
-        "for each weight, and 0 unless they help.",
-    )
+    distil: float = Field(0.3, gt=0, description="Weight of the teacher's soft targets in the loss of distil.")
     same_items: Literal["id", "title", "none"] = Field(
         "id",
         description="Which items of two catalogues are the same: those with the same id, or with the same title "

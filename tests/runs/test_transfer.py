@@ -269,7 +269,7 @@ def test_a_joint_model_is_fitted_on_both_domains(chain_config, chain_run, twin_s
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_the_source_teaches_a_fit_on_few_events(chain_config, chain_run, shop, tmp_path):
+def test_a_fit_with_a_teacher_is_a_complete_run(chain_config, chain_run, shop, tmp_path):
     config = asked(chain_config, shop, chain_run[0], method="distil", same_items="title", distil=1.0)
     config.ranking.epochs, config.interests.learned = 0, False
     run = fit_experiment(config, tmp_path / "run", tell=lambda line: None)

@@ -71,49 +71,43 @@ def test_a_given_method_is_taken(fits, method):
     assert [name for name, _ in fits] == [method]
 
 
-def teaching(monkeypatch, gain, use_dense=True):
-    """What :func:`transfer.distil` needs, and a list of (weight of the teacher, folder) of its fits."""
+def taught_by(model, monkeypatch, folder):
+    """The teacher and the folder of each fit by :func:`transfer.distil` with a weight of 0.5."""
     fits = []
 
     def fit_hybrid(data, config, folder, tell, callbacks, teacher):
-        weight = 0.0 if teacher is None else teacher.weight
-        fits.append((weight, folder))
-        return Fitted(weight, config.model_copy(deep=True), {}, ["of the fit"])
+        fits.append((teacher, folder))
+        return Fitted("taught model", config, {}, [])
 
-    model = SimpleNamespace(use_dense=use_dense, config=ExperimentConfig().model, item_vectors=lambda: None)
-    model.with_catalogue = lambda catalogue, rows, histories, tell: model
     monkeypatch.setattr(transfer, "fit_hybrid", fit_hybrid)
     monkeypatch.setattr(transfer, "_catalogue", lambda data, text, source: None)
-    monkeypatch.setattr(transfer, "selection_value", lambda weight: weight)
-    monkeypatch.setattr(transfer, "selection_gain", lambda a, b, confidence: (gain, gain - 0.1, gain + 0.1))
-    data = SimpleNamespace(measure=lambda weight: weight, text=np.zeros((1, 1)))
-    return data, SimpleNamespace(model=model, rows=None), fits
-
-
-@pytest.mark.parametrize(("gain", "taken"), [(0.2, 1.0), (0.05, 0.0)])
-def test_a_teacher_counts_only_where_it_helps(monkeypatch, tmp_path, gain, taken):
-    data, source, fits = teaching(monkeypatch, gain)
-    fitted = transfer.distil(data, ExperimentConfig(), source, tmp_path, lambda line: None)
-    assert fits == [(weight, tmp_path / "distil" / f"{weight:g}") for weight in (0.0, *transfer.DISTIL_WEIGHTS)]
-    assert fitted.model == fitted.options.transfer.distil == taken
-    assert fitted.chosen[-1].startswith(f"transfer.distil {taken:g}") and ("chance" in fitted.chosen[-1]) != taken
-
-
-def test_a_given_weight_of_the_teacher_is_one_fit(monkeypatch, tmp_path):
-    data, source, fits = teaching(monkeypatch, 0.0)
     config = ExperimentConfig()
     config.transfer.distil = 0.5
-    fitted = transfer.distil(data, config, source, tmp_path, lambda line: None)
-    assert fits == [(0.5, tmp_path)] and fitted.options.transfer.distil == 0.5
-    (tmp_path / "distil" / "0.5").mkdir(parents=True)  # a run that was interrupted after the weight was chosen
-    transfer.distil(data, config, source, tmp_path, lambda line: None)
-    assert fits[1:] == [(0.5, tmp_path / "distil" / "0.5")]
+    data, source = SimpleNamespace(text=np.zeros((1, 1))), SimpleNamespace(model=model, rows=None)
+    transfer.distil(data, config, source, folder, lambda line: None)
+    return fits
+
+
+def test_a_teacher_has_nothing_of_the_domains_of_its_own_data(monkeypatch, tmp_path):
+    config = ExperimentConfig()
+    model = SimpleNamespace(use_dense=True, config=config.model, item_vectors=lambda: "vectors")
+    model.item_weights = ItemWeightSettings(domains={"a>b": 0.5}, map=True, graph=0.1, decay=0.7)
+    asked = []
+
+    def with_catalogue(catalogue, rows, histories, tell, item_weights):
+        asked.append(item_weights)
+        return model
+
+    model.with_catalogue = with_catalogue
+    ((teacher, folder),) = taught_by(model, monkeypatch, tmp_path)
+    assert (teacher.model, teacher.items, teacher.weight, folder) == (model, "vectors", 0.5, tmp_path)
+    (settings,) = asked
+    assert (settings.domains, settings.map, settings.graph, settings.decay) == ({}, False, 0, 0.7)
 
 
 def test_a_source_without_a_dense_side_teaches_nothing(monkeypatch):
-    data, source, _ = teaching(monkeypatch, 0.0, use_dense=False)
     with pytest.raises(ConfigError, match="meaning or feedback"):
-        transfer.distil(data, ExperimentConfig(), source, None, lambda line: None)
+        taught_by(SimpleNamespace(use_dense=False), monkeypatch, None)
 
 
 @pytest.mark.slow

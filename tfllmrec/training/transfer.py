@@ -29,7 +29,7 @@ from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.alignment import Distances, distances
-from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
+from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Teacher
 from tfllmrec.models.item_weights import interactions
@@ -41,8 +41,6 @@ from tfllmrec.training.fit import WarmStart, fit_hybrid, set_seeds
 
 #: What ``transfer.alignment`` stands for.
 ALIGNMENTS = {"coral": coral, "adversarial": adversarial}
-#: Weights of a teacher's soft targets that are tried; see :func:`distil`.
-DISTIL_WEIGHTS = (0.3, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +129,7 @@ def _catalogue(data: TrainingData, text: np.ndarray, source: Source) -> Catalogu
 
 def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
     """Settings of the item-item weights that do with the order of the source's events what a target may ask for."""
-    # What belongs to the source's own data is not there: its graph, its sources and its domains.
-    own = model.item_weights.model_copy(update={"graph": 0.0, "source": 0.0, "domains": {}, "map": False})
+    own = _as_in_source(model)
     if not model.use_behaviour or not own.next_item:
         return {"as in the source": own}
     unordered = {"next_item": 0.0, "co_occurrence": 1.0}
@@ -144,6 +141,11 @@ def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
             if decay is not None
         },
     }
+
+
+def _as_in_source(model: Hybrid) -> ItemWeightSettings:
+    """The settings of the item-item weights, without what belongs to the source's data: graph, sources and domains."""
+    return model.item_weights.model_copy(update={"graph": 0.0, "source": 0.0, "domains": {}, "map": False})
 
 
 def fit_from(
@@ -209,9 +211,8 @@ def distil(
 ) -> Fitted[Hybrid, ExperimentConfig]:
     """A fit on the target's events with the source's dense side as a teacher; arguments as in :func:`fit_from`.
 
-    ``config.model`` is replaced by that of the source, so that both read the same queries. Where ``transfer.distil``
-    says *auto*, there is a fit for each of :data:`DISTIL_WEIGHTS`, each in a folder of its own, and one without a
-    teacher. That one is taken unless the best of the others gains more than chance.
+    ``config.model`` is replaced by that of the source, so that both read the same queries. ``transfer.distil`` is the
+    weight of the soft targets.
 
     Raises:
       ConfigError: the source has no dense side. See :func:`tfllmrec.training.fit.fit_hybrid`, too.
@@ -222,30 +223,10 @@ def distil(
             "Use zero_shot or fine_tune."
         )
     config = config.model_copy(update={"model": source.model.config})
-    model = source.model.with_catalogue(_catalogue(data, np.asarray(data.text), source), source.rows, None, tell)
-    given = config.transfer.distil
-
-    def fitted_with(weight: float) -> Fitted[Hybrid, ExperimentConfig]:
-        own = None if folder is None else folder / "distil" / f"{weight:g}"
-        if given is not None and own is not None and not own.exists():  # it exists where the weight was chosen before
-            own = folder
-        teacher = Teacher(model, model.item_vectors(), weight) if weight else None
-        fitted = fit_hybrid(data, config, own, tell, callbacks, teacher=teacher)
-        fitted.options.transfer.distil = weight
-        return fitted
-
-    if given is not None:
-        return fitted_with(given)
-    fits = {weight: fitted_with(weight) for weight in (0.0, *DISTIL_WEIGHTS)}
-    results = {weight: data.measure(fitted.model) for weight, fitted in fits.items()}
-    best = max(DISTIL_WEIGHTS, key=lambda weight: selection_value(results[weight]))
-    confidence = 1 - 0.05 / len(DISTIL_WEIGHTS)
-    found, low, high = selection_gain(results[best], results[0.0], confidence=confidence)
-    taken = best if low > 0 else 0.0
-    why = "" if taken else f" (no teacher: {best:g} gains no more than chance)"
-    line = f"transfer.distil {taken:g}{why}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
-    tell(f"chosen: {line}")
-    return replace(fits[taken], chosen=[*fits[taken].chosen, line])
+    catalogue, settings = _catalogue(data, np.asarray(data.text), source), _as_in_source(source.model)
+    model = source.model.with_catalogue(catalogue, source.rows, None, tell, item_weights=settings)
+    teacher = Teacher(model, model.item_vectors(), config.transfer.distil)
+    return fit_hybrid(data, config, folder, tell, callbacks, teacher=teacher)
 
 
 def choose_method(
