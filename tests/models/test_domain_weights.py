@@ -101,6 +101,17 @@ def test_weights_within_a_domain_and_of_shared_items_stay_and_an_event_counts_as
     assert 0.5 < lengths[lengths > 0].mean() / (0.5 * np.sqrt(40)) < 1.5
 
 
+def test_weights_towards_a_domain_without_a_map_stay():
+    data = two_domains()
+    domains = np.append(data.domains, ["games"] * 5)  # no user of it has books or films
+    histories = Ragged.from_rows([*data.histories, np.arange(N, N + 5)], np.int64)
+    maps = maps_between(histories, domains, np.vstack([data.unit_text, data.unit_text[:5]]))
+    found = dense(with_maps(nothing(N + 5, value=0.5), maps, domains))
+    np.testing.assert_array_equal(found[:N, N:], 0.5)
+    np.testing.assert_array_equal(found[N:, N:], 0.5)
+    assert not (found[:40, 40:N] == 0.5).any() and not (found[N:, :N] == 0.5).any()
+
+
 def test_the_order_of_events_has_no_effect_on_the_other_domain_alone():
     data = two_domains()
     served = Served(data)

@@ -183,23 +183,29 @@ def _mapped(kinds: Sequence[Any], users: sparse.csr_array, onto: np.ndarray) -> 
 
 
 def with_maps(weights: PrunedWeights, maps: Sequence[MapOnto], domains: np.ndarray) -> PrunedWeights:
-    """The weights with those of a map in the place of all weights between different domains.
+    """The weights with those of a map in the place of all weights from other domains towards its items.
 
-    The rows of a map get the mean length that the rows of its domain have within the domain, so that an event counts
-    about as much in both. Of each row as many weights are kept as before.
+    Weights towards a domain without a map stay. The rows of a map get the mean length that the rows of its domain have
+    within the domain, so that an event counts about as much in both. Of each row as many weights are kept as before.
     """
     bits, kept = domain_bits(domains), weights.neighbours.shape[1]
-    within = np.where(_disjoint(bits[:, np.newaxis], bits[weights.neighbours]), np.float32(0), weights.weights)
+    between = _disjoint(bits[:, np.newaxis], bits[weights.neighbours])
+    within = np.where(between, np.float32(0), weights.weights)
     scales = [(_mean_length(within[each.items]) or 1.0) / max(_mean_length_of(each), 1e-12) for each in maps]
+    replaced = np.zeros(len(bits), bool)
+    for each in maps:
+        replaced[each.items] = True
     out = PrunedWeights(np.empty_like(weights.neighbours), np.empty_like(weights.weights))
     at_once = max(1, _CELLS // len(bits))
     for start in range(0, len(bits), at_once):
         rows = slice(start, start + at_once)
         block = np.zeros((len(bits[rows]), len(bits)), np.float32)
-        np.put_along_axis(block, weights.neighbours[rows], within[rows], 1)
+        neighbours = weights.neighbours[rows]
+        staying = np.where(between[rows] & replaced[neighbours], np.float32(0), weights.weights[rows])
+        np.put_along_axis(block, neighbours, staying, 1)
         for each, scale in zip(maps, scales, strict=True):
-            between = _disjoint(bits[rows, np.newaxis], bits[each.items])
-            block[:, each.items] += between * (each.outside[rows] @ (scale * each.inside.T))
+            elsewhere = _disjoint(bits[rows, np.newaxis], bits[each.items])
+            block[:, each.items] += elsewhere * (each.outside[rows] @ (scale * each.inside.T))
         out.neighbours[rows], out.weights[rows] = strongest(block, kept)
     return out
 
