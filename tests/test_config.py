@@ -487,6 +487,13 @@ def test_factors_of_domains_name_two_domains_of_joined_data():
     assert line == "item_weights.domains has no effect on data that is not joined"
 
 
+def test_a_map_without_item_item_weights_is_named():
+    config = parse_config({"item_weights": {"map": True}})
+    assert settings_without_effect(config) == []
+    config.model.terms = ["meaning"]
+    assert settings_without_effect(config) == ["item_weights.map has no effect without behaviour among model.terms"]
+
+
 @pytest.mark.parametrize(
     ("transfer", "lines"),
     [

@@ -823,6 +823,8 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> li
         others = {name: method for name, method in others.items() if config.transfer.method != method}
         changed = _changed(config.transfer, frozenset(others))
         lines += [f"transfer.{name} has no effect without transfer.method={others[name]}" for name in changed]
+    if config.item_weights.map and "behaviour" not in config.model.terms:
+        lines.append("item_weights.map has no effect without behaviour among model.terms")
     if config.item_weights.domains and not joined:
         lines.append("item_weights.domains has no effect on data that is not joined")
     if tower == "same":

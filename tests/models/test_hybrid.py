@@ -79,6 +79,13 @@ def test_factors_of_domains_that_no_item_has_are_refused():
         Hybrid(items, COUNTS, ModelConfig(**SIZES), weights)
 
 
+def test_a_map_between_the_domains_of_a_catalogue_without_domains_is_refused():
+    items = Catalogue(np.arange(N).astype(str).astype(object), TEXT)
+    model = Hybrid(items, COUNTS, ModelConfig(**SIZES), SETTINGS.model_copy(update={"map": True}))
+    with pytest.raises(ConfigError, match="expected joined data of several domains"):
+        model.mapped(solved(SEQUENCES.items), SEQUENCES.items)
+
+
 def ask(*histories, ratings=None):
     return Queries.from_histories(histories, ratings)
 

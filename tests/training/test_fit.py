@@ -40,6 +40,7 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
         n_items=6,
         item_weights=settings,
         text_vectors=centred_unit(text),
+        mapped=lambda weights, histories: weights,
         set_item_weights=lambda weights: said.update(all=weights),
         set_holdout=lambda weights, counts: said.update(kept=weights, counts=counts),
     )
@@ -51,6 +52,28 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
         assert np.array_equal(said[name].neighbours, expected.neighbours)
         assert np.array_equal(said[name].weights, expected.weights)
     assert said["counts"].tolist() == np.bincount(kept.values, minlength=6).tolist()
+
+
+def test_a_map_that_no_user_is_left_for_without_what_is_held_out_is_left_out():
+    items = Ragged.from_rows([[0, 1, 2], [2, 1, 0]], np.int64)
+    sequences = Sequences(items, Ragged(np.array([0, 0, 1, 0, 0, 1], bool), items.offsets), 3, {})
+    said = {}
+
+    def mapped(weights, histories):
+        if len(histories.values) < 6:
+            raise ModelError("no users of two domains")
+        return "mapped"
+
+    model = SimpleNamespace(
+        n_items=3,
+        item_weights=ItemWeightSettings(decay=0.8, text=0.0, kinds=False, neighbours=2, map=True).settled(),
+        text_vectors=np.zeros((3, 2), np.float32),
+        mapped=mapped,
+        set_item_weights=lambda weights: said.update(all=weights),
+        set_holdout=lambda weights, counts: said.update(kept=weights),
+    )
+    set_item_weights(model, sequences)
+    assert said["all"] == "mapped" and said["kept"].weights.shape == (3, 2)
 
 
 class Gates:

@@ -136,14 +136,14 @@ def test_the_setting_names_the_alignment(chain_run, monkeypatch):
     run = chain_run[0]
     asked = []
 
-    def stop(text, onto):
-        asked.append((text, onto))
+    def stop(text, onto, seed):
+        asked.append((onto, seed))
         raise InterruptedError
 
-    monkeypatch.setitem(transfer.ALIGNMENTS, "adversarial", stop)
+    monkeypatch.setattr(transfer, "adversarial", stop)
     config = run.config.model_copy(deep=True)
-    config.transfer.alignment = "adversarial"
+    config.transfer.alignment, config.seed = "adversarial", 7
     data, source = SimpleNamespace(text=[[1.0]]), SimpleNamespace(text="of the source")
     with pytest.raises(InterruptedError):
         transfer.zero_shot(data, config, source, lambda line: None, align=True)
-    assert asked[0][1] == "of the source"
+    assert asked == [("of the source", 7)]

@@ -143,7 +143,7 @@ class TrainingData:
     def maps_between_domains(self) -> list[MapOnto]:
         """See :func:`tfllmrec.models.domain_weights.maps_between`; for data with domains."""
         assert self.domains is not None
-        return maps_between(self.histories, self.domains, self.unit_text, self.text_widths)
+        return maps_between(self.histories, self.domains, self.unit_text, self.text_widths, self.seed)
 
     def _pairs_of(self, histories: Ragged) -> int:
         """Upper bound of the number of pairs of items in the statistics of histories."""

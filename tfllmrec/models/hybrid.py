@@ -418,11 +418,16 @@ class Hybrid(MeasuredModel):
 
         Args:
           weights: of this catalogue. histories: that they were solved from.
+
+        Raises:
+          ConfigError: the catalogue has only one domain.
+          ModelError: no user has events in two domains.
         """
         if not self.item_weights.map:
             return weights
+        check_domains(self.domains, self.item_weights)
         assert self.domains is not None
-        maps = maps_between(histories, self.domains, self.text_vectors, self.text_widths)
+        maps = maps_between(histories, self.domains, self.text_vectors, self.text_widths, self.seed)
         return with_maps(weights, maps, self.domains)
 
     def set_item_weights(self, weights: PrunedWeights) -> None:

@@ -260,7 +260,9 @@ def set_item_weights(
     without = ItemWeightStatistics.of(kept, model.n_items, settings)
     if of_sources is not None:
         without += of_sources
-    weights = model.mapped(solve(without, settings, unit, graph), kept)
+    weights = solve(without, settings, unit, graph)
+    with contextlib.suppress(ModelError):  # no user of two domains may be left; then there is no map
+        weights = model.mapped(weights, kept)
     model.set_holdout(weights, np.bincount(kept.values, minlength=model.n_items))
 
 

@@ -39,9 +39,6 @@ from tfllmrec.text.coral import coral
 from tfllmrec.training.defaults import choose_item_weights, choose_source, item_weights_result
 from tfllmrec.training.fit import WarmStart, fit_hybrid, set_seeds
 
-#: What ``transfer.alignment`` stands for.
-ALIGNMENTS = {"coral": coral, "adversarial": adversarial}
-
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -103,7 +100,8 @@ def zero_shot(
     set_seeds(config.seed)
     text = np.asarray(data.text)
     if align:
-        text = ALIGNMENTS[config.transfer.alignment](text, source.text)
+        adversarially = config.transfer.alignment == "adversarial"
+        text = adversarial(text, source.text, config.seed) if adversarially else coral(text, source.text)
     catalogue = _catalogue(data, text, source)
     tried = {}
     for name, settings in order_settings(source.model).items():
