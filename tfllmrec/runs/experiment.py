@@ -169,7 +169,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
     of_ranking = of_interests = None  # what they go on from
     if source is not None:
-        data = replace(data, source_histories=source.histories, smoothing=source.model.config.smoothing)
+        data = replace(data, source_histories=source.histories)
         fitted = fit_from(source, data, config, out, tell, callbacks)
         note_alignment(run, alignment(data, fitted.model, source), tell)
     elif run.update is not None:

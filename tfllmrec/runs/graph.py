@@ -35,7 +35,6 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     config = run.config
     read = {
         "item_weights.graph": config.item_weights.graph,
-        "model.smoothing": config.model.smoothing,
         "model.propagation": config.model.propagation if config.model.propagation != "none" else None,
     }
     if run.complete and (used := [f"{name} {value}" for name, value in read.items() if value]):
