@@ -25,7 +25,6 @@ def test_a_complete_run_gets_a_graph(run):
     made = graph_of(run.folder, GraphConfig(relations=["text", "use"]), told.append)
     assert [each.name for each in made.relations] == ["text", "use"] and len(told) == 2
     assert graph_of(run.folder, None).lines() == run.graph.lines() == made.lines()
-    assert run.training_data.graph_view.shape == (run.dataset.n_items,) * 2
 
 
 def test_graphml_has_every_item(run, tmp_path):
@@ -48,9 +47,29 @@ def test_nothing_asked_for_is_refused(run):
 )
 def test_the_graph_that_a_model_was_fitted_with_stays(run, line, changed, told):
     config = run.folder / "config.yaml"
-    config.write_text(config.read_text().replace(line, changed))
-    with pytest.raises(ModelError, match=rf"with the graph that it has \({told}\), so the graph stays"):
-        make_graph(run, GraphConfig(relations=["use"]))
+    before = config.read_text()
+    config.write_text(before.replace(line, changed).replace("  relations: []", "  relations: [text]"))
+    with pytest.raises(ModelError, match=rf"was fitted with its graph \({told}\), so the graph stays"):
+        make_graph(Run(run.folder), GraphConfig(relations=["use"]))
+
+
+def test_a_model_does_not_read_a_graph_that_was_made_after_its_fit(run):
+    """It was told to read one, and there was none."""
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace("  propagation: none", "  propagation: lightgcn"))
+    assert [each.name for each in graph_of(run.folder, GraphConfig(relations=["text"])).relations] == ["text"]
+    later = Run(run.folder)
+    assert later.graph is not None and later.training_data.graph is None
+
+
+def test_a_damaged_graph_is_made_again_unless_the_model_read_it(run):
+    graph_of(run.folder, GraphConfig(relations=["text"]), lambda line: None)
+    (run.folder / "graph" / "edges.parquet").write_bytes(b"damaged")
+    with pytest.raises(
+        ModelError, match=r"copy it back, build it again with 'tfllmrec graph RUN', or, if .*, fit again"
+    ):
+        graph_of(run.folder, None)
+    assert len(graph_of(run.folder, GraphConfig(relations=["text"]), lambda line: None).relations) == 1
 
 
 @pytest.mark.slow

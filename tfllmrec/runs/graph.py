@@ -25,7 +25,7 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     Raises:
       ConfigError: two relations have the same name, or no relation is asked for.
       DataError: the file of edges cannot be used.
-      ModelError: the run's model was fitted with the graph that it has.
+      ModelError: the run's model was fitted with its graph.
       WriteError: the disk is full, read-only or broken.
     """
     from tfllmrec.models.graph import build_graph
@@ -37,9 +37,9 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
         "item_weights.graph": config.item_weights.graph,
         "model.propagation": config.model.propagation if config.model.propagation != "none" else None,
     }
-    if run.complete and (used := [f"{name} {value}" for name, value in read.items() if value]):
+    if run.complete and config.graph.wanted and (used := [f"{name} {value}" for name, value in read.items() if value]):
         raise ModelError(
-            f"{run.folder}: its model was fitted with the graph that it has ({', '.join(used)}), so the graph stays. "
+            f"{run.folder}: its model was fitted with its graph ({', '.join(used)}), so the graph stays. "
             "Fit again with other settings of graph."
         )
     graph = build_graph(run.split, run.text, settings, run.config.data, run.text_widths)
