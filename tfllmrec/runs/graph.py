@@ -49,6 +49,22 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     return graph
 
 
+def graph_of_fit(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemGraph | None:
+    """The graph that a fit reads: that of an interrupted fit, or made now; ``None`` where none is asked for.
+
+    Args:
+      run: it has its text vectors.
+      settings: of the fit.
+
+    Raises:
+      ModelError: that of an interrupted fit is damaged.
+      ConfigError, DataError, WriteError: see :func:`make_graph`.
+    """
+    if not settings.wanted:
+        return None
+    return run.graph or make_graph(run, settings, tell)
+
+
 def graph_of(
     folder: Path, settings: GraphConfig | None, tell: Tell = to_stderr, graphml: Path | None = None
 ) -> ItemGraph:
