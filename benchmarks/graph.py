@@ -7,8 +7,8 @@
     python benchmarks/graph.py --items 1000000
 
 With --fit, the hybrid of a run is trained again without a graph and with each of its uses: item vectors that take up
-those of their neighbours (two forms), the graph as a view of the item-item weights, and smoothed texts. Each takes as
-long as the run's training did. Finished fits are kept in RUN/ablation/; delete them to fit again.
+those of their neighbours (two forms), and the graph as a view of the item-item weights. Each takes as long as the
+run's training did. Finished fits are kept in RUN/ablation/; delete them to fit again.
 
 Without it, nothing is trained, and three uses are measured apart: text vectors that are smoothed over the graph, as
 input of the text baseline and of the item-item weights; the graph as a view of the item-item weights; and the
@@ -67,13 +67,12 @@ NEAR = (0.1, 0.3, 1.0)
 TEXTS = (30.0, 300.0, 3000.0)
 LABELS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
 MIN_TARGETS, EVENTS_PER_ITEM, NEIGHBOURS = 20, 10, 20
-#: What a fit is given for each use of the graph; strengths and shares are set, not chosen.
-NO_GRAPH = {"model.propagation": "none", "model.smoothing": 0.0, "item_weights.graph": 0.0}
+#: What a fit is given for each use of the graph; strengths are set, not chosen.
+NO_GRAPH = {"model.propagation": "none", "item_weights.graph": 0.0}
 FITTED: dict[str, dict[str, object]] = {
     "item vectors of neighbours, lightgcn": {"model.propagation": "lightgcn"},
     "item vectors of neighbours, relations": {"model.propagation": "relations"},
     "view of the item-item weights, strength 30": {"item_weights.graph": 30.0},
-    "smoothed texts, share 0.3": {"model.smoothing": 0.3},
 }
 
 
@@ -219,7 +218,6 @@ def listed(numbers: Sequence[float]) -> str:
 def fitted(run: Run, data: TrainingData, overrides: Mapping[str, object], name: str) -> Recommender:
     """The run's hybrid, trained again with some settings."""
     config = with_settings(run.config, {**NO_GRAPH, **overrides})
-    data = replace(data, smoothing=config.model.smoothing)
     folder = run.folder / ABLATION / f"graph, {name}".replace(",", "").replace(" ", "_")
     return fit_hybrid(data, config, folder, to_stderr).model
 

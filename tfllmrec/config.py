@@ -387,15 +387,10 @@ class ModelConfig(Section):
     )
     propagation: Literal["none", "lightgcn", "relations"] = Field(
         "none",
-        description="Whether item vectors take up those of their neighbours in the graph (see the section graph), "
-        "items with few events the most. lightgcn: all relations count the same. relations: attention weighs the "
-        "relations. It is left out if it does not help on validation.",
-    )
-    smoothing: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of the neighbours in the graph in an item's text vector. 0: its own text alone.",
+        description="Whether item vectors are mixed with those of their neighbours in the graph (see the section "
+        "graph); items with few events or none lean on them the most. lightgcn: all relations count the same. "
+        "relations: attention weighs the relations. The relation use is not read. It is left out if it does not help "
+        "on validation.",
     )
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
@@ -807,12 +802,8 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> li
         lines += [f"graph.{name} has no effect without graph.relations or graph.edges" for name in changed]
     elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):
         lines.append("graph.support has no effect without use among graph.relations")
-    if not graph.says_more_than_events:
-        changed = _changed(config.model, frozenset(["propagation", "smoothing"]))
-        lines += [
-            f"model.{name} has no effect without graph.edges, or text or values among graph.relations"
-            for name in changed
-        ]
+    if config.model.propagation != "none" and not graph.says_more_than_events:
+        lines.append("model.propagation has no effect without graph.edges, or text or values among graph.relations")
     if not config.transfer.sources:
         changed = _changed(config.transfer, frozenset(TransferConfig.model_fields) - {"sources"})
         lines += [f"transfer.{name} has no effect without transfer.sources" for name in changed]

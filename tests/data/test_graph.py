@@ -110,7 +110,7 @@ def test_a_graph_is_what_was_saved(graph, tmp_path):
 def test_a_damaged_graph_says_what_to_do(graph, tmp_path):
     graph.save(tmp_path / "graph")
     graph.frame().iloc[1:].to_parquet(tmp_path / "graph" / "edges.parquet")
-    with pytest.raises(ModelError, match=r"edges of cites.*build the graph again with 'tfllmrec graph RUN'"):
+    with pytest.raises(ModelError, match=r"edges of cites.*build it again with 'tfllmrec graph RUN'"):
         ItemGraph.load(tmp_path / "graph")
 
 

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tfllmrec.layers.item_propagation import Edges, ItemPropagation
+from tfllmrec.training.optimizer import adamw
 
 pytestmark = pytest.mark.tf
 N, D = 6, 4
@@ -111,3 +112,13 @@ def test_weights_of_relations_are_taken_over_by_name():
     assert (float(goal.strength), float(goal.log_half_count), float(goal.reads)) == (1.0, 3.0, 0.0)
     np.testing.assert_array_equal(goal.keys, np.stack([np.zeros(D), source.keys[1]]))
     np.testing.assert_array_equal(goal.biases, [0, source.biases[1]])
+
+
+def test_what_weighs_neighbours_does_not_decay():
+    made = layer()
+    weighing = [made.strength, made.log_half_count, made.biases, made.keys]
+    before = [variable.numpy() for variable in weighing]
+    optimizer = adamw(0.1, total_steps=10, warmup_share=0.0, weight_decay=0.5)
+    optimizer.apply_gradients([(tf.zeros_like(variable), variable) for variable in weighing])
+    for variable, value in zip(weighing, before, strict=True):
+        np.testing.assert_array_equal(variable, value)

@@ -13,7 +13,6 @@ from tfllmrec.data.graph import ItemGraph, Relation
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
-from tfllmrec.models.graph import smoothed
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 
 pytestmark = pytest.mark.tf
@@ -100,8 +99,6 @@ def test_training_starts_as_without_a_graph(propagation):
 def test_without_edges_that_a_model_reads_there_is_nothing_to_pass_on():
     assert made(None, propagation="lightgcn").propagation is None
     assert made(MISLEADING, propagation="relations").propagation is None
-    unread = made(MISLEADING, smoothing=0.5).text_vectors
-    np.testing.assert_allclose(unread, made(None).text_vectors, atol=1e-6)
     with pytest.raises(ModelError, match=r"expected a graph of 48 items, found one of 47\. Build it"):
         made(ItemGraph(N - 1, ()))
 
@@ -124,9 +121,8 @@ def test_some_of_the_items_and_other_texts():
     assert np.abs(own[1] - own[0]).max() > 0.01
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.5])
-def test_new_items_have_no_neighbours_and_old_ones_keep_theirs(smoothing):
-    model = made(propagation="relations", smoothing=smoothing)
+def test_new_items_have_no_neighbours_and_old_ones_keep_theirs():
+    model = made(propagation="relations")
     for variable in model.propagation.trainable_variables:
         variable.assign(tf.ones_like(variable))
     catalogue = Catalogue(np.append(IDS, "new"), np.vstack([TEXT, TEXT[:1]]), graph=ItemGraph(N + 1, GRAPH.relations))
@@ -134,13 +130,3 @@ def test_new_items_have_no_neighbours_and_old_ones_keep_theirs(smoothing):
     np.testing.assert_allclose(grown.item_vectors()[:N], model.item_vectors(), atol=1e-5)
     by_text = tf.math.l2_normalize(grown.items.content().text[N])
     np.testing.assert_allclose(grown.item_vectors()[N], by_text, atol=1e-5)
-    np.testing.assert_allclose(grown.text_vectors[:N], model.text_vectors, atol=1e-6)
-
-
-def test_smoothed_texts_are_those_of_the_neighbours_too():
-    plain, model = made(), made(smoothing=0.5)
-    expected = smoothed(plain.text_vectors, GRAPH.adjacency(), 0.5, steps=1)
-    np.testing.assert_allclose(model.text_vectors, expected, atol=1e-6)
-    mates = np.equal.outer(GROUP, GROUP) & ~np.eye(N, dtype=bool)
-    alike = [(each.text_vectors @ each.text_vectors.T)[mates].mean() for each in (plain, model)]
-    assert alike[0] < 0.05 < 0.1 < alike[1]

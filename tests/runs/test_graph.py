@@ -25,7 +25,6 @@ def test_a_complete_run_gets_a_graph(run):
     made = graph_of(run.folder, GraphConfig(relations=["text", "use"]), told.append)
     assert [each.name for each in made.relations] == ["text", "use"] and len(told) == 2
     assert graph_of(run.folder, None).lines() == run.graph.lines() == made.lines()
-    assert run.training_data.graph_view.shape == (run.dataset.n_items,) * 2
 
 
 def test_graphml_has_every_item(run, tmp_path):
@@ -44,14 +43,33 @@ def test_nothing_asked_for_is_refused(run):
     [
         ("  graph: null", "  graph: 10.0", r"item_weights\.graph 10\.0"),
         ("  propagation: none", "  propagation: lightgcn", r"model\.propagation lightgcn"),
-        ("  smoothing: 0.0", "  smoothing: 0.5", r"model\.smoothing 0\.5"),
     ],
 )
 def test_the_graph_that_a_model_was_fitted_with_stays(run, line, changed, told):
     config = run.folder / "config.yaml"
-    config.write_text(config.read_text().replace(line, changed))
-    with pytest.raises(ModelError, match=rf"with the graph that it has \({told}\), so the graph stays"):
-        make_graph(run, GraphConfig(relations=["use"]))
+    before = config.read_text()
+    config.write_text(before.replace(line, changed).replace("  relations: []", "  relations: [text]"))
+    with pytest.raises(ModelError, match=rf"was fitted with its graph \({told}\), so the graph stays"):
+        make_graph(Run(run.folder), GraphConfig(relations=["use"]))
+
+
+def test_a_model_does_not_read_a_graph_that_was_made_after_its_fit(run):
+    """It was told to read one, and there was none."""
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace("  propagation: none", "  propagation: lightgcn"))
+    assert [each.name for each in graph_of(run.folder, GraphConfig(relations=["text"])).relations] == ["text"]
+    later = Run(run.folder)
+    assert later.graph is not None and later.training_data.graph is None
+
+
+def test_a_damaged_graph_is_made_again_unless_the_model_read_it(run):
+    graph_of(run.folder, GraphConfig(relations=["text"]), lambda line: None)
+    (run.folder / "graph" / "edges.parquet").write_bytes(b"damaged")
+    with pytest.raises(
+        ModelError, match=r"copy it back, build it again with 'tfllmrec graph RUN', or, if .*, fit again"
+    ):
+        graph_of(run.folder, None)
+    assert len(graph_of(run.folder, GraphConfig(relations=["text"]), lambda line: None).relations) == 1
 
 
 @pytest.mark.slow
@@ -84,13 +102,11 @@ def test_a_fit_builds_the_graph_and_solves_its_item_weights_with_it(chain_config
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.tf
-def test_item_vectors_and_texts_of_a_run_and_of_its_update_read_the_graph(
+def test_item_vectors_of_a_run_and_of_its_update_read_the_graph(
     chain_config, newer_tables, cache, tmp_path, monkeypatch
 ):
-    from tfllmrec.models.graph import smoothed
     from tfllmrec.runs.experiment import fit_experiment
     from tfllmrec.runs.update import update_run
-    from tfllmrec.text.centring import centred_unit
     from tfllmrec.training import fit
 
     monkeypatch.setattr(fit, "choose_graph_use", lambda model, data: "graph: asked")  # it stays on
@@ -98,18 +114,15 @@ def test_item_vectors_and_texts_of_a_run_and_of_its_update_read_the_graph(
     (tmp_path / "edges.csv").write_text("\n".join(["head,relation,tail", *rows]))
     config = chain_config.model_copy(deep=True)
     config.graph = GraphConfig(relations=["text"], edges=tmp_path / "edges.csv")
-    config.model.propagation, config.model.smoothing = "relations", 0.3
+    config.model.propagation = "relations"
     config.training.epochs, config.ranking.epochs, config.interests.learned = 1, 0, False
     config.evaluation.baselines = ["popularity"]
     run = fit_experiment(config, tmp_path / "run", tell=lambda line: None)
     assert "graph: asked" in run.record["chosen"]
     updated = update_run(run.folder, *newer_tables, out=tmp_path / "updated", tell=lambda line: None)
     for each in (run, updated):
-        model, graph = each.load_model(), each.graph
+        model = each.load_model()
         assert model.propagation.names == ["text", "goes_with", "sequel"] and float(model.propagation.strength) != 0
-        before = centred_unit(np.asarray(each.text), widths=each.text_widths)
-        np.testing.assert_allclose(model.text_vectors, smoothed(before, graph.adjacency(), 0.3, 1), atol=1e-6)
-        np.testing.assert_array_equal(each.training_data.unit_text, model.text_vectors)
     assert updated.graph.n_items > run.graph.n_items
     (tmp_path / "run" / "graph").rename(tmp_path / "gone")
     with pytest.raises(ModelError, match=r"graph is missing, and the model reads it: copy it back"):

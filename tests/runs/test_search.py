@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tfllmrec.board.tags import tag_of
-from tfllmrec.config import ItemWeightSettings, dump_config, load_config
+from tfllmrec.config import GraphConfig, ItemWeightSettings, dump_config, load_config
 from tfllmrec.data.splits import make_split
 from tfllmrec.errors import ConfigError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
@@ -390,6 +390,17 @@ def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, s
     tune(config, tmp_path / "each", space=weights, trials=2, tell=quietly)
     assert {trial.item_weights.l2 for trial in planted} <= {1.0, 100.0}
     assert [trial.item_weights.text for trial in planted] == [None] * 2
+
+
+def test_trials_read_the_graph_that_the_config_asks_for(planted, small, tmp_path, monkeypatch):
+    config = small.model_copy(deep=True)
+    config.graph, config.model.propagation, config.item_weights.graph = GraphConfig(relations=["text"]), "lightgcn", 0.0
+    read, fit = [], library.fit_hybrid
+    monkeypatch.setattr(library, "fit_hybrid", lambda data, *rest: read.append(data.graph) or fit(data, *rest))
+    tune(config, tmp_path / "s", space=parse_space(["model.dropout=0.1..0.4"], config), trials=1, tell=quietly)
+    resume(tmp_path / "s", 2, tell=quietly)
+    kept = Run(tmp_path / "s" / "base").graph
+    assert kept.relations and [graph and graph.lines() for graph in read] == [kept.lines()] * 2
 
 
 class Told:

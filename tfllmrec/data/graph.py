@@ -29,7 +29,7 @@ from tfllmrec.wording import nearest_hint
 Kind = Literal["text", "use", "value", "link"]
 
 EDGES, MANIFEST = "edges.parquet", "graph.json"
-REMEDY = "build the graph again with 'tfllmrec graph RUN'"
+REMEDY = "copy it back, build it again with 'tfllmrec graph RUN', or, if the model was fitted with it, fit again"
 #: Relations of a graph: the bits of an int64 say which of them join two items.
 MOST_RELATIONS = 62
 #: Items that a value may have; a more frequent one tells little, and would give each of its items as many edges.

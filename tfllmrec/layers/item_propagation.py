@@ -59,12 +59,12 @@ class ItemPropagation(tf.keras.layers.Layer):
             self.ends.append(self._frozen(f"ends_{place}", np.stack([heads, tails], axis=1), tf.int32))
             self.edge_weights.append(self._frozen(f"edge_weights_{place}", normalised, tf.float32))
             self.joined.append(self._frozen(f"joined_{place}", degree > 0, tf.float32))
-        self.strength = self.add_weight("strength", (), initializer="zeros")
+        self.strength = self.add_weight("strength_gate", (), initializer="zeros")
         half = tf.constant_initializer(np.log(HALF_COUNT))
         self.log_half_count = self.add_weight("log_half_count", (), initializer=half)
         if len(self.names) > 1:
             self.biases = self.add_weight("relation_biases", (len(self.names),), initializer="zeros")
-            self.keys = self.add_weight("relation_keys", (len(self.names), dim), initializer="zeros")
+            self.keys = self.add_weight("relation_gate_keys", (len(self.names), dim), initializer="zeros")
         self.reads = self._frozen("reads", np.array(1.0), tf.float32)
 
     def _frozen(self, name: str, value: np.ndarray, dtype: tf.DType) -> tf.Variable:

@@ -20,7 +20,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.domain_weights import MapOnto, maps_between
-from tfllmrec.models.graph import smoothed_texts, view_of
+from tfllmrec.models.graph import view_of
 from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, resolved
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
@@ -65,7 +65,6 @@ class TrainingData:
       head_share: share of the items, by training events, that are head.
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
       graph: of the items; ``None``: there is none.
-      smoothing: share of the neighbours in :attr:`unit_text`, as ``model.smoothing``.
       user_texts: encodes what users write, into vectors as wide as those of ``text``; ``None``: that is not read.
       source_histories: of other domains: items of this catalogue that their users had, oldest first; they count in
         item-item weights where ``item_weights.source`` says so. ``None``: there are none.
@@ -86,7 +85,6 @@ class TrainingData:
     user_texts: UserTexts | None = None
     graph: ItemGraph | None = None
     source_histories: Ragged | None = None
-    smoothing: float = 0.0
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     tried_item_weights: dict[str, Result] = field(default_factory=dict, init=False, repr=False)
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
@@ -108,11 +106,9 @@ class TrainingData:
         user_texts: UserTexts | None = None,
         graph: ItemGraph | None = None,
     ) -> Self:
-        """The data of an experiment, with the head share, the seed and the smoothing of its config."""
-        return cls(
-            split, np.asarray(text), config.evaluation.head_share, config.seed, text_widths, user_texts, graph,
-            smoothing=config.model.smoothing,
-        )  # fmt: skip
+        """The data of an experiment, with the head share and the seed of its config."""
+        head_share, seed = config.evaluation.head_share, config.seed
+        return cls(split, np.asarray(text), head_share, seed, text_widths, user_texts, graph)
 
     @property
     def n_items(self) -> int:
@@ -131,8 +127,8 @@ class TrainingData:
 
     @cached_property
     def unit_text(self) -> np.ndarray:
-        """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`, mixed by :attr:`smoothing`."""
-        return smoothed_texts(centred_unit(self.text, widths=self.text_widths), self.graph, self.smoothing)
+        """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`."""
+        return centred_unit(self.text, widths=self.text_widths)
 
     @cached_property
     def graph_view(self) -> sparse.csr_array | None:

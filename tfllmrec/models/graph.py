@@ -212,17 +212,6 @@ def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, ste
     return np.divide(out, length, out=np.zeros(out.shape, np.float32), where=length > 0, casting="same_kind")
 
 
-def smoothed_texts(vectors: np.ndarray, graph: ItemGraph | None, share: float) -> np.ndarray:
-    """``(1 - share) t_i + share * mean of the neighbours' t``, at length 1, over the relations that a model reads.
-
-    Args:
-      vectors: float32 ``[N, D]``, of length 1 or 0.
-      graph: of the N items; ``None``: there is none, and the vectors stay.
-      share: ``model.smoothing``.
-    """
-    return vectors if graph is None or not share else smoothed(vectors, graph.adjacency(READ), share, steps=1)
-
-
 def edges_of(graph: ItemGraph | None, by_relation: bool) -> dict[str, Edges]:
     """The edges that a model reads, by the name of the relation, or all of them under one name; empty without any."""
     read = [] if graph is None else [each for each in graph.relations if each.kind in READ]

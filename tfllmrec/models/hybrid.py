@@ -59,7 +59,7 @@ from tfllmrec.models.contributions import (
 )
 from tfllmrec.models.domain_weights import maps_between, with_maps
 from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.graph import edges_of, smoothed_texts, view_of
+from tfllmrec.models.graph import edges_of, view_of
 from tfllmrec.models.item_weights import (
     MAX_ITEMS,
     PrunedWeights,
@@ -88,7 +88,7 @@ class Catalogue:
       fields: further fields of the items by their keys (``item.brand``), ``[N]`` or ``[N, width]`` each, as
         :meth:`tfllmrec.data.schema.Field.encode` gives them.
       domains: object ``[N]``, the domain of each item in joined data; ``None``: there is one.
-      graph: of the N items, where ``config.propagation``, ``config.smoothing`` or ``item_weights.graph`` may read it.
+      graph: of the N items, where ``config.propagation`` or ``item_weights.graph`` may read it.
 
     Raises:
       ModelError: an id is there twice, or there is not one row of text, of each field and of the graph for each id.
@@ -283,7 +283,6 @@ class Hybrid(MeasuredModel):
             **{field.key: spec_of(field) for field in self.schema.of_inputs()},
         }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
-        text = smoothed_texts(text, catalogue.graph, config.smoothing)
         dim, dropout = config.embedding_dim, config.dropout
         self.text_widths = catalogue.text_widths
         self.texts: UserTexts | None = None
@@ -300,7 +299,7 @@ class Hybrid(MeasuredModel):
         edges = {}
         if self.use_dense and config.propagation != "none":
             edges = edges_of(catalogue.graph, by_relation=config.propagation == "relations")
-        #: ``None`` where item vectors take up nothing of their neighbours, or there are no edges.
+        #: ``None`` where item vectors do not read their neighbours, or there are no edges.
         self.propagation = ItemPropagation(self.n_items, dim, edges, name="propagation") if edges else None
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
@@ -1296,8 +1295,7 @@ class Hybrid(MeasuredModel):
         model.texts = self.texts
         model.start_from(self, rows)
         if text is not None:
-            centred = centred_unit(catalogue.text, text, catalogue.text_widths)
-            model.items.blocks["text"].assign(smoothed_texts(centred, catalogue.graph, self.config.smoothing))
+            model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
         for each, ours in zip(model.items.fields, self.items.fields, strict=True):
             if each.field.kind == "vector":
                 each.mean.assign(ours.mean)

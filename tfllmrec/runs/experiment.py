@@ -29,7 +29,7 @@ from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.graph import make_graph
+from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import (
     GRAPH,
     INTERESTS,
@@ -146,9 +146,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     callbacks = board_callbacks(config, split, out, tell)  # first: a tracker that is not installed is found at once
     source = read_source(run, config) if config.transfer.sources else None
     text = encode(run, config, tell)
-    graph = run.graph
-    if graph is None and config.graph.wanted:
-        graph = make_graph(run, config.graph, tell)
+    graph = graph_of_fit(run, config.graph, tell)
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
@@ -169,7 +167,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
     of_ranking = of_interests = None  # what they go on from
     if source is not None:
-        data = replace(data, source_histories=source.histories, smoothing=source.model.config.smoothing)
+        data = replace(data, source_histories=source.histories)
         fitted = fit_from(source, data, config, out, tell, callbacks)
         note_alignment(run, alignment(data, fitted.model, source), tell)
     elif run.update is not None:

@@ -25,7 +25,7 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     Raises:
       ConfigError: two relations have the same name, or no relation is asked for.
       DataError: the file of edges cannot be used.
-      ModelError: the run's model was fitted with the graph that it has.
+      ModelError: the run's model was fitted with its graph.
       WriteError: the disk is full, read-only or broken.
     """
     from tfllmrec.models.graph import build_graph
@@ -35,12 +35,11 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     config = run.config
     read = {
         "item_weights.graph": config.item_weights.graph,
-        "model.smoothing": config.model.smoothing,
         "model.propagation": config.model.propagation if config.model.propagation != "none" else None,
     }
-    if run.complete and (used := [f"{name} {value}" for name, value in read.items() if value]):
+    if run.complete and config.graph.wanted and (used := [f"{name} {value}" for name, value in read.items() if value]):
         raise ModelError(
-            f"{run.folder}: its model was fitted with the graph that it has ({', '.join(used)}), so the graph stays. "
+            f"{run.folder}: its model was fitted with its graph ({', '.join(used)}), so the graph stays. "
             "Fit again with other settings of graph."
         )
     graph = build_graph(run.split, run.text, settings, run.config.data, run.text_widths)
@@ -48,6 +47,22 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     for line in graph.lines():
         tell(f"graph: {line}")
     return graph
+
+
+def graph_of_fit(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemGraph | None:
+    """The graph that a fit reads: that of an interrupted fit, or made now; ``None`` where none is asked for.
+
+    Args:
+      run: it has its text vectors.
+      settings: of the fit.
+
+    Raises:
+      ModelError: that of an interrupted fit is damaged.
+      ConfigError, DataError, WriteError: see :func:`make_graph`.
+    """
+    if not settings.wanted:
+        return None
+    return run.graph or make_graph(run, settings, tell)
 
 
 def graph_of(

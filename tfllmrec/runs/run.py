@@ -371,14 +371,14 @@ class Run:
 
     @cached_property
     def training_data(self) -> TrainingData:
-        """The run's training events, validation queries and text vectors.
+        """The run's training events, validation queries and text vectors, and the graph that it was fitted with.
 
         Raises:
-          ModelError: the text vectors are missing or damaged.
+          ModelError: the text vectors are missing or damaged, or the graph is.
         """
         from tfllmrec.models.fitting import TrainingData
 
-        graph = self.graph
+        graph = self.graph if self.config.graph.wanted else None  # one that was made later is not the model's
         return TrainingData.of(self.split, self.text, self.config, self.text_widths, self.user_texts, graph)
 
     @property

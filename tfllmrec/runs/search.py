@@ -41,6 +41,7 @@ from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.experiment import encode, start_run
+from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import PLAN, Run, unfinished
 from tfllmrec.runs.search_space import (
     Choice,
@@ -281,7 +282,8 @@ def _search(
     run: Run, config: ExperimentConfig, text: np.ndarray, space: Sequence[Setting], trials: int, out: Path, tell: Tell
 ) -> Search:
     write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
-    data = TrainingData.of(run.split, text, config, run.text_widths, run.user_texts)
+    graph = graph_of_fit(run, config.graph, tell)
+    data = TrainingData.of(run.split, text, config, run.text_widths, run.user_texts, graph)
     chosen = config.model_copy(deep=True)
     if any(setting.key.startswith("item_weights.") for setting in space):
         for line in sizes(run.split, chosen):

@@ -153,7 +153,9 @@ def _export_run(
         grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
         items, text, counts = grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
-            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths, model.config, graph=graph)
+            catalogue = Catalogue.of(
+                items, text, run.split.schema, run.text_widths, model.config, graph=run.training_data.graph
+            )
             model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.

@@ -654,7 +654,6 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
     may_lack = (
         "model.fields",
-        "model.smoothing",
         *(f"item_weights.{name}" for name in ("itself", "context", "graph", "source", "domains", "map")),
     )
     without_effect = [key for key in may_lack if not settings[key]]
