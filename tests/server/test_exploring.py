@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_versions import made_catalogue, write_version
 
+from tfllmrec.client.client import Client
 from tfllmrec.client.inputs import MOST_REASONS
 from tfllmrec.client.status import invalid
 from tfllmrec.data.files.event_log import LogReader
@@ -312,3 +313,31 @@ def test_an_item_that_was_shown_often_is_no_tail_item_any_more(log):
     assert b"i20" not in reached() and b"i21" in reached()
     explorer.count([Exposure(f"r{n}", 2.0, None, "m", 1, "recommend", "i21", 0) for n in range(3)])
     assert b"i21" not in reached()
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_lists_of_an_exported_model_are_explored(chain_version, serving, tmp_path):
+    always = Exploration(1.0, 1e9)
+    with serving(chain_version.parent.parent, log=tmp_path / "log", exploration=always) as server:
+        for address in (f"http://127.0.0.1:{server.rest_port}", f"grpc://127.0.0.1:{server.grpc_port}"):
+            with Client(address, "chain") as client:
+                # Nothing is left to explore with.
+                plain = client.recommend(["i1", "i2"], k=40, titles=True, reasons=True)
+                lists = [client.recommend(["i1", "i2"], k=6, titles=True, reasons=True) for _ in range(20)]
+                diverse = client.recommend(["i1", "i2"], k=6, diversity=0.01)
+            known, best = {each.item_id: each for each in plain}, [each.item_id for each in plain]
+            assert len(known) == 38 and len({each[5].item_id for each in lists}) > 3
+            for one in lists:
+                ids = [each.item_id for each in one]
+                assert ids[:4] == best[:4] and not set(best[4:6]) & set(ids)
+                assert [each.score for each in one] == pytest.approx([known[item].score for item in ids])
+                assert [(each.title, each.reason) for each in one] == [
+                    (known[item].title, known[item].reason) for item in ids
+                ]
+            assert any(each.reason for one in lists for each in one[4:]) and diverse[0].item_id == best[0]
+    shown = list(EventLog(tmp_path / "log").shown())
+    assert {(each.position, each.propensity) for each in shown if each.policy == "recommend_full"} >= {
+        (0, 1.0), (3, 1.0), (4, 1 / 32), (5, 1 / 32)
+    }  # fmt: skip
+    assert all(each.propensity in (1, 1 / 32) for each in shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -213,7 +213,7 @@ def _exploration(
         )
     from tfllmrec.feedback.exploration import Exploration
 
-    given = {"epsilon": epsilon, "max_loss": max_loss, "places": places, "tail_exposures": tail}
+    given: dict[str, Any] = {"epsilon": epsilon, "max_loss": max_loss, "places": places, "tail_exposures": tail}
     try:
         return Exploration(**{name: value for name, value in given.items() if value is not None})
     except ConfigError as error:
