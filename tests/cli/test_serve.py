@@ -104,9 +104,15 @@ def test_exploration_reaches_the_server(program, served, tmp_path):
     assert program("serve", tmp_path, *given.split()).code == 0
     assert program("serve", tmp_path, *given.split(), "--explore-places", "3", "--explore-tail", "9").code == 0
     assert [settings.exploration for settings in served.asked] == [
-        Exploration(2, 0.1, 0.5), Exploration(3, 0.1, 0.5, tail_exposures=9)
+        Exploration(0.1, 0.5), Exploration(0.1, 0.5, 3, tail_exposures=9)
     ]  # fmt: skip
     assert program("serve", tmp_path).code == 0 and served.asked[-1].exploration is None
+
+
+def test_the_help_has_the_defaults_of_exploration(program):
+    told = " ".join(program("serve", "--help").out.replace("│", " ").split())
+    for number in (Exploration.places, Exploration.tail_exposures):
+        assert f"by default {number}." in told
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,10 @@ def test_exploration_reaches_the_server(program, served, tmp_path):
         ("--explore 0.1 --explore-max-loss 1", "--log"),
         ("--log events --explore-max-loss 1", "without --explore"),
         ("--log events --explore-tail 9", "without --explore"),
-        ("--log events --explore 2 --explore-max-loss 1", "epsilon of exploration, found 2"),
+        ("--log events --explore 2 --explore-max-loss 1", "for --explore, found 2"),
+        ("--log events --explore 1 --explore-max-loss -1", "for --explore-max-loss, found -1"),
+        ("--log events --explore 1 --explore-max-loss 1 --explore-places 0", "for --explore-places, found 0"),
+        ("--log events --explore 1 --explore-max-loss 1 --explore-tail -1", "for --explore-tail, found -1"),
     ],
 )
 def test_exploration_that_cannot_be_is_refused(program, served, tmp_path, given, message):

@@ -72,13 +72,20 @@ def test_a_list_that_would_cost_too_much_is_explored_less_often():
 
 
 def test_without_tail_items_nothing_is_explored():
-    everything = Exploration(2, 1.0, 0.0, tail_exposures=0).plan(ITEMS, SCORES, EXPOSURES + 1, 5)
+    everything = Exploration(1.0, 0.0, tail_exposures=0).plan(ITEMS, SCORES, EXPOSURES + 1, 5)
     choice = everything.draw(np.random.default_rng(0))
     assert (
         choice.items.tolist() == ITEMS[:5] and choice.propensity.tolist() == [1.0] * 5 and everything.expected_loss == 0
     )
-    one = Exploration(2, 1.0, 1.0, tail_exposures=0).plan(ITEMS, SCORES, EXPOSURES, 5).draw(np.random.default_rng(0))
+    one = Exploration(1.0, 1.0, tail_exposures=0).plan(ITEMS, SCORES, EXPOSURES, 5).draw(np.random.default_rng(0))
     assert one.items.tolist() == [*ITEMS[:4], "i6"] and one.explored.tolist() == [False] * 4 + [True]
+
+
+def test_a_list_with_fewer_items_than_places_is_explored_as_a_whole():
+    always = Exploration(1.0, 9.0)
+    choice = always.plan(ITEMS, SCORES, EXPOSURES, 1).draw(np.random.default_rng(0))
+    assert choice.explored.tolist() == [True] and choice.items[0] in {"i4", *TAIL}
+    assert len(always.plan(ITEMS, SCORES, EXPOSURES, 0).draw(np.random.default_rng(0)).items) == 0
 
 
 def test_logged_lists_tell_what_another_policy_earns():
@@ -106,7 +113,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 
 def test_candidates_that_cannot_be_are_refused():
-    uniform, thompson = Exploration(2, 0.1, 1.0), Exploration(2, 0.1, 1.0, "thompson")
+    uniform, thompson = Exploration(0.1, 1.0), Exploration(0.1, 1.0, method="thompson")
     rng = np.random.default_rng(0)
     for settings, given, message in (
         (uniform, (ITEMS, SCORES[:3], EXPOSURES, 5), "found 12 items, 3 scores"),
@@ -120,7 +127,7 @@ def test_candidates_that_cannot_be_are_refused():
         clicks = given[4] if len(given) == 5 else CLICKS
         with pytest.raises(DataError, match=message):
             settings.plan(*given[:4], clicks=clicks, rng=rng)
-    with pytest.raises(ConfigError, match="at least 2 items"):
-        uniform.plan(ITEMS, SCORES, EXPOSURES, 1)
+    with pytest.raises(ConfigError, match="found k=-1"):
+        uniform.plan(ITEMS, SCORES, EXPOSURES, -1)
     with pytest.raises(ConfigError, match="clicks and rng"):
         thompson.plan(ITEMS, SCORES, EXPOSURES, 5)

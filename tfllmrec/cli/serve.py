@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "TFLLMREC_TOKEN"
 #: Each needs a pipe to the process of each version; the system passes at most 253 to a process.
 MOST_WORKERS = 64
+#: The settings of an exploration and their options.
+EXPLORE_OPTIONS = {
+    "epsilon": "--explore",
+    "max_loss": "--explore-max-loss",
+    "places": "--explore-places",
+    "tail_exposures": "--explore-tail",
+}
 
 
 def serve(
@@ -206,12 +213,14 @@ def _exploration(
         )
     from tfllmrec.feedback.exploration import Exploration
 
-    return Exploration(
-        places=2 if places is None else places,
-        epsilon=epsilon,
-        max_loss=max_loss,
-        tail_exposures=Exploration.tail_exposures if tail is None else tail,
-    )
+    given: dict[str, Any] = {"epsilon": epsilon, "max_loss": max_loss, "places": places, "tail_exposures": tail}
+    try:
+        return Exploration(**{name: value for name, value in given.items() if value is not None})
+    except ConfigError as error:
+        message = str(error)
+        for name, option in EXPLORE_OPTIONS.items():
+            message = message.replace(f"for {name} of exploration", f"for {option}")
+        raise typer.BadParameter(message) from None
 
 
 def _token(file: Path | None) -> str | None:

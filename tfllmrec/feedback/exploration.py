@@ -1,10 +1,10 @@
 """Exploration: rarely shown items get places in lists now and then, and each choice has a known probability.
 
-    settings = Exploration(places=2, epsilon=0.2, max_loss=0.01, method="thompson")
+    settings = Exploration(epsilon=0.2, max_loss=0.01, places=2, method="thompson")
     choice = settings.plan(items, scores, exposures, k=10, clicks=clicks, rng=rng).draw(rng)
     choice.items, choice.propensity  # the list to show, and what to log
 
-The first places of a list always have the best items. Each of the last ``places`` keeps its best item with probability
+Each of the last ``places`` of a list, or each place of a shorter list, keeps its best item with probability
 ``1 - epsilon`` and otherwise has a tail item. Tail items are candidates that are not on the list and have had at most
 ``tail_exposures`` exposures; the best :data:`MAX_TAIL` of them count. Two methods order them:
 
@@ -104,9 +104,9 @@ class Exploration:
     """Settings, see the module.
 
     Attributes:
-      places: the number of last places of a list that may be explored.
-      epsilon: the probability of exploration at each of them.
+      epsilon: the probability of exploration at each place that may be explored.
       max_loss: the largest expected loss of a list, in the unit of the scores; ``epsilon`` is lowered to respect it.
+      places: the number of these places, the last ones of a list; all of a list that is not longer.
       method: ``uniform`` or ``thompson``.
       tail_exposures: an item with at most so many exposures belongs to the tail.
 
@@ -114,17 +114,17 @@ class Exploration:
       ConfigError: a setting is out of range.
     """
 
-    places: int
     epsilon: float
     max_loss: float
+    places: int = 2
     method: Method = "uniform"
     tail_exposures: int = 100
 
     def __post_init__(self) -> None:
         for name, right, expected in (
-            ("places", self.places >= 1, "1 or more"),
             ("epsilon", 0 < self.epsilon <= 1, "a number above 0 and at most 1"),
             ("max_loss", 0 <= self.max_loss < np.inf, "a number that is 0 or more"),
+            ("places", self.places >= 1, "1 or more"),
             ("method", self.method in ("uniform", "thompson"), "uniform or thompson"),
             ("tail_exposures", self.tail_exposures >= 0, "0 or more"),
         ):
@@ -153,14 +153,14 @@ class Exploration:
           clicks: int ``[N]``, and rng: for ``thompson``, which draws from it.
 
         Raises:
-          ConfigError: the list has fewer places than may be explored; ``thompson`` without clicks or rng.
+          ConfigError: a length below 0; ``thompson`` without clicks or rng.
           DataError: arrays of other lengths, scores that do not descend, or for ``thompson`` are no rates, or counts
             that cannot be.
         """
         scores, exposures = np.asarray(scores, dtype=np.float64), np.asarray(exposures, dtype=np.float64)
         n = len(items)
-        if k < self.places:
-            raise ConfigError(f"Expected a list of at least {self.places} items, the places of exploration; found {k}.")
+        if k < 0:
+            raise ConfigError(f"Expected 0 or more items in a list, found k={k}.")
         if scores.shape != (n,) or exposures.shape != (n,) or len(set(items)) < n:
             raise DataError(
                 f"Expected a score and a number of exposures for each of {n:,} items, each once; found "
@@ -172,7 +172,7 @@ class Exploration:
             raise DataError("Expected numbers of exposures that are 0 or more, found others.")
         ids = np.array(list(items), dtype=object)
         tail = k + np.flatnonzero(exposures[k:] <= self.tail_exposures)[:MAX_TAIL]
-        places = min(self.places, len(tail))
+        places = min(self.places, k, len(tail))
         if places == 0:
             return Plan(ids[:k], ids[:0], np.zeros((0, 0), np.int64), 1.0, self.epsilon, np.zeros((0, 0)), 0.0)
         share = np.full((places, len(tail)), 1 / len(tail))

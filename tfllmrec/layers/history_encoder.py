@@ -101,10 +101,8 @@ class HistoryEncoder(tf.keras.layers.Layer):
         x = self.input_norm(items) + self.positions[tf.newaxis, :length]
         x = self.input_dropout(x, training=training)
         mask_bias = causal_mask(present)
-        for block in self.blocks[:-1]:
-            x = block(x, mask_bias, training=training)
-        for block in self.blocks[-1:]:
-            x = block(x, mask_bias, training=training, last=last)
+        for block in self.blocks:
+            x = block(x, mask_bias, training=training, last=last if block is self.blocks[-1] else None)
         return self.output_norm(x if self.blocks else at_event(x, last))
 
     def get_config(self) -> dict[str, Any]:

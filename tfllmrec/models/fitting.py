@@ -43,7 +43,8 @@ class Fitted(Generic[M, O]):
     Attributes:
       model: the fitted model.
       options: the options of the fit, with a value for each *auto*.
-      figures: the model's figures on validation queries, as JSON values.
+      figures: what the fit measured on validation queries, as JSON values; empty for a hybrid, whose metrics
+        :meth:`TrainingData.measure` gives.
       chosen: a line for each setting that was chosen from the data.
     """
 

@@ -180,8 +180,8 @@ class Engine:
         inputs, work = self.check(version, signature, inputs)
         joining, call = servable.joining[signature], servable.calls[signature]
         explorer, propensity = self._intake and self._intake.explorer(version, signature), None
-        deeper = explorer.deeper(inputs) if explorer else None
-        given = inputs if deeper is None else deeper
+        deeper = explorer.deeper(inputs, partial(joining.work, max_rows=self.limits.rows)) if explorer else None
+        given, work = deeper or (inputs, work)
         parts = []
         for start in range(0, max(work.rows, 1), work.call_rows):
             some = given
@@ -191,7 +191,7 @@ class Engine:
         outputs = parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
         if explorer and deeper is not None:
             size = ITEM_BYTES * outputs["item_ids"].size
-            explored = await self.aside(size, explorer.explored, inputs["k"], outputs)
+            explored = await self.aside(size, explorer.explored, inputs, outputs)
             outputs, propensity = explored.outputs, explored.propensity
             self.metrics.explored(version.model, version.number, explored.items, explored.loss)
         self.metrics.answer(version.model, version.number, signature, time.perf_counter() - begun)

@@ -7,24 +7,27 @@ are the candidates.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tfllmrec.client.inputs import MOST_REASONS
+from tfllmrec.client.status import RequestError
 from tfllmrec.columns import ITEM
 from tfllmrec.data.files.event_log import EXPOSURES, NUMBER, LogReader
 from tfllmrec.feedback.event_log import Exposure
 from tfllmrec.feedback.exploration import Exploration
 from tfllmrec.server.lists import text_of
 from tfllmrec.server.tensors import STRING, Tensors
+from tfllmrec.server.work import Work
 
-#: Items that a model is asked for beyond the list.
+#: Items that a model is asked for beyond the list; fewer where these would be too much work.
 CANDIDATES = 100
 #: The newest shown items of a log, which are counted when the server starts.
 COUNTED = 1_000_000
-#: Rules of a request that order a list as a whole: another item at a place would break them.
+#: Rules of a request that order a list as a whole: another item at a place would break them. So do pinned items.
 LIST_RULES = ("diversity", "category_cap", "tail_share")
 _LARGEST_K = np.iinfo(np.int32).max - CANDIDATES
 
@@ -70,43 +73,68 @@ class Explorer:
         """Counts items that were logged."""
         self._exposures.update(exposure.item_id for exposure in exposures)
 
-    def deeper(self, inputs: Mapping[str, np.ndarray]) -> Tensors | None:
-        """The inputs of a request with a larger ``k``; ``None`` if its lists are not explored.
+    def deeper(self, inputs: Mapping[str, np.ndarray], work: Callable[[Tensors], Work]) -> tuple[Tensors, Work] | None:
+        """The inputs of a request with a larger ``k`` in the rows that are explored, and their work.
+
+        Reasons are asked for all candidates where one of the explored places gets a reason.
 
         Args:
           inputs: of a signature of ours that recommends, checked.
-        """
-        pinned = inputs.get("pinned")
-        if any(np.any(inputs[name] > 0) for name in LIST_RULES if name in inputs):
-            return None
-        if pinned is not None and np.any(pinned != b""):
-            return None
-        k = inputs["k"]
-        return {**inputs, "k": np.where(k > 0, np.minimum(k, _LARGEST_K) + CANDIDATES, k).astype(k.dtype)}
+          work: measures inputs; raises :class:`RequestError` where they are too much work.
 
-    def explored(self, k: np.ndarray, outputs: Tensors) -> Explored:
-        """Explores the lists of an answer.
+        Returns:
+          ``None`` if no list is explored.
+        """
+        k, reasons = inputs["k"], inputs.get("reasons")
+        free = k > 0
+        for name in LIST_RULES:
+            if name in inputs:
+                free = free & (inputs[name] <= 0)
+        if "pinned" in inputs:
+            free = free & np.all(inputs["pinned"] == b"", axis=1)
+        candidates = CANDIDATES if free.any() else 0
+        while candidates:
+            more = np.where(free, np.minimum(k, _LARGEST_K) + candidates, k).astype(k.dtype)
+            deeper = {**inputs, "k": more}
+            if reasons is not None:
+                told = free & (reasons > 0) & (reasons > k - self._settings.places)
+                deeper["reasons"] = np.where(told, np.minimum(more, MOST_REASONS), reasons).astype(reasons.dtype)
+            try:
+                return deeper, work(deeper)
+            except RequestError:
+                candidates //= 2
+        return None
+
+    def explored(self, inputs: Mapping[str, np.ndarray], outputs: Tensors) -> Explored:
+        """Explores the lists of an answer; not those whose scores do not descend, as with sponsored items.
 
         Args:
-          k: int32 ``[B]``, the lengths that the client asked for.
-          outputs: of the inputs that :meth:`deeper` gave.
+          inputs: as the client sent them, checked.
+          outputs: of the inputs that :meth:`deeper` gave. Rows with the ``k`` of the client have no candidates.
         """
-        ids, scores = outputs["item_ids"], outputs["scores"]
-        rows, width = len(ids), int(min(max(k.max(initial=0), 0), ids.shape[1]))
+        ids, scores, k = outputs["item_ids"], outputs["scores"], np.maximum(inputs["k"], 0)
+        rows, width = len(ids), int(min(k.max(initial=0), ids.shape[1]))
         order = np.tile(np.arange(width), (rows, 1))
         propensity, items, loss = np.ones((rows, width)), 0, 0.0
+        told = np.full(rows, width)
         there = np.asarray(ids != b"", bool).sum(axis=1)
         for row, length in enumerate(np.minimum(k, there)):
-            if length < self._settings.places:
-                continue
             n = there[row]
+            if not np.isfinite(scores[row, :n]).all() or (np.diff(scores[row, :n]) > 0).any():
+                continue
             shown = np.array([self._exposures[text_of(item)] for item in ids[row, :n]])
             plan = self._settings.plan(range(n), scores[row, :n], shown, int(length))
             choice = plan.draw(self._rng)
             order[row, :length], propensity[row, :length] = choice.items.astype(np.intp), choice.propensity
             items, loss = items + int(choice.explored.sum()), loss + plan.expected_loss
-        beyond = np.arange(width) >= k[:, np.newaxis]
-        chosen = {name: _chosen(tensor, ids.shape, order, beyond) for name, tensor in outputs.items()}
+            if "reasons" in inputs:
+                told[row] = inputs["reasons"][row]
+        place = np.arange(width)
+        ends = {"reasons": np.minimum(k, told)}
+        chosen = {
+            name: _chosen(tensor, ids.shape, order, place >= ends.get(name, k)[:, np.newaxis])
+            for name, tensor in outputs.items()
+        }
         return Explored(chosen, propensity, items, loss)
 
 

@@ -148,8 +148,8 @@ class Intake:
         assert version.servable is not None
         if self._explorer is None or signature not in RECOMMENDING or not version.servable.joining[signature].ours:
             return None
-        # Read at each request: rules change while a version answers. Sponsored items belong at certain places.
-        return None if places_items(version.folder / ASSETS / RULES) else self._explorer
+        # Looked up at each request: rules change while a version answers. Sponsored items belong at certain places.
+        return None if _places_items(version.folder / ASSETS / RULES) else self._explorer
 
     def shown(
         self,
@@ -217,6 +217,20 @@ class Recent:
         found = self._lists.get(_base(request_id), {}).pop(item_id, None)
         self._items -= found is not None
         return [] if found is None else [found]
+
+
+def _places_items(rules: Path) -> bool:
+    """As :func:`places_items`, which reads the file again when it was replaced."""
+    try:
+        found = rules.stat()
+    except OSError:
+        return False
+    return _read_places_items(rules, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(100)
+def _read_places_items(rules: Path, state: tuple[int, ...]) -> bool:
+    return places_items(rules)
 
 
 def _base(request_id: str) -> str:

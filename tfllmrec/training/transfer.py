@@ -108,7 +108,7 @@ def zero_shot(
         model = source.model.with_catalogue(catalogue, source.rows, source.histories, tell, item_weights=settings)
         tried[name] = model, data.measure(model)
     best = max(tried, key=lambda name: selection_value(tried[name][1]))
-    model, result = tried[best]
+    model, _ = tried[best]
     figures = ", ".join(f"{name} {selection_value(result):.4f}" for name, (_, result) in tried.items())
     said = f"item_weights: {best} (selection value on validation: {figures})"
     tell(f"chosen: {said}")
@@ -116,7 +116,7 @@ def zero_shot(
     config.model, config.item_weights = model.config, model.item_weights
     config.transfer.method = "align" if align else "zero_shot"
     config.ranking.epochs, config.interests.learned = 0, False  # they would be trained on the target's events
-    return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, [said])
+    return Fitted(model, config, {}, [said])
 
 
 def _catalogue(data: TrainingData, text: np.ndarray, source: Source) -> Catalogue:

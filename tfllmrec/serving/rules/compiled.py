@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def rules_digest(path: Path) -> bytes | None:
         if stored == NO_RULES:
             return None
         content = gzip.decompress(stored)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ModelError(f"{path} cannot be read ({error}): {_REMEDY}") from error
     sizes = np.frombuffer(content[HEADER_BYTES : HEADER_BYTES + SIZES_BYTES], "<i8")
     whole = len(sizes) == len(SECTIONS) and len(content) == HEADER_BYTES + SIZES_BYTES + sizes.sum()
@@ -118,7 +119,7 @@ def places_items(path: Path) -> bool:
     try:
         with gzip.open(path) as content:
             head = content.read(HEADER_BYTES + SIZES_BYTES)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return False
     sizes = np.frombuffer(head[HEADER_BYTES:], "<i8")
     return len(sizes) == len(SECTIONS) and bool(sizes[list(SECTIONS).index("sponsored_item")])
