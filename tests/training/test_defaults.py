@@ -227,7 +227,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
     best = {"decay": 0.9, "l2": 900.0, "co_occurrence": 0.1 / 3, "text": 150.0, "popularity": 0.0}
 
     class Flat:
-        def __init__(self, weights, decay):
+        def __init__(self, weights, decay, *_):
             self.settings = weights
 
     def solve(statistics, settings, text, graph):
