@@ -259,6 +259,7 @@ def test_users_who_are_known_from_the_source_alone_are_served_by_a_map(chain_con
         assert len(set(asked_for["item_id"]) & {f"t{k}" for k in range(2, 9)}) >= 3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_joint_model_is_fitted_on_both_domains(chain_config, chain_run, twin_shop, tmp_path):
     run = known_elsewhere(chain_config, chain_run, twin_shop, tmp_path / "run", "joint")

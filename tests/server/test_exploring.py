@@ -316,6 +316,7 @@ def test_an_item_that_was_shown_often_is_no_tail_item_any_more(log):
 
 
 @pytest.mark.tf
+@pytest.mark.long
 @pytest.mark.slow
 def test_lists_of_an_exported_model_are_explored(chain_version, serving, tmp_path):
     always = Exploration(1.0, 1e9)

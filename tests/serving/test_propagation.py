@@ -10,7 +10,7 @@ from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.serving.export import export
 from tfllmrec.serving.saved_model import SavedModel
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.long]
 
 
 def test_scores_are_those_of_the_model(chain_split, tmp_path):
