@@ -73,14 +73,14 @@ def cold_hits(model):
 
 
 @pytest.mark.parametrize(
-    ("propagation", "negatives"),
-    [("lightgcn", 0), ("relations", 0), pytest.param("lightgcn", 20, marks=pytest.mark.slow)],
+    ("propagation", "negatives", "least"),
+    [("lightgcn", 0, 0.75), ("relations", 0, 0.75), pytest.param("lightgcn", 20, 0.5, marks=pytest.mark.slow)],
 )
-def test_a_cold_item_is_found_by_its_neighbours(propagation, negatives):
+def test_a_cold_item_is_found_by_its_neighbours(propagation, negatives, least):
     model = fitted(propagation, negatives)
-    assert cold_hits(model) > 0.75
+    assert cold_hits(model) > least
     model.propagation.reads.assign(0.0)
-    assert cold_hits(model) < 0.6
+    assert cold_hits(model) < least - 0.1
     model.propagation.reads.assign(1.0)
 
 
