@@ -6,20 +6,15 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from hidden_groups import GROUPS, IDS, N, cold_hits, fit, histories
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig
-from tfllmrec.data.batches import Sequences, hold_out, training_batches
 from tfllmrec.data.graph import ItemGraph, Relation
-from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 
 pytestmark = pytest.mark.tf
-GROUPS, N, N_COLD = 4, 48, 16  # the last items are cold: nobody had them
 CONFIG = ModelConfig(embedding_dim=16, blocks=1, heads=2, dropout=0.1, history_length=6, terms=["meaning"])
-GROUP = np.arange(N) % GROUPS
-IDS = np.arange(N).astype(str).astype(object)
 TEXT = np.random.default_rng(0).normal(size=(N, 8)).astype(np.float32)
 
 
@@ -35,17 +30,6 @@ GRAPH, MIXED = ItemGraph(N, TELLING), ItemGraph(N, (*TELLING, relation("colour",
 MISLEADING = ItemGraph(N, (relation("use", GROUPS, "use"),))
 
 
-def walks():
-    """Items of one group each, in any order."""
-    rng = np.random.default_rng(1)
-    known = [np.flatnonzero(GROUP[: N - N_COLD] == group) for group in range(GROUPS)]
-    return [rng.permutation(known[user % GROUPS])[:6] for user in range(200)]
-
-
-def histories():
-    return Ragged.from_rows(walks(), np.int64)
-
-
 def made(graph=GRAPH, negatives=None, item_weights=None, **settings):
     counts = np.bincount(histories().values, minlength=N)
     weights = item_weights or ItemWeightSettings(neighbours=4)
@@ -55,21 +39,9 @@ def made(graph=GRAPH, negatives=None, item_weights=None, **settings):
 
 @functools.cache
 def fitted(propagation, negatives):
-    graph, items = MIXED if propagation == "relations" else GRAPH, histories()
+    graph = MIXED if propagation == "relations" else GRAPH
     model = made(graph, Negatives(negatives), propagation=propagation)
-    ratings = {RATING_KEY: Ragged(np.full(len(items.values), np.nan, np.float32), items.offsets)}
-    sequences = Sequences(items, hold_out(items, 0.2, 0), N, ratings)
-    batches = training_batches(sequences, 16, 6, seed=1, epochs=5, keys=model.reads)
-    model.compile(optimizer=tf.keras.optimizers.Adam(0.02))
-    model.fit(batches, epochs=5, steps_per_epoch=len(batches) // 5, verbose=0)
-    return model
-
-
-def cold_hits(model):
-    """The share of users whose best cold item is of the group that they stay in; 1 in 4 by chance."""
-    cold = np.arange(N - N_COLD, N)
-    scores = model.score(Queries.from_histories(walks()[:40]))[:, cold]
-    return (GROUP[cold[scores.argmax(1)]] == np.arange(40) % GROUPS).mean()
+    return fit(model)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,19 @@
 
 import functools
 
+import hidden_groups
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from hidden_groups import GROUP, GROUPS, IDS, N_COLD, N, fit, histories
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig
-from tfllmrec.data.batches import Sequences, hold_out, training_batches
-from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, Field, Schema, missing
 from tfllmrec.errors import ModelError
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 
 pytestmark = pytest.mark.tf
-GROUPS, N, N_COLD = 4, 48, 16  # the last items are cold: nobody had them
 BRAND = Field("brand", "item", "category", vocabulary=("a", "b", "c", "d"))
 IMAGE = Field("image", "item", "vector", width=6)
 PRICE = Field("price", "item", "number", edges=(1.0, 5.0, 9.0), median=4.0, spread=2.0)
@@ -23,8 +22,6 @@ SCHEMA = Schema((BRAND, IMAGE, PRICE, Field("isbn", "item", "id")))
 CONFIG = ModelConfig(
     embedding_dim=16, blocks=1, heads=2, dropout=0.1, history_length=6, terms=["meaning"], item_fields="all"
 )
-GROUP = np.arange(N) % GROUPS
-IDS = np.arange(N).astype(str).astype(object)
 RNG = np.random.default_rng(0)
 TEXT = RNG.normal(size=(N, 8)).astype(np.float32)
 #: Images of a group are alike, and all of them point in one direction.
@@ -39,26 +36,9 @@ def fields(n=N, image=LOOKS):
     return {"item.brand": brand, "item.image": image, "item.price": np.full(n, np.nan, np.float32)}
 
 
-def walks():
-    """Items of one group each, in any order."""
-    rng = np.random.default_rng(1)
-    known = [np.flatnonzero(GROUP[: N - N_COLD] == group) for group in range(GROUPS)]
-    return [rng.permutation(known[user % GROUPS])[:6] for user in range(200)]
-
-
-def histories():
-    return Ragged.from_rows(walks(), np.int64)
-
-
 @functools.cache
 def fitted(*told, item_fields="all"):
-    model, items = untrained(told, CONFIG.model_copy(update={"item_fields": item_fields})), histories()
-    ratings = {RATING_KEY: Ragged(np.full(len(items.values), np.nan, np.float32), items.offsets)}
-    sequences = Sequences(items, hold_out(items, 0.2, 0), N, ratings)
-    batches = training_batches(sequences, 16, 6, seed=1, epochs=5, keys=model.reads)
-    model.compile(optimizer=tf.keras.optimizers.Adam(0.02))
-    model.fit(batches, epochs=5, steps_per_epoch=len(batches) // 5, verbose=0)
-    return model
+    return fit(untrained(told, CONFIG.model_copy(update={"item_fields": item_fields})))
 
 
 def untrained(told, config=CONFIG, **kwargs):
@@ -73,10 +53,8 @@ def trained():
 
 
 def cold_hits(model):
-    """The share of users whose best cold item is of the group that they stay in; 1 in 4 by chance."""
-    cold = np.arange(N - N_COLD, N - 2)  # with all fields
-    scores = model.score(Queries.from_histories(walks()[:40]))[:, cold]
-    return (GROUP[cold[scores.argmax(1)]] == np.arange(40) % GROUPS).mean()
+    """Of the items with all fields."""
+    return hidden_groups.cold_hits(model, N - 2)
 
 
 @pytest.mark.parametrize("told", ["item.brand", "item.image"])

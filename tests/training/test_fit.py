@@ -506,40 +506,41 @@ def test_fields_of_items_are_read_unless_validation_is_worse(monkeypatch, readin
     assert said == f"fields of items (item.brand, item.image) {verdict}: {figures}, on validation"
 
 
+def reads_texts(switch):
+    return SimpleNamespace(reads_texts=["event.comment", "user.about"], reads_text=switch)
+
+
+def reads_neighbours(switch):
+    return SimpleNamespace(propagation=SimpleNamespace(reads=switch), config=ModelConfig(propagation="relations"))
+
+
 @pytest.mark.parametrize(("reading", "reads"), [(0.6, 1.0), (0.5, 0.0), (0.4, 0.0)])
-def test_texts_of_users_are_read_if_validation_is_better(monkeypatch, reading, reads):
-    model = SimpleNamespace(reads_texts=["event.comment", "user.about"], reads_text=tf.Variable(1.0))
+@pytest.mark.parametrize(
+    ("choose", "reader", "what"),
+    [
+        (fit.choose_text_use, reads_texts, "texts of users (event.comment, user.about)"),
+        (fit.choose_graph_use, reads_neighbours, "neighbours in the graph (model.propagation=relations)"),
+    ],
+)
+def test_texts_of_users_and_neighbours_are_read_if_validation_is_better(
+    monkeypatch, choose, reader, what, reading, reads
+):
+    switch = tf.Variable(1.0)
 
     def measure(model, ks):
-        return SimpleNamespace(value=reading if float(model.reads_text) else 0.5)
+        return SimpleNamespace(value=reading if float(switch) else 0.5)
 
     monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
-    said = fit.choose_text_use(model, SimpleNamespace(measure=measure))
-    assert float(model.reads_text) == reads
+    said = choose(reader(switch), SimpleNamespace(measure=measure))
+    assert float(switch) == reads
     verdict = "are read" if reads else "are not read"
     figures = f"selection value {reading:.4f} with them, 0.5000 without them"
-    assert said == f"texts of users (event.comment, user.about) {verdict}: {figures}, on validation"
+    assert said == f"{what} {verdict}: {figures}, on validation"
 
 
 def test_a_model_without_fields_has_nothing_to_choose():
-    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]), reads_texts=[])
+    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]), reads_texts=[], propagation=None)
     assert fit.choose_text_use(model, None) is None
+    assert fit.choose_graph_use(model, None) is None
     assert fit.choose_item_field_use(model, None) is None
     assert fit.choose_field_use(model, None) is None and fit.choose_strength_alone(model, None) is None
-
-
-@pytest.mark.parametrize(("reading", "reads"), [(0.6, 1.0), (0.5, 0.0), (0.4, 0.0)])
-def test_neighbours_in_the_graph_count_if_validation_is_better(monkeypatch, reading, reads):
-    propagation = SimpleNamespace(reads=tf.Variable(1.0))
-    model = SimpleNamespace(propagation=propagation, config=ModelConfig(propagation="relations"))
-
-    def measure(model, ks):
-        return SimpleNamespace(value=reading if float(propagation.reads) else 0.5)
-
-    monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
-    said = fit.choose_graph_use(model, SimpleNamespace(measure=measure))
-    assert float(propagation.reads) == reads
-    verdict = "are read" if reads else "are not read"
-    figures = f"selection value {reading:.4f} with them, 0.5000 without them"
-    assert said == f"neighbours in the graph (model.propagation=relations) {verdict}: {figures}, on validation"
-    assert fit.choose_graph_use(SimpleNamespace(propagation=None), None) is None
