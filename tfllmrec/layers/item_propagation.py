@@ -1,4 +1,4 @@
-"""Item vectors that take up those of their neighbours in a graph."""
+"""Item vectors that are mixed with those of their neighbours in a graph."""
 
 from __future__ import annotations
 

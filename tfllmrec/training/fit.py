@@ -469,7 +469,7 @@ def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
 
 
 def choose_graph_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether item vectors take up those of their neighbours: only if the validation sample is ranked better then.
+    """Sets whether item vectors are mixed with their neighbours': only if the validation sample is ranked better then.
 
     Returns:
       A line on the choice; ``None`` for a model that does not pass vectors along a graph.
