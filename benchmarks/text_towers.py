@@ -51,6 +51,8 @@ def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None, p
     if name == "mlm-lora":
         text |= {"encoder": str((folder / "mlm" / "text" / "encoder").resolve()), "preprocessor": str(hub_handles()[0])}
         text["precision"] = "float32"  # a Hub encoder brings its own, here that of mlm
+    if "use" in str(text.get("encoder")).split("+"):
+        text["precision"] = "float32"  # it has no other
     # The table is about the hybrid: no row needs the ranking model.
     others = {"data": files, "evaluation": {"baselines": ["text"]}, "ranking": {"epochs": 0}}
     config = parse_config(settings | others | {"text": text})

@@ -121,7 +121,7 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert after.metrics["recall@10"] > 0.8
     assert record.best_epoch > 0 and record.strengths[0] > 0
     assert record.click_loss < record.untrained[0] - 0.3
-    assert record.ndcg[0] > record.ndcg[1] + 0.1 and record.ndcg_interval[0] > 0.1
+    assert record.selection[0] > record.selection[1] + 0.1 and record.selection_interval[0] > 0.1
     told = measure_ranking(reranked, planted, after, before, 3)
     assert told["reranked"] == after.metrics
     assert told["difference"]["ndcg@10"][1] > 0
@@ -151,7 +151,7 @@ def test_an_update_goes_on_from_the_network_of_its_parent(planted, hybrid, fitte
     made = updated(making.weights_of(model, record.temperature), record.strengths)
     judged = RankingRecord(**made.figures)
     assert judged.held_out == judged.lists == new.sum() and judged.rated == 0  # nothing is trained
-    assert judged.strengths[0] > 0 and judged.ndcg_interval[0] > 0.1
+    assert judged.strengths[0] > 0 and judged.selection_interval[0] > 0.1
     assert measured(planted, Reranked(hybrid, made.model, N)).metrics["recall@10"] > 0.8
     # Without what the parent learnt there is nothing to reorder by.
     blank = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted), 7)
@@ -175,7 +175,7 @@ def test_an_update_trains_on_new_queries_and_on_ratings_of_some_users(planted, h
     blank = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted), 7)
     record = RankingRecord(
         lists=9, held_out=9, rated=50, epochs=1, best_epoch=1, weight=1.0, strengths=[1.0, 1.0], click_loss=3.0,
-        rating_loss=1.0, untrained=[3.1, 1.1], seconds=1.0, ndcg=[0.2, 0.1], ndcg_interval=[0.05, 0.15],
+        rating_loss=1.0, untrained=[3.1, 1.1], seconds=1.0, selection=[0.2, 0.1], selection_interval=[0.05, 0.15],
     )  # fmt: skip
     new = np.arange(len(planted.validation)) % 2 == 0
     among = np.zeros(len(planted.train_queries()), bool)
@@ -200,14 +200,41 @@ def test_an_update_trains_on_new_queries_and_on_ratings_of_some_users(planted, h
 def test_an_update_without_heads_does_not_have_the_parents_figures_of_ratings(planted, hybrid):
     record = RankingRecord(
         lists=9, held_out=9, rated=50, epochs=6, best_epoch=2, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
-        rating_loss=1.0, untrained=[3.1, 1.1], seconds=1.0, ndcg=[0.2, 0.1], ndcg_interval=[-0.1, 0.15],
+        rating_loss=1.0, untrained=[3.1, 1.1], seconds=1.0, selection=[0.2, 0.1], selection_interval=[-0.1, 0.15],
         rating_interval=[-0.2, 0.3], rating_ece=0.1, factors=[9, 9, 9], biases_loss=9.0,
     )  # fmt: skip
     all_of = np.ones(len(planted.validation), bool), np.ones(len(planted.train_queries()), bool)
     made = fit_ranking(data_of(planted), CONFIG, hybrid, start=making.RankingStart(record, [], *all_of, 1, 1.0))
     judged = RankingRecord(**made.figures)
     assert (judged.rating_ece, judged.rating_interval, judged.rated, judged.epochs) == (None, [], 0, 0)
-    assert judged.rating_loss == judged.untrained[1] < 1 and judged.factors[0] == N and judged.ndcg == record.ndcg
+    assert (
+        judged.rating_loss == judged.untrained[1] < 1
+        and judged.factors[0] == N
+        and judged.selection == record.selection
+    )
+
+
+def test_the_strength_of_the_order_is_that_of_the_best_lists_and_tail_targets_count_twice(planted, hybrid):
+    model = RankingModel(hybrid, CONFIG, None)
+    asked = planted.validation.take(np.arange(40))
+    lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
+
+    def verdict(tail):
+        config = CONFIG.model_copy(update={"epochs": 1})
+        held_out = making.HeldOut(model, lists, np.full(40, np.nan), np.arange(40), tail, config)
+        held_out.begin(np.arange(40))
+        held_out.on_epoch_end(0)
+        of_strengths = held_out.by_epoch[:, 1]  # of 0.25, 0.5, 0.75 and 1
+        of_strengths[0] = np.array([4.0, 3.0, 2.0, 1.0])[:, np.newaxis]
+        of_strengths[1] = np.where(tail, *np.array([[0.3, 0.5, 0.4, 0.2], [0.2, 0.3, 0.5, 0.1]])[:, :, np.newaxis])
+        held_out.without[1] = 0.1
+        return held_out.verdict(1)
+
+    few, most = verdict(np.arange(40) < 10), verdict(np.arange(40) < 28)
+    assert (few.strengths[0], most.strengths[0]) == (0.75, 0.5)
+    assert few.selection == pytest.approx([(20 * 0.4 + 30 * 0.5) / 50, 0.1])
+    assert most.selection == pytest.approx([(56 * 0.5 + 12 * 0.3) / 68, 0.1]) and most.click_loss == 3
+    assert few.selection_interval[0] > 0
 
 
 def test_heads_of_a_parent_are_left_out_only_if_they_are_worse_beyond_chance(planted, hybrid):
@@ -218,7 +245,7 @@ def test_heads_of_a_parent_are_left_out_only_if_they_are_worse_beyond_chance(pla
 
     def strength(earlier, gain):
         config = CONFIG.model_copy(update={"epochs": 1})
-        held_out = making.HeldOut(model, lists, np.full(40, np.nan), np.arange(40), config, earlier)
+        held_out = making.HeldOut(model, lists, np.full(40, np.nan), np.arange(40), np.zeros(40, bool), config, earlier)
         for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
             held_out.begin(fold)
             held_out.on_epoch_end(0)
@@ -251,9 +278,11 @@ def test_where_nothing_is_to_be_found_the_model_is_left_out():
     fitted = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 3}), untrained(split))
     record = RankingRecord(**fitted.figures)
     assert fitted.model is None and record.left_out and record.strengths == [0, 0]
-    assert record.ndcg_interval[0] <= 0 and record.rating_interval[0] <= 0
-    with_it, without = record.ndcg
-    assert record.line().startswith(f"left out: ndcg@10 {with_it:.4f} against {without:.4f} without it on 200 held-out")
+    assert record.selection_interval[0] <= 0 and record.rating_interval[0] <= 0
+    with_it, without = record.selection
+    assert record.line().startswith(
+        f"left out: selection value {with_it:.4f} against {without:.4f} without it on 200 held-out"
+    )
     assert f"; rating RMSE {record.rating_loss**0.5:.4f} against {record.untrained[1] ** 0.5:.4f} by b" in record.line()
 
 
@@ -265,7 +294,10 @@ def test_where_only_ratings_are_to_be_found_the_order_stays_the_hybrids():
     fitted = fit_ranking(data_of(split), CONFIG, hybrid)
     model, record = fitted.model, RankingRecord(**fitted.figures)
     assert record.strengths[0] == 0 < record.strengths[1] and not model.reorders and not record.left_out
-    assert "order left out, the order stays the hybrid's: ndcg@10" in record.line() and "ratings kept" in record.line()
+    assert (
+        "order left out, the order stays the hybrid's: selection value" in record.line()
+        and "ratings kept" in record.line()
+    )
     assert record.rating_loss < 0.7 * record.untrained[1] and record.rating_interval[0] > 0
     before, reranked = measured(split, hybrid), Reranked(hybrid, model, N)
     assert measured(split, reranked).metrics["ndcg@10"] == pytest.approx(before.metrics["ndcg@10"])
@@ -304,8 +336,8 @@ def test_each_user_is_judged_by_a_model_that_was_trained_on_others(planted, hybr
         assert len(rated["rating"]) == 5 * len(others)  # of six training events, the first has nothing before it
     # Nothing was trained, so nothing is gained.
     record = RankingRecord(**fitted.figures)
-    assert record.strengths == [0, 0] and record.best_epoch == 0 and record.ndcg[0] == record.ndcg[1]
-    assert record.ndcg_interval == record.rating_interval == [0, 0]
+    assert record.strengths == [0, 0] and record.best_epoch == 0 and record.selection[0] == record.selection[1]
+    assert record.selection_interval == record.rating_interval == [0, 0]
 
 
 @pytest.mark.slow
@@ -318,7 +350,9 @@ def test_held_out_figures_by_hand(planted, hybrid):
     lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
     ratings = target_ratings(planted.validation_events, asked).copy()
     ratings[:5] = np.nan
-    held_out = making.HeldOut(model, lists, ratings, np.arange(40), CONFIG.model_copy(update={"epochs": 1}))
+    held_out = making.HeldOut(
+        model, lists, ratings, np.arange(40), np.zeros(40, bool), CONFIG.model_copy(update={"epochs": 1})
+    )
     for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
         held_out.begin(fold)
         held_out.on_epoch_end(0, logs := {})
@@ -346,7 +380,9 @@ def test_calibration_of_what_is_served_by_hand(planted, whole_hybrid, strengths)
     asked = planted.validation.take(np.arange(40))
     lists = lists_of(model, whole_hybrid, asked, CONFIG.candidates, 7)
     ratings = target_ratings(planted.validation_events, asked)
-    held_out = making.HeldOut(model, lists, ratings, np.arange(40), CONFIG.model_copy(update={"epochs": 1}))
+    held_out = making.HeldOut(
+        model, lists, ratings, np.arange(40), np.zeros(40, bool), CONFIG.model_copy(update={"epochs": 1})
+    )
     generator = np.random.default_rng(3)
     model.network.log_weight.assign(np.log(2.0))
     for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
@@ -475,7 +511,9 @@ def test_other_targets_of_a_query_are_not_wrong():
         better += targets[0] in best and bool(others & set(best[: best.index(targets[0])]))
     assert found and better
     # So the place of the first target is its place beside the items that did not come.
-    held_out = making.HeldOut(model, lists, np.full(len(queries), np.nan), np.arange(len(queries)), CONFIG)
+    held_out = making.HeldOut(
+        model, lists, np.full(len(queries), np.nan), np.arange(len(queries)), np.zeros(len(queries), bool), CONFIG
+    )
     held_out.begin(np.arange(len(queries)))
     for row, targets in enumerate(queries.targets):
         left = [i for i in np.argsort(-scores[row], kind="stable") if i not in {*queries.history[row], *targets[1:]}]
@@ -534,7 +572,7 @@ def test_a_large_catalogue_is_rated_by_biases(planted, hybrid, monkeypatch, tmp_
 def test_without_rated_validation_targets_nothing_is_said_of_ratings():
     record = RankingRecord(
         lists=9, held_out=9, rated=50, epochs=2, best_epoch=1, weight=1.0, strengths=[0.5, 0.0], click_loss=3.0,
-        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, ndcg=[0.2, 0.1], ndcg_interval=[0.05, 0.15],
+        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, selection=[0.2, 0.1], selection_interval=[0.05, 0.15],
     )  # fmt: skip
     assert record.line().startswith("kept: ndcg@10 0.2000") and "RMSE" not in record.line()
     exact = replace(record, rating_ece=0.0)  # all are foretold exactly
@@ -764,9 +802,9 @@ def test_logs_and_record(fitted):
     assert folds == ["fold-1", "fold-2"]
     found = EventAccumulator(str(logs / "fold-2" / "validation"), size_guidance={"tensors": 0}).Reload()
     assert {"epoch_click_loss", "epoch_rating_loss"} <= set(found.Tags()["tensors"])
-    with_it, without = record.ndcg
+    with_it, without = record.selection
     assert record.line().startswith(
-        f"order kept: ndcg@10 {with_it:.4f} against {without:.4f} without it on 260 held-out users (difference between"
+        f"order kept: selection value {with_it:.4f} against {without:.4f} without it on 260 held-out users (difference "
     )
     # Factors find all that there is in the ratings.
     by_factors, by_biases = record.untrained[1] ** 0.5, record.biases_loss**0.5
@@ -819,13 +857,14 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
 def test_a_model_that_is_left_out_is_not_made_again(planted, hybrid, tmp_path, monkeypatch):
     record = RankingRecord(
         lists=260, held_out=260, rated=0, epochs=2, best_epoch=1, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
-        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, ndcg=[0.1268, 0.1292], ndcg_interval=[-0.004, 0.001],
+        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, selection=[0.1268, 0.1292],
+        selection_interval=[-0.004, 0.001],
     )  # fmt: skip
     monkeypatch.setattr(making, "fit_ranking", lambda *_: Fitted(None, CONFIG, asdict(record)))
     told = []
     assert prepared_ranking(tmp_path / "ranking", data_of(planted), CONFIG, hybrid, told.append) is None
     assert told[1] == (
-        "ranking: left out: ndcg@10 0.1268 against 0.1292 without it on 260 held-out users (difference between "
+        "ranking: left out: selection value 0.1268 against 0.1292 without it on 260 held-out users (difference between "
         "-0.0040 and +0.0010 with 95 % confidence)"
     )
     assert sorted(path.name for path in (tmp_path / "ranking").iterdir()) == ["made_from.json", "record.json"]

@@ -329,13 +329,18 @@ def paired_differences(
 
 
 def mean_interval(
-    values: np.ndarray, users: np.ndarray | None = None, *, bootstrap: int = 1000, seed: int = 42
+    values: np.ndarray,
+    users: np.ndarray | None = None,
+    *,
+    confidence: float = 0.95,
+    bootstrap: int = 1000,
+    seed: int = 42,
 ) -> tuple[float, float] | None:
-    """Low and high end of the 95 % percentile bootstrap interval of the mean of ``values``, float64 ``[B]``.
+    """Low and high end of the percentile bootstrap interval of the mean of ``values``, float64 ``[B]``.
 
     NaN are left out; ``None`` where nothing else is there, or without resamples. ``users``: as :attr:`Result.users`.
     """
-    return _intervals({"": values}, bootstrap, seed, users).get("")
+    return _intervals({"": values}, bootstrap, seed, users, confidence).get("")
 
 
 def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
@@ -351,9 +356,9 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _intervals(
-    per_query: Mapping[str, np.ndarray], resamples: int, seed: int, users: np.ndarray | None
+    per_query: Mapping[str, np.ndarray], resamples: int, seed: int, users: np.ndarray | None, confidence: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the means over the queries that have a value."""
+    """Percentile intervals of the means over the queries that have a value."""
     labels = [label for label, values in per_query.items() if not np.isnan(values).all()]
     if not labels or resamples < 1:
         return {}
@@ -362,7 +367,7 @@ def _intervals(
     resampled = _resampled_ratios(np.where(known, values, 0.0), known.astype(np.float64), resamples, seed, users)
     # A rare stratum may be missing from some resamples; those say nothing about it.
     return {
-        label: (float(np.quantile(column, 0.025)), float(np.quantile(column, 0.975)))
+        label: (float(np.quantile(column, (1 - confidence) / 2)), float(np.quantile(column, (1 + confidence) / 2)))
         for label, column in ((label, c[~np.isnan(c)]) for label, c in zip(labels, resampled.T, strict=True))
         if len(column)
     }

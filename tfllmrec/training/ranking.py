@@ -75,13 +75,15 @@ class Verdict:
       best_epoch: number of training epochs, the one with the lowest losses on held-out users; 0: no epoch was better
         than no training. In an update the parent's network counts as epoch 1, and the first epoch of training as 2.
       strengths: of the click and the rating head; 0: left out.
-      click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not; the
-        latter is the mean squared error.
+      click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not: the
+        click head's is the one with the best selection value, the rating head's the one with the lowest error. The
+        latter loss is the mean squared error.
       untrained: both without the heads, where the order is the hybrid's and the ratings are those of the factors, or of
         biases.
-      ndcg: ndcg@10 on held-out users with the click head, and without it; a target that is not among the candidates
-        counts as missed. Empty in records of earlier versions, which left no head out for it.
-      ndcg_interval: low and high end of the 95 % interval of the gain in ``ndcg``.
+      selection: the selection value (:func:`tfllmrec.evaluation.protocol.selection_value`) on held-out users with the
+        click head, and without it; a target that is not among the candidates counts as missed.
+      selection_interval: low and high end of the interval of the gain in ``selection``, at 95 % for all strengths
+        together (Bonferroni).
       rating_interval: the same of the fall from ``untrained[1]`` to ``rating_loss``; empty without ratings.
       temperature: that the logits of the click probabilities are divided by.
       log_loss: the mean of -log of the next item's probability, at that temperature and at 1, where it is one of the
@@ -96,8 +98,8 @@ class Verdict:
     click_loss: float
     rating_loss: float
     untrained: list[float]
-    ndcg: list[float] = field(default_factory=list)
-    ndcg_interval: list[float] = field(default_factory=list)
+    selection: list[float]
+    selection_interval: list[float]
     rating_interval: list[float] = field(default_factory=list)
     temperature: float = 1.0
     log_loss: list[float] = field(default_factory=list)
@@ -148,15 +150,15 @@ class RankingRecord(Verdict):
     @property
     def left_out(self) -> bool:
         """Whether neither a head nor factors helped, so that there is no ranking model."""
-        return bool(self.ndcg) and not any(self.strengths) and not self.factors
+        return not any(self.strengths) and not self.factors
 
     def line(self) -> str:
         """For display: which heads are kept, and the figures behind it."""
-        with_it, without = self.ndcg
-        low, high = self.ndcg_interval
+        with_it, without = self.selection
+        low, high = self.selection_interval
         order = (
-            f"ndcg@10 {with_it:.4f} against {without:.4f} without it on {self.held_out:,} held-out users (difference "
-            f"between {low:+.4f} and {high:+.4f} with 95 % confidence)"
+            f"selection value {with_it:.4f} against {without:.4f} without it on {self.held_out:,} held-out users "
+            f"(difference between {low:+.4f} and {high:+.4f} with 95 % confidence)"
         )
         if not self.epochs:
             order = "the run before left it out, and it was not tried again"
@@ -316,14 +318,17 @@ def fit_ranking(
     """Learns the order from validation queries and ratings from training events; keeps the heads that help.
 
     The validation queries are divided into folds. For each fold a model is trained on the others, without the rated
-    events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses over
-    all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over users is
-    above zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is kept, the
-    final model is trained on all queries. Before that, the factor model of ratings is fitted on the training events,
-    and replaces the biases by the same rule; catalogues of more than ``rating_factors.ITEMS`` items have none. The
-    temperature of the click probabilities minimises the log loss of the candidates over all folds, if temperatures
-    that are fitted on the other folds lower the loss of a fold; otherwise it is 1. If all rated events are of the
-    users of one fold, or there are none, the rating head is not trained.
+    events of the fold's users, and measured after every epoch. The epoch and the strength of the rating head minimise
+    the losses over all folds. The strength of the click head maximises the selection value, by which all settings are
+    chosen: the strength with the lowest loss is often too high for the best lists. A head is kept if its gain there is
+    larger than chance: the paired bootstrap interval over users is above zero, of the selection value for the click
+    head and of the squared error for the rating head. If a head is kept, the final model is trained on all queries.
+
+    Before that, the factor model of ratings is fitted on the training events, and replaces the biases by the same rule;
+    catalogues of more than ``rating_factors.ITEMS`` items have none. The temperature of the click probabilities
+    minimises the log loss of the candidates over all folds, if temperatures that are fitted on the other folds lower
+    the loss of a fold; otherwise it is 1. If all rated events are of the users of one fold, or there are none, the
+    rating head is not trained.
 
     With ``start`` each training goes on from an earlier model, and only queries whose next item that model was not
     trained on are learnt from and judged on. The earlier model itself counts as the first epoch. A head that it kept
@@ -389,7 +394,8 @@ def fit_ranking(
     optimizer = adamw(config.learning_rate, max(steps, 1), 0.05, config.weight_decay)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-    held_out = HeldOut(model, lists, ratings, users, config, earlier)
+    tail = data.strata["tail"][asked.targets.values[asked.targets.offsets[:-1]]]
+    held_out = HeldOut(model, lists, ratings, users, tail, config, earlier)
     for number, fold in enumerate(folds):
         model.network.set_weights(untrained)
         others = _rows(lists, np.setdiff1d(np.arange(len(asked)), fold))
@@ -756,6 +762,7 @@ class HeldOut(tf.keras.callbacks.Callback):
       lists: of all folds, B of them.
       ratings: float32 ``[B]``, how the target of each list was rated; NaN where it was not.
       users: int64 ``[B]``, equal numbers for lists of one user.
+      tail: bool ``[B]``, whether the target is a tail item; such lists count twice in the selection value.
       config: with epochs.
       earlier: the strengths of the heads in an earlier model, which is then measured as the first epoch.
     """
@@ -766,12 +773,15 @@ class HeldOut(tf.keras.callbacks.Callback):
         lists: Examples,
         ratings: np.ndarray,
         users: np.ndarray,
+        tail: np.ndarray,
         config: RankingConfig,
         earlier: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         assert config.epochs is not None
         self.ranking, self.lists, self.ratings, self.users = model, lists, ratings, users
+        counts = 1.0 + tail
+        self.counts = counts * len(counts) / max(counts.sum(), 1.0)  # their mean is 1
         self.earlier, self.candidates = earlier, min(config.candidates, model.n_items)
         self.learned = tf.function(model.learned, reduce_retracing=True, autograph=False)
         self.fold = np.empty(0, int)
@@ -833,12 +843,16 @@ class HeldOut(tf.keras.callbacks.Callback):
         losses = np.where(np.isfinite(losses), losses, np.inf)
         first = int(self.earlier is not None)
         epoch = first + int(np.argmin(losses[first:]))
-        click, rating = (int(np.argmin(of_strength)) for of_strength in means[:, epoch])
+        values, before = self.by_epoch[1, epoch] * self.counts, self.without[1] * self.counts
+        click, rating = int(np.argmax(values.mean(axis=-1))), int(np.argmin(means[1, epoch]))
         gains = (
-            (self.by_epoch[1, epoch, click] - self.without[1], self.users),
-            ((self.without[2] - self.by_epoch[2, epoch, rating])[rated], self.users[rated]),
+            (values[click] - before, self.users, 1 - 0.05 / len(STRENGTHS)),
+            ((self.without[2] - self.by_epoch[2, epoch, rating])[rated], self.users[rated], 0.95),
         )
-        intervals = [mean_interval(gain, users, seed=seed) if len(gain) else None for gain, users in gains]
+        intervals = [
+            mean_interval(gain, users, confidence=confidence, seed=seed) if len(gain) else None
+            for gain, users, confidence in gains
+        ]
         strengths = [
             STRENGTHS[at] if self._keeps(head, interval) else 0.0
             for head, (at, interval) in enumerate(zip((click, rating), intervals, strict=True))
@@ -850,8 +864,8 @@ class HeldOut(tf.keras.callbacks.Callback):
             click_loss=float(means[0, epoch, click]),
             rating_loss=float(means[1, epoch, rating]),
             untrained=untrained.tolist(),
-            ndcg=[float(values.mean()) for values in (self.by_epoch[1, epoch, click], self.without[1])],
-            ndcg_interval=list(intervals[0] or ()),
+            selection=[float(values[click].mean()), float(before.mean())],
+            selection_interval=list(intervals[0] or ()),
             rating_interval=list(intervals[1] or ()),
         )
 
