@@ -40,6 +40,7 @@ def losses(strategy):
     rated = {name: values[:, :1] if name in ("items", "terms", "scores", "prior") else values
              for name, values in lists.items()} | {"rating": np.array([2, 4], np.float32)}
     lists |= {"label": np.array([0, 1], np.int32), "log_times": np.zeros((2, 3), np.float32)}
+    lists |= {"weight": np.array([1, 2], np.float32)}
     told = []
     for model, inputs in ((full, batch), (sampled, batch), (ranking, {"lists": lists, "rated": rated})):
         parts = strategy.run(lambda: model.compute_loss(inputs, training=True))

@@ -466,7 +466,7 @@ def test_metrics_of_a_ranking_model(hybrid):
     rated = {name: values[:, :1] if name in ("items", "terms", "scores", "prior") else values
              for name, values in lists.items()}  # fmt: skip
     batch = {
-        "lists": lists | {"label": label, "log_times": np.zeros((4, 4), np.float32)},
+        "lists": lists | {"label": label, "log_times": np.zeros((4, 4), np.float32), "weight": np.ones(4, np.float32)},
         "rated": rated | {"rating": np.ones(4, np.float32)},
     }
     figures = model.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)

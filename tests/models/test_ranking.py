@@ -261,14 +261,16 @@ def test_the_loss_by_hand(model):
     given = model.given(*asked(model))
     log_times = tf.constant(RNG.random(ITEMS.shape), tf.float32)
     label, rating = np.array([1, 3, 0, 0]), np.array([4, 1, 3, 5], np.float32)
+    weight = np.array([1, 2, 1, 2], np.float32)
     inputs = {
-        "lists": given | {"label": tf.constant(label, tf.int32), "log_times": log_times},
+        "lists": given | {"label": tf.constant(label, tf.int32), "log_times": log_times, "weight": tf.constant(weight)},
         "rated": {n: v if n in ("recent", "marks") else v[:, :1] for n, v in given.items()}
         | {"rating": tf.constant(rating)},
     }
     logits, told = (out.numpy() for out in model.learned(model.item_vectors, **given))
     odds = np.exp(logits + log_times.numpy())
-    expected = np.mean([-np.log(odds[row, label[row]] / odds[row].sum()) for row in range(4)])
+    losses = [-np.log(odds[row, label[row]] / odds[row].sum()) for row in range(4)]
+    expected = np.average(losses, weights=weight)
     expected += np.mean((told[:, 0] - rating) ** 2)
     assert float(model.compute_loss(inputs)) == pytest.approx(expected, rel=1e-4)
 

@@ -40,6 +40,8 @@ from tfllmrec.models.servable import Query, Servable, empty_query
 #: Ratings that an item and a user need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
 ABSENT = -1e9
+#: What lists to learn from have beside :meth:`RankingModel.given`; see :meth:`RankingModel.compute_loss`.
+LEARNT_FROM = ("label", "log_times", "weight")
 NAN = float("nan")
 
 
@@ -347,15 +349,16 @@ class RankingModel(MeasuredModel):
 
         Args:
           inputs: ``lists``, what :meth:`given` gives with ``label`` int32 ``[B]``, the place of the next item in each,
-            and ``log_times`` float32 ``[B, M]``, the logarithm of how many items each of them stands for;
+            ``log_times`` float32 ``[B, M]``, the logarithm of how many items each of them stands for, and ``weight``
+            float32 ``[B]``, how much each list counts;
             and where ratings are learnt ``rated``, the same of lists of one item with ``rating`` float32 ``[B]``.
         """
         lists = dict(inputs["lists"])
-        label, log_times = lists.pop("label"), lists.pop("log_times")
+        label, log_times, weight = (lists.pop(name) for name in LEARNT_FROM)
         logits = self.learned(self.item_vectors, **lists)[0] + log_times
-        total = self.click_task(labels=label, predictions=logits, compute_metrics=False)
-        loss = tf.math.divide_no_nan(total, tf.cast(tf.shape(label)[0], tf.float32))
-        self.click_loss.update_state(loss, tf.shape(label)[0])
+        total = self.click_task(labels=label, predictions=logits, sample_weight=weight, compute_metrics=False)
+        loss = tf.math.divide_no_nan(total, tf.reduce_sum(weight))
+        self.click_loss.update_state(loss, tf.reduce_sum(weight))
         if "rated" in inputs:
             rated = dict(inputs["rated"])
             rating = rated.pop("rating")
@@ -367,7 +370,7 @@ class RankingModel(MeasuredModel):
 
     def targets_and_predictions(self, inputs: dict[str, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
         """The place of the next item in each list, int32 ``[B]``, and the logits of its items, float32 ``[B, M]``."""
-        lists = {name: values for name, values in inputs["lists"].items() if name not in ("label", "log_times")}
+        lists = {name: values for name, values in inputs["lists"].items() if name not in LEARNT_FROM}
         return inputs["lists"]["label"], self.learned(self.item_vectors, **lists)[0]
 
     @traced_once

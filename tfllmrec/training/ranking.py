@@ -1,13 +1,13 @@
 """Teaches the ranking model on what the hybrid has not seen, and leaves out each head that does not help there.
 
 W and the hybrid have seen each training event: among those, the item that came next is far too easy to find. So the
-order is learnt from the validation queries. Ratings are learnt from the training events: the hybrid was never told
+order is learnt from the validation queries. Those with tail targets count twice, as in the selection value. Ratings are learnt from the training events: the hybrid was never told
 which of them were high. What a rating would be without the head comes from factors (closed form), or from biases where
 factors do not help.
 
 Each head is judged on all users of the validation queries, in folds: a model that was not trained on a fold says what
-the heads are worth there. With the users of one fold alone, about 190 of movielens-100k, a gain of .01 in ndcg@10 would
-be within chance, and a head that helps would be left out.
+the heads are worth there. With the users of one fold alone, about 190 of movielens-100k, a gain of .01 would be within
+chance, and a head that helps would be left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from tfllmrec.columns import ITEM_INDEX, RATING, USER, USER_INDEX
 from tfllmrec.config import RankingConfig, settings_of
+from tfllmrec.data.batches import like_lengths
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
@@ -33,7 +34,7 @@ from tfllmrec.evaluation.calibration import calibration_error
 from tfllmrec.evaluation.metrics import UNREACHABLE, TargetRanks, masked, ndcg, top_items
 from tfllmrec.evaluation.protocol import Result, mean_interval, paired_difference, users_of
 from tfllmrec.models.fitting import Fitted, TrainingData
-from tfllmrec.models.ranking import NAN, RankingModel, RatingScale, Reranked
+from tfllmrec.models.ranking import LEARNT_FROM, NAN, RankingModel, RatingScale, Reranked
 from tfllmrec.models.rating_factors import ITEMS, RatingFactors, fit_rating_factors
 from tfllmrec.models.servable import SCORE_BATCH, Servable
 from tfllmrec.progress import Tell, show_progress
@@ -41,13 +42,16 @@ from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
-#: What *auto* epochs are, and the validation queries below which it is 0: so few say nothing.
-EPOCHS, FEWEST = 6, 30
+#: What *auto* epochs are, up to this many lists and above; more lists say as much in fewer epochs.
+EPOCHS, MANY, EPOCHS_OF_MANY = 6, 10_000, 3
+#: The validation queries below which *auto* is 0: so few say nothing.
+FEWEST = 30
 #: Items drawn from behind the candidates of a list, which stand for all others.
 DRAWN = 50
-#: Lists, and rated events and their users, that are learnt from at most; also queries that probabilities are measured
-#: on. They are some seconds of work.
-LISTS, RATED, RATERS = 6_000, 20_000, 1_000
+#: Lists, and rated events and their users, that are learnt from at most.
+LISTS, RATED, RATERS = 20_000, 20_000, 1_000
+#: Queries that probabilities and ratings are measured on, at most.
+MEASURED = 6_000
 #: Scores that the hybrid computes for the lists, and again for the rated events, at most: with more than 500,000 items
 #: there are fewer lists, and with more than 150,000 fewer rated events. It is a limit of work, not of time, so that the
 #: same seed gives the same model on each machine.
@@ -63,6 +67,9 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 TEMPERATURES = np.geomspace(0.25, 4, 65)
 
 RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
+
+#: What examples have of each event of the history.
+OF_EVENTS = ("recent", "marks")
 
 Examples = dict[str, np.ndarray]
 
@@ -219,10 +226,11 @@ def settle_epochs(config: RankingConfig, split: Split) -> str | None:
     """Fills in *auto* epochs, in place; returns what was chosen and why."""
     if config.epochs is not None:
         return None
-    config.epochs = EPOCHS if len(split.validation) >= FEWEST else 0
+    n_queries = len(split.validation)
+    config.epochs = 0 if n_queries < FEWEST else EPOCHS if n_queries <= MANY else EPOCHS_OF_MANY
     if config.epochs:
-        return f"ranking.epochs {EPOCHS} at most: {len(split.validation):,} validation queries to learn from"
-    return f"ranking.epochs 0 (no ranking model): {len(split.validation):,} validation queries are too few"
+        return f"ranking.epochs {config.epochs} at most: {n_queries:,} validation queries to learn from"
+    return f"ranking.epochs 0 (no ranking model): {n_queries:,} validation queries are too few"
 
 
 def prepared_ranking(
@@ -382,7 +390,8 @@ def fit_ranking(
         return Fitted(None if record.left_out else model, config, asdict(record))
     # All queries of a user are in one fold.
     folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
-    lists = lists_of(model, hybrid, asked, config.candidates, seed)
+    tail = data.strata["tail"][asked.targets.values[asked.targets.offsets[:-1]]]
+    lists = lists_of(model, hybrid, asked, config.candidates, seed) | {"weight": (1 + tail).astype(np.float32)}
     rated, raters = None, np.empty(0, object)
     if scale is not None and config.epochs > first:
         users_of_ratings = None if start is None else start.users
@@ -394,8 +403,7 @@ def fit_ranking(
     optimizer = adamw(config.learning_rate, max(steps, 1), 0.05, config.weight_decay)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-    tail = data.strata["tail"][asked.targets.values[asked.targets.offsets[:-1]]]
-    held_out = HeldOut(model, lists, ratings, users, tail, config, earlier)
+    held_out = HeldOut(model, lists, ratings, users, config, earlier)
     for number, fold in enumerate(folds):
         model.network.set_weights(untrained)
         others = _rows(lists, np.setdiff1d(np.arange(len(asked)), fold))
@@ -495,7 +503,9 @@ def _train(
         variable.assign(tf.zeros_like(variable))
     steps = -(-len(lists["label"]) // config.batch_size)
     numbers = iter(range(first, epochs))
-    training = _dataset(lambda: batches(lists, rated, config.batch_size, [seed, next(numbers)]), lists, rated, steps)
+    training = _dataset(
+        lambda: batches(lists, rated, config.batch_size, [seed, next(numbers)], model.n_items), lists, rated, steps
+    )
     board = [] if logs is None else [tf.keras.callbacks.TensorBoard(str(logs), write_graph=False)]
     with show_progress(label, "steps") as progress:
         told = StepProgress(progress, steps * (epochs - first))
@@ -669,16 +679,22 @@ def ratings_of_targets(events: pd.DataFrame | None, queries: Queries) -> np.ndar
     return pd.Series(events[RATING].to_numpy(), index=own).reindex(asked).to_numpy(np.float32)
 
 
-def batches(lists: Examples, rated: Examples | None, batch_size: int, seed: list[int]) -> Iterator[dict[str, Examples]]:
-    """One epoch: every list once, and :data:`RATED_BATCH` rated events beside them; a function of the seed alone."""
+def batches(
+    lists: Examples, rated: Examples | None, batch_size: int, seed: list[int], n_items: int
+) -> Iterator[dict[str, Examples]]:
+    """One epoch: every list once, and :data:`RATED_BATCH` rated events beside them; a function of the seed alone.
+
+    Lists of similar histories come together, because a step takes as long as its longest history.
+    """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(lists["label"]))
+    lengths = (lists["recent"] < n_items).sum(axis=1)[order]
     others = generator.permutation(len(rated["rating"])) if rated is not None else np.empty(0, int)
-    for step, start in enumerate(range(0, len(order), batch_size)):
-        batch = {"lists": _rows(lists, order[start : start + batch_size])}
+    for step, rows in enumerate(like_lengths(order, lengths, batch_size, generator)):
+        batch = {"lists": _trimmed(_rows(lists, rows), n_items)}
         if rated is not None:
             places = np.arange(step * RATED_BATCH, (step + 1) * RATED_BATCH)
-            batch["rated"] = _rows(rated, np.take(others, places, mode="wrap"))
+            batch["rated"] = _trimmed(_rows(rated, np.take(others, places, mode="wrap")), n_items)
         yield batch
 
 
@@ -696,12 +712,21 @@ def _rows(examples: Examples, rows: np.ndarray) -> Examples:
     return {name: values[rows] for name, values in examples.items()}
 
 
+def _trimmed(examples: Examples, n_items: int) -> Examples:
+    """The examples without the columns of events that no row has."""
+    width = max((examples["recent"] < n_items).sum(axis=1).max(initial=0), 1)
+    return examples | {name: examples[name][:, :width] for name in OF_EVENTS}
+
+
 def _dataset(
     generator: Callable[[], Iterator[dict[str, Examples]]], lists: Examples, rated: Examples | None, steps: int
 ) -> tf.data.Dataset:
     groups = {"lists": lists} | ({} if rated is None else {"rated": rated})
     signature = {
-        group: {name: tf.TensorSpec((None, *values.shape[1:]), values.dtype) for name, values in examples.items()}
+        group: {
+            name: tf.TensorSpec((None, None) if name in OF_EVENTS else (None, *values.shape[1:]), values.dtype)
+            for name, values in examples.items()
+        }
         for group, examples in groups.items()
     }
     made = tf.data.Dataset.from_generator(generator, output_signature=signature)
@@ -759,10 +784,9 @@ class HeldOut(tf.keras.callbacks.Callback):
 
     Args:
       model: in training its strengths are 1.
-      lists: of all folds, B of them.
+      lists: of all folds, B of them, with ``weight``.
       ratings: float32 ``[B]``, how the target of each list was rated; NaN where it was not.
       users: int64 ``[B]``, equal numbers for lists of one user.
-      tail: bool ``[B]``, whether the target is a tail item; such lists count twice in the selection value.
       config: with epochs.
       earlier: the strengths of the heads in an earlier model, which is then measured as the first epoch.
     """
@@ -773,15 +797,13 @@ class HeldOut(tf.keras.callbacks.Callback):
         lists: Examples,
         ratings: np.ndarray,
         users: np.ndarray,
-        tail: np.ndarray,
         config: RankingConfig,
         earlier: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         assert config.epochs is not None
         self.ranking, self.lists, self.ratings, self.users = model, lists, ratings, users
-        counts = 1.0 + tail
-        self.counts = counts * len(counts) / max(counts.sum(), 1.0)  # their mean is 1
+        self.counts = lists["weight"] * len(ratings) / max(lists["weight"].sum(), 1.0)  # their mean is 1
         self.earlier, self.candidates = earlier, min(config.candidates, model.n_items)
         self.learned = tf.function(model.learned, reduce_retracing=True, autograph=False)
         self.fold = np.empty(0, int)
@@ -795,7 +817,8 @@ class HeldOut(tf.keras.callbacks.Callback):
 
     def begin(self, fold: np.ndarray) -> None:
         """Measures the untrained model on the lists ``fold``, int ``[n]``, those that the next training leaves out."""
-        self.fold = fold
+        lengths = (self.lists["recent"][fold] < self.ranking.n_items).sum(axis=1)
+        self.fold = fold[np.argsort(lengths, kind="stable")]  # like lengths together, as in training
         self.fold_of[fold] = self.fold_of.max() + 1
         for rows in self._blocks():
             part = _rows(self.lists, rows)
@@ -807,8 +830,8 @@ class HeldOut(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         for rows in self._blocks():
-            part = _rows(self.lists, rows)
-            query = {name: values for name, values in part.items() if name not in ("label", "log_times")}
+            part = _trimmed(_rows(self.lists, rows), self.ranking.n_items)
+            query = {name: values for name, values in part.items() if name not in LEARNT_FROM}
             logits, told = (out.numpy() for out in self.learned(self.ranking.item_vectors, **query))
             self.weight[epoch + 1, rows] = np.exp(self.ranking.network.log_weight)
             scores = self.weight[epoch + 1, rows, np.newaxis] * part["scores"]
@@ -825,7 +848,8 @@ class HeldOut(tf.keras.callbacks.Callback):
                 )
         if logs is not None:
             click, _, rating = self.by_epoch[:, epoch + 1, -1][:, self.fold]
-            logs |= {"val_click_loss": click.mean(), "val_rating_loss": _mean(rating[np.isfinite(rating)]) or 0.0}
+            logs |= {"val_click_loss": np.average(click, weights=self.counts[self.fold])}
+            logs |= {"val_rating_loss": _mean(rating[np.isfinite(rating)]) or 0.0}
 
     def verdict(self, seed: int) -> Verdict:
         """The best epoch and strengths over all folds; the strength of a head that is left out is 0.
@@ -834,9 +858,8 @@ class HeldOut(tf.keras.callbacks.Callback):
           seed: of the resamples.
         """
         rated = np.isfinite(self.ratings) & self.ranking.rates
-        means = np.stack(
-            [self.by_epoch[0].mean(axis=-1), self.by_epoch[2][..., rated].sum(axis=-1) / max(rated.sum(), 1)]
-        )
+        click_loss = (self.by_epoch[0] * self.counts).mean(axis=-1)
+        means = np.stack([click_loss, self.by_epoch[2][..., rated].sum(axis=-1) / max(rated.sum(), 1)])
         untrained = means[:, 0, 0]
         # A head that is worse at every strength will be left out; epochs that diverged are ignored.
         losses = np.minimum(means.min(axis=-1), untrained[:, np.newaxis]).sum(axis=0)
@@ -844,7 +867,9 @@ class HeldOut(tf.keras.callbacks.Callback):
         first = int(self.earlier is not None)
         epoch = first + int(np.argmin(losses[first:]))
         values, before = self.by_epoch[1, epoch] * self.counts, self.without[1] * self.counts
-        click, rating = int(np.argmax(values.mean(axis=-1))), int(np.argmin(means[1, epoch]))
+        of_strength = values.mean(axis=-1)
+        click = max(range(len(STRENGTHS)), key=lambda at: (of_strength[at], -means[0, epoch, at]))
+        rating = int(np.argmin(means[1, epoch]))
         gains = (
             (values[click] - before, self.users, 1 - 0.05 / len(STRENGTHS)),
             ((self.without[2] - self.by_epoch[2, epoch, rating])[rated], self.users[rated], 0.95),
@@ -936,7 +961,7 @@ def measure_ranking(
     Returns:
       ``candidates``; of a new order ``reranked`` (every metric of the hybrid's best items in it), ``intervals`` and
       ``difference`` (to the hybrid's order, with its 95 % interval, for ``ndcg@10`` and ``recall@10`` in all and in
-      the tail; as far as they were measured); ``offered``, the queries of at most :data:`LISTS` whose next item is
+      the tail; as far as they were measured); ``offered``, the queries of at most :data:`MEASURED` whose next item is
       among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
       are alike), ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score),
       ``accuracy`` (how often the most likely candidate is the next item, ties shared out) and ``ece`` (the calibration
@@ -962,9 +987,9 @@ def measure_ranking(
 
 
 def measured_queries(split: Split, seed: int) -> Queries:
-    """The test queries that probabilities and ratings are measured on: at most :data:`LISTS`, drawn by seed."""
+    """The test queries that probabilities and ratings are measured on: at most :data:`MEASURED`, drawn by seed."""
     asked = split.test.take(split.test.targets.lengths > 0)
-    return asked.take(np.random.default_rng(seed).permutation(len(asked))[:LISTS])
+    return asked.take(np.random.default_rng(seed).permutation(len(asked))[:MEASURED])
 
 
 @dataclass(frozen=True)
