@@ -910,9 +910,13 @@ def test_a_training_that_diverges_is_left_out(planted, whole_hybrid):
     json.dumps(fitted.figures, allow_nan=False)
 
 
-def test_auto_epochs(planted):
+def test_auto_epochs(planted, monkeypatch):
     config = RankingConfig()
     assert settle_epochs(config, planted).startswith("ranking.epochs 6 at most: 260 validation queries")
     assert config.epochs == 6 and settle_epochs(config, planted) is None
     few, config = split_of(events(people=20)), RankingConfig()
     assert "20 validation queries are too few" in settle_epochs(config, few) and config.epochs == 0
+    monkeypatch.setattr(making, "MANY", 259)
+    assert (
+        settle_epochs(config := RankingConfig(), planted).startswith("ranking.epochs 3 at most") and config.epochs == 3
+    )

@@ -1,9 +1,9 @@
 """Teaches the ranking model on what the hybrid has not seen, and leaves out each head that does not help there.
 
 W and the hybrid have seen each training event: among those, the item that came next is far too easy to find. So the
-order is learnt from the validation queries. Those with tail targets count twice, as in the selection value. Ratings are learnt from the training events: the hybrid was never told
-which of them were high. What a rating would be without the head comes from factors (closed form), or from biases where
-factors do not help.
+order is learnt from the validation queries. Those with tail targets count twice, as in the selection value. Ratings are
+learnt from the training events: the hybrid was never told which of them were high. What a rating would be without the
+head comes from factors (closed form), or from biases where factors do not help.
 
 Each head is judged on all users of the validation queries, in folds: a model that was not trained on a fold says what
 the heads are worth there. With the users of one fold alone, about 190 of movielens-100k, a gain of .01 would be within
