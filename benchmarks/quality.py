@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sections import made_by, replace_section
+from sections import RANKED, made_by, replace_section
 from seeds import ONE_SEED, SEEDS, averaged_runs
 
 from tfllmrec.config import ExperimentConfig, contradictions, parse_config
@@ -98,11 +98,10 @@ def section(name: str, runs: Sequence[Run], command: str) -> str:
         for model, row in PUBLISHED.get(name, {}).items()
     }
     orders = [run.metrics.get("ranking", {}) for run in runs]
-    if any("reranked" in order for order in orders):  # the lists that are recommended
+    if any("reranked" in order for order in orders):  # a seed without such an order counts with the hybrid's
         lists = [o.get("reranked", run.metrics["results"]["hybrid"]) for o, run in zip(orders, runs, strict=True)]
-        known = [label for label, figure in lists[0].items() if figure is not None]
-        figures = {label: float(np.mean([each[label] for each in lists])) for label in known}
-        published = {"hybrid, in the order of its ranking model": figures} | published
+        known = [label for label in lists[0] if all(each[label] is not None for each in lists)]
+        published = {RANKED: {label: float(np.mean([each[label] for each in lists])) for label in known}} | published
     versions = ", ".join(f"{package} {version}" for package, version in first.record["versions"].items() if version)
     return "\n".join(
         [

@@ -62,7 +62,7 @@ def measured(path: Path, made: str) -> tuple[str, str]:
         model, record = fitted.model, RankingRecord(**fitted.figures)
         learnt = [f"- learnt in {record.seconds:.0f} s from {len(split.validation):,} validation queries"]
     title = f"{run.dataset.name}: what the ranking model brings"
-    if (encoder := config.text.encoder) != "minilm":
+    if (encoder := config.text.encoder) != "minilm" and "/" not in encoder:
         title += f", text.encoder={encoder}"
     if model is None:
         return title, "\n".join([made, "", f"- {record.line()}", *learnt])

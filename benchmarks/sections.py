@@ -62,6 +62,10 @@ def opening(parts: Mapping[str, str]) -> str:
     return "\n".join([OPENING, *markdown_table(header, rows), ""])
 
 
+#: The row of the lists that are recommended.
+RANKED = "hybrid, in the order of its ranking model"
+
+
 def _overview_row(title: str, part: str) -> list[str]:
     seeds = re.search(r"\(seeds? ([\d, ]+?), \d{4}-", part)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
@@ -79,7 +83,7 @@ def _overview_row(title: str, part: str) -> list[str]:
         link,
         seeds.group(1) if seeds else "-",
         *(hybrid.get(label, "-").replace("*", "") for label in MEASURED),
-        best(name for name in figures if name not in ("hybrid", "targets", *published)),
+        best(name for name in figures if name not in ("hybrid", RANKED, "targets", *published)),
         best(published),
     ]
 

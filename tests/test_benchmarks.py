@@ -112,6 +112,7 @@ def quality_section(seeds, hybrid, ease, published=""):
             f"| hybrid | **{hybrid} ±0.003** (0.1 to 0.3) | **0.3000** | 0.1000 | 0.0900 | 0.5000 |",
             "| popularity | 0.0100 ±0.001 | 0.0200 | 0.1000 | 0.0000 | 0.0100 |",
             f"| ease | {ease} ±0.001 | 0.2000 | **0.2000** | 0.0500 | 0.1000 |",
+            "| hybrid, in the order of its ranking model | 0.4000 | 0.4000 | 0.1000 | 0.0900 | 0.5000 |",
             *([published] if published else []),
             "| targets | 1,000 | 1,000 | 600 | 400 | |",
         ]

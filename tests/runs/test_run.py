@@ -234,7 +234,7 @@ def test_a_run_whose_ranking_model_is_left_out(chain_run, tmp_path, monkeypatch)
     told = []
     run = fit_experiment(copy.config, copy.folder, resume=True, tell=told.append)
     line = RankingRecord(**figures).line()
-    assert line.startswith("left out: ndcg@10 ") and f"ranking: {line}" in told
+    assert line.startswith("left out: selection value ") and f"ranking: {line}" in told
     assert run.metrics["ranking"] == {"left_out": line} and run.record["ranking"] == figures
     assert run.load_ranking(run.load_model()) is None
     saved = SavedModel.open(export(run.folder, tmp_path / "served", tell=told.append))

@@ -916,7 +916,10 @@ def test_auto_epochs(planted, monkeypatch):
     assert config.epochs == 6 and settle_epochs(config, planted) is None
     few, config = split_of(events(people=20)), RankingConfig()
     assert "20 validation queries are too few" in settle_epochs(config, few) and config.epochs == 0
-    monkeypatch.setattr(making, "MANY", 259)
-    assert (
-        settle_epochs(config := RankingConfig(), planted).startswith("ranking.epochs 3 at most") and config.epochs == 3
-    )
+    monkeypatch.setattr(making, "LOOKS", 4 * 260)
+    assert settle_epochs(config := RankingConfig(), planted).startswith("ranking.epochs 4") and config.epochs == 4
+    monkeypatch.setattr(making, "LOOKS", 260)
+    assert settle_epochs(config := RankingConfig(), planted).startswith("ranking.epochs 3") and config.epochs == 3
+    monkeypatch.setattr(making, "LISTS", 100)
+    said = settle_epochs(RankingConfig(candidates=200), planted)
+    assert said == "ranking.epochs 5 at most: 50 validation queries to learn from"

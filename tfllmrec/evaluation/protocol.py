@@ -338,7 +338,8 @@ def mean_interval(
 ) -> tuple[float, float] | None:
     """Low and high end of the percentile bootstrap interval of the mean of ``values``, float64 ``[B]``.
 
-    NaN are left out; ``None`` where nothing else is there, or without resamples. ``users``: as :attr:`Result.users`.
+    ``confidence`` is that of the interval. NaN are left out; ``None`` where nothing else is there, or without
+    resamples. ``users``: as :attr:`Result.users`.
     """
     return _intervals({"": values}, bootstrap, seed, users, confidence).get("")
 

@@ -401,7 +401,8 @@ def _publish(temporary: Path, target: Path) -> Path:
 
 
 def _manifest(run: Run, counts: Counts | None) -> dict[str, Any]:
-    record = run.record
+    record, made = run.record, run.ranking_record
+    ranking = None if made is None else asdict(made) | {"left_out": made.line() if made.left_out else None}
     return {
         "run": str(run.folder.resolve()),
         "config": run.config.model_dump(mode="json"),
@@ -412,5 +413,5 @@ def _manifest(run: Run, counts: Counts | None) -> dict[str, Any]:
         # What has items more than the run is not what the run measured.
         "metrics": run.metrics if counts is None else None,
         "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
-        "ranking": None if (ranking := run.ranking_record) is None else asdict(ranking),
+        "ranking": ranking,
     }

@@ -606,13 +606,8 @@ class SavedModel:
                 "before there was this signature; then export it again."
             )
         if signature == "rank":
-            from tfllmrec.training.ranking import RankingRecord
-
-            if (made := self.manifest.get("ranking")) and (record := RankingRecord(**made)).left_out:
-                return (
-                    f": the ranking model of its run was {record.line()}. Use recommend with allow=<candidates> "
-                    "instead."
-                )
+            if line := (self.manifest.get("ranking") or {}).get("left_out"):
+                return f": the ranking model of its run was {line}. Use recommend with allow=<candidates> instead."
             return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
         reads = signature in ("search", "search_full", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
