@@ -3,7 +3,8 @@
     python benchmarks/text_towers.py beauty
 
 fits runs/text/SET/ROW for each row (a complete fit is only measured, an interrupted one is resumed) and writes one
-table into benchmarks/RESULTS.md. ``--frozen runs/quality/beauty`` takes that run as the first row. With frozen runs of
+table into benchmarks/RESULTS.md. Rows of encoders that are not trained (``--rows minilm+e5``) have a section of their
+own. ``--frozen runs/quality/beauty`` takes that run as the first row. With frozen runs of
 several seeds, the rows are fitted for each of their seeds (in runs/text/SET-seed1, ...) and averaged.
 """
 
@@ -107,7 +108,8 @@ def main() -> None:
             *differences(results, len(frozen), more),
         ]
     )
-    replace_section(f"{options.set}: what reads the texts", body)
+    trains = any(ROWS[name].keys() - {"encoder"} for name in options.rows)
+    replace_section(f"{options.set}: {'what reads the texts' if trains else 'encoders'}", body)
     print(body)
 
 
