@@ -60,7 +60,7 @@ def measured(path: Path, made: str) -> tuple[str, str]:
             to_stderr(said)
         fitted = fit_ranking(run.training_data, config.ranking, hybrid)
         model, record = fitted.model, RankingRecord(**fitted.figures)
-        learnt = [f"- learnt in {record.seconds:.0f} s from {len(split.validation):,} validation queries"]
+        learnt = [f"- learnt in {record.seconds:.0f} s from {record.lists:,} validation queries"]
     title = f"{run.dataset.name}: what the ranking model brings"
     if (encoder := config.text.encoder) != "minilm" and "/" not in encoder:
         title += f", text.encoder={encoder}"

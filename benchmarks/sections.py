@@ -18,6 +18,8 @@ from tfllmrec.runs.run import Run
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
+#: The row of the lists that are recommended.
+RANKED = "hybrid, in the order of its ranking model"
 OPENING = """# Results
 
 The commands of this folder write this file: a section each, and this overview, whose figures are read from the
@@ -60,10 +62,6 @@ def opening(parts: Mapping[str, str]) -> str:
         return OPENING
     header = ["data set", "seeds", *MEASURED, "best baseline, ndcg@10", "best published, ndcg@10"]
     return "\n".join([OPENING, *markdown_table(header, rows), ""])
-
-
-#: The row of the lists that are recommended.
-RANKED = "hybrid, in the order of its ranking model"
 
 
 def _overview_row(title: str, part: str) -> list[str]:

@@ -639,8 +639,8 @@ class RankingConfig(Section):
     epochs: int | None = Field(
         None,
         ge=0,
-        description="Most epochs; the best number is chosen on held-out users. 0: no ranking model. auto: 6, down to "
-        "3 with many validation queries, or 0 with too few.",
+        description="Most epochs; the best number is chosen on held-out users. 0: no ranking model. auto: 6; fewer "
+        "with many validation queries, but at least 3; 0 with too few.",
     )
     candidates: int = Field(100, ge=2, description="How many of the hybrid's best items are ranked.")
     history_length: int = Field(50, ge=1, description="Number of newest events that each candidate is compared with.")

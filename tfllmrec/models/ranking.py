@@ -40,7 +40,8 @@ from tfllmrec.models.servable import Query, Servable, empty_query
 #: Ratings that an item and a user need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
 ABSENT = -1e9
-#: What lists to learn from have beside :meth:`RankingModel.given`; see :meth:`RankingModel.compute_loss`.
+#: The entries that training lists have in addition to those of :meth:`RankingModel.given`; see
+#: :meth:`RankingModel.compute_loss`.
 LEARNT_FROM = ("label", "log_times", "weight")
 NAN = float("nan")
 

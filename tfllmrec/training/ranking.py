@@ -42,14 +42,15 @@ from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
-#: What *auto* epochs are with few lists and with many, and how many lists are looked at between. With more lists, fewer
-#: epochs suffice: on beauty with 20,000 lists the selection value is .0808 after 3 epochs and .0811 after 6.
+#: The number of *auto* epochs with few lists and with many; in between, epochs times lists come to about LOOKS. With
+#: more lists, fewer epochs suffice: on beauty with 20,000 lists the selection value is .0808 after 3 and .0811 after 6.
 EPOCHS, EPOCHS_OF_MANY, LOOKS = 6, 3, 60_000
 #: The validation queries below which *auto* is 0: so few say nothing.
 FEWEST = 30
 #: Items drawn from behind the candidates of a list, which stand for all others.
 DRAWN = 50
-#: Lists of up to 100 candidates, and rated events and their users, that are learnt from at most; fewer longer lists.
+#: The most lists (of up to 100 candidates), rated events, and users of rated events that are learnt from. If lists are
+#: longer, fewer are used.
 LISTS, RATED, RATERS = 20_000, 20_000, 1_000
 #: Queries that probabilities and ratings are measured on, at most.
 MEASURED = 6_000
@@ -69,7 +70,7 @@ TEMPERATURES = np.geomspace(0.25, 4, 65)
 
 RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
 
-#: What examples have of each event of the history.
+#: The entries of the examples with one column per event of the history.
 OF_EVENTS = ("recent", "marks")
 
 Examples = dict[str, np.ndarray]
@@ -83,15 +84,16 @@ class Verdict:
       best_epoch: number of training epochs, the one with the lowest losses on held-out users; 0: no epoch was better
         than no training. In an update the parent's network counts as epoch 1, and the first epoch of training as 2.
       strengths: of the click and the rating head; 0: left out.
-      click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not: the
-        click head's is the one with the best selection value, the rating head's the one with the lowest error. The
-        latter loss is the mean squared error; in the former, lists with tail targets count twice.
+      click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not. The
+        best strength of the click head is the one with the highest selection value, that of the rating head the one
+        with the lowest error. In ``click_loss``, lists with tail targets count twice; ``rating_loss`` is the mean
+        squared error.
       untrained: both without the heads, where the order is the hybrid's and the ratings are those of the factors, or of
         biases.
       selection: the selection value (:func:`tfllmrec.evaluation.protocol.selection_value`) of the first target of each
         held-out query, with the click head and without it; a target that is not among the candidates counts as missed.
-      selection_interval: low and high end of the interval of the gain in ``selection``, at 95 % for all strengths
-        together (Bonferroni); in an update at 95 % for each.
+      selection_interval: low and high end of the confidence interval of the gain in ``selection``. It holds with 95 %
+        confidence for all strengths together (Bonferroni); in an update, for each strength on its own.
       rating_interval: low and high end of the 95 % interval of the fall from ``untrained[1]`` to ``rating_loss``; empty
         without ratings.
       temperature: that the logits of the click probabilities are divided by.
@@ -333,12 +335,12 @@ def fit_ranking(
     """Learns the order from validation queries and ratings from training events; keeps the heads that help.
 
     The validation queries are divided into folds. For each fold a model is trained on the others, without the rated
-    events of the fold's users, and measured after every epoch. The epoch and the strength of the rating head minimise
-    the losses over all folds; so a click head that never lowers the loss is left out. The strength of the click head
-    maximises the selection value, by which all settings are chosen: the strength with the lowest loss is often too high
-    for the best lists. A head is kept if its gain there is
-    larger than chance: the paired bootstrap interval over users is above zero, of the selection value for the click
-    head and of the squared error for the rating head. If a head is kept, the final model is trained on all queries.
+    events of the fold's users, and measured after every epoch. The epoch minimises the sum of both heads' losses over
+    all folds, and the strength of the rating head minimises its own loss. The strength of the click head maximises the
+    selection value, by which all settings are chosen: the strength with the lowest loss is often too high for the best
+    lists. A head is kept if its gain there is larger than chance, that is, if the paired bootstrap interval of the gain
+    over users is above zero. The gain is the rise of the selection value for the click head, and the fall of the
+    squared error for the rating head. If a head is kept, the final model is trained on all queries.
 
     Before that, the factor model of ratings is fitted on the training events, and replaces the biases by the same rule;
     catalogues of more than ``rating_factors.ITEMS`` items have none. The temperature of the click probabilities
@@ -696,7 +698,7 @@ def batches(
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(lists["label"]))
-    lengths = (lists["recent"] < n_items).sum(axis=1)[order]
+    lengths = _lengths(lists, n_items)[order]
     others = generator.permutation(len(rated["rating"])) if rated is not None else np.empty(0, int)
     for step, rows in enumerate(like_lengths(order, lengths, batch_size, generator)):
         batch = {"lists": _trimmed(_rows(lists, rows), n_items)}
@@ -720,9 +722,14 @@ def _rows(examples: Examples, rows: np.ndarray) -> Examples:
     return {name: values[rows] for name, values in examples.items()}
 
 
+def _lengths(examples: Examples, n_items: int) -> np.ndarray:
+    """How many events each history has, int64 ``[B]``."""
+    return (examples["recent"] < n_items).sum(axis=1)
+
+
 def _trimmed(examples: Examples, n_items: int) -> Examples:
-    """The examples without the columns of events that no row has."""
-    width = max((examples["recent"] < n_items).sum(axis=1).max(initial=0), 1)
+    """The examples with histories cut to the longest one: columns that are empty in every row are dropped."""
+    width = max(_lengths(examples, n_items).max(initial=0), 1)
     return examples | {name: examples[name][:, :width] for name in OF_EVENTS}
 
 
@@ -825,7 +832,7 @@ class HeldOut(tf.keras.callbacks.Callback):
 
     def begin(self, fold: np.ndarray) -> None:
         """Measures the untrained model on the lists ``fold``, int ``[n]``, those that the next training leaves out."""
-        lengths = (self.lists["recent"][fold] < self.ranking.n_items).sum(axis=1)
+        lengths = _lengths(self.lists, self.ranking.n_items)[fold]
         self.fold = fold[np.argsort(lengths, kind="stable")]  # like lengths together, as in training
         self.fold_of[fold] = self.fold_of.max() + 1
         for rows in self._blocks():
