@@ -1,7 +1,8 @@
-"""Texts per second of the bundled BERT beside sentence-transformers, same texts, weights and cores; into RESULTS.md.
+"""Texts per second of the bundled encoders beside sentence-transformers, same texts and cores; into RESULTS.md.
 
     python benchmarks/text_encoding.py ../shared/data/amazon-2014/beauty --sentence-transformers-python stenv/bin/python
 
+``minilm`` has the same weights in both libraries; ``e5`` and ``use`` are compared with it per second of CPU time.
 sentence-transformers needs PyTorch and so an environment of its own (stenv above); without the option it is left out.
 ``--quick`` takes a few hundred texts and leaves RESULTS.md alone.
 """
@@ -35,6 +36,7 @@ from tfllmrec.text.template import ItemTemplate
 OURS, THEIRS = "tfllmrec", "sentence-transformers"
 #: 32 is the default of sentence-transformers.
 THEIR_BATCHES = (32, 128)
+OUR_ENCODERS = (("minilm", "bfloat16"), ("minilm", "float32"), ("e5", "bfloat16"), ("use", "float32"))
 TITLES = 10_000
 
 
@@ -43,15 +45,19 @@ class Contender:
     """Something that encodes.
 
     Attributes:
-      encode: gives the vectors, float32 ``[n, D]``, and the seconds of one more round, loading left out.
-      rates: texts per second, one a round.
+      encode: gives the vectors, float32 ``[n, D]``, the seconds of one more round, and the seconds of CPU time in it,
+        loading left out.
+      encoder: the name of the weights.
+      rates, cpu_rates: texts per second and per second of CPU time, one a round.
       vectors: of the last round.
     """
 
     library: str
     setting: str
-    encode: Callable[[], tuple[np.ndarray, float]]
+    encode: Callable[[], tuple[np.ndarray, float, float]]
+    encoder: str = "minilm"
     rates: list[float] = field(default_factory=list)
+    cpu_rates: list[float] = field(default_factory=list)
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
@@ -59,12 +65,12 @@ def ours(texts: list[str], config: TextConfig) -> Contender:
     encoder = TextEncoder.from_config(config)
     encoder.encode(texts[:256])
 
-    def encode() -> tuple[np.ndarray, float]:
-        start = time.perf_counter()
+    def encode() -> tuple[np.ndarray, float, float]:
+        start, start_cpu = time.perf_counter(), time.process_time()
         vectors = encoder.encode(texts)
-        return vectors, time.perf_counter() - start
+        return vectors, time.perf_counter() - start, time.process_time() - start_cpu
 
-    return Contender(OURS, config.precision, encode)
+    return Contender(OURS, f"`{config.encoder}`, {config.precision}", encode, config.encoder)
 
 
 def theirs(
@@ -79,13 +85,13 @@ def theirs(
     command = [str(python), str(script), str(assets.weights("minilm")), str(written), str(vectors)]
     command += [f"--{name}={value}" for name, value in settings.items()]
 
-    def encode() -> tuple[np.ndarray, float]:
+    def encode() -> tuple[np.ndarray, float, float]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         said = json.loads(done.stdout.splitlines()[-1])
         versions.update(said["versions"])
-        return np.load(vectors), said["seconds"][0]
+        return np.load(vectors), said["seconds"][0], said["cpu_seconds"][0]
 
-    return Contender(THEIRS, f"{precision}, batches of {batch_size}", encode)
+    return Contender(THEIRS, f"`minilm`, {precision}, batches of {batch_size}", encode)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Contender], list[float], dict[str, str], int]:
@@ -98,7 +104,10 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Contender],
     titles = [title for title in items[TITLE].iloc[drawn].fillna("") if title][: options.titles]
     versions = {name: version(name) for name in ("tensorflow", "tensorflow-text")}
 
-    contenders = [ours(texts, config.text.model_copy(update={"precision": p})) for p in ("bfloat16", "float32")]
+    contenders = [
+        ours(texts, config.text.model_copy(update={"encoder": encoder, "precision": precision}))
+        for encoder, precision in OUR_ENCODERS
+    ]
     if options.sentence_transformers_python:
         contenders += [
             theirs(options.sentence_transformers_python, texts, folder, precision, batch_size, versions)
@@ -108,8 +117,9 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Contender],
     of_titles, titles_seconds = ours(titles, config.text.model_copy(update={"precision": "bfloat16"})), []
     for turn in range(options.rounds):
         for contender in contenders:
-            contender.vectors, seconds = contender.encode()
+            contender.vectors, seconds, cpu_seconds = contender.encode()
             contender.rates.append(len(texts) / seconds)
+            contender.cpu_rates.append(len(texts) / cpu_seconds)
             said = f"round {turn + 1}: {contender.library}, {contender.setting}: {contender.rates[-1]:,.0f} texts/s"
             print(said, file=sys.stderr, flush=True)
         titles_seconds.append(of_titles.encode()[1])
@@ -121,32 +131,39 @@ def as_section(
     contenders: list[Contender], titles: list[float], versions: dict[str, str], n_titles: int, made: str
 ) -> str:
     """The figures as Markdown."""
-    reference = next(
-        c for c in reversed(contenders) if c.setting.startswith("float32")
-    )  # theirs where they take part: what the weights are published with
-    best = max((c for c in contenders if c.library != OURS), key=lambda c: statistics.median(c.rates), default=None)
+    minilm = [c for c in contenders if c.encoder == "minilm"]
+    # Theirs where they take part: what the weights are published with.
+    reference = next(c for c in reversed(minilm) if "float32" in c.setting)
+    best = max((c for c in minilm if c.library != OURS), key=lambda c: statistics.median(c.rates), default=None)
     rows = []
     for contender in contenders:
-        cosine = np.sum(contender.vectors * reference.vectors, axis=1)
-        ratio = (
-            "" if best is None else _rounds([a / b for a, b in zip(contender.rates, best.rates, strict=True)], ".2f")
-        )
-        rows.append(
-            f"| {contender.library}, {contender.setting} | {_rounds(contender.rates, ',.0f')} | {ratio} "
-            f"| {cosine.min():.5f} | {cosine.mean():.5f} |"
-        )
-    against = f"against {best.setting}" if best else "(not measured: name a Python by --sentence-transformers-python)"
+        ratio, cosines = "", ["", ""]
+        if best is not None:
+            ratio = _rounds([a / b for a, b in zip(contender.rates, best.rates, strict=True)], ".2f")
+        if contender.encoder == "minilm":
+            cosine = np.sum(contender.vectors * reference.vectors, axis=1)
+            cosines = [f"{cosine.min():.5f}", f"{cosine.mean():.5f}"]
+        of_minilm = _rounds([a / b for a, b in zip(contender.cpu_rates, contenders[0].cpu_rates, strict=True)], ".2f")
+        cells = [
+            f"{contender.library}, {contender.setting}",
+            _rounds(contender.rates, ",.0f"),
+            ratio,
+            of_minilm,
+            *cosines,
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    against = f"{best.setting}" if best else "(not measured: name a Python by --sentence-transformers-python)"
     return f"""{made}
 
 {len(reference.vectors):,} item texts, cut after {TextConfig().max_tokens} tokens. Median of {len(titles)} rounds
 (lowest to highest) in which the contenders take turns; loading is not timed. Cosines are to {reference.library},
 {reference.setting}.
 
-| | texts/s | {THEIRS} {against} = 1 | lowest cosine | mean cosine |
-|---|---:|---:|---:|---:|
+| | texts/s | {THEIRS}, {against} = 1 | texts/s of CPU time, {contenders[0].setting} = 1 | lowest cosine | mean cosine |
+|---|---:|---:|---:|---:|---:|
 {chr(10).join(rows)}
 
-{n_titles:,} titles alone, bfloat16: {_rounds(titles, ".1f")} s.
+{n_titles:,} titles alone, {contenders[0].setting}: {_rounds(titles, ".1f")} s.
 
 Versions: {", ".join(f"{name} {number}" for name, number in versions.items())}.
 """
