@@ -306,7 +306,7 @@ def of_citeulike(folder: Path, command: str) -> None:
         wanted = GraphConfig(relations=["values"], edges=files["edges"])
         body = section(data, config, wanted, partial(measured, data, settings), UNTRAINED, command)
     said = (
-        "The item-item weights have the starting settings for events without order, in the low-rank form; of the "
+        "The item-item weights have the starting settings for events without order; of the "
         f"strengths {listed(TEXTS)} of the text, {settings.text:g} was best on validation "
         f"({value:.4f})."
     )
@@ -316,7 +316,7 @@ def of_citeulike(folder: Path, command: str) -> None:
 
 def best_text(data: TrainingData) -> tuple[ItemWeightSettings, float]:
     """The starting settings with the best strength of the text, and their selection value."""
-    start = starting_item_weights(data).model_copy(update={"form": "low_rank"})
+    start = starting_item_weights(data)
     tried = {}
     for text in TEXTS:
         settings = start.model_copy(update={"text": text})

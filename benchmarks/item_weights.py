@@ -1,10 +1,11 @@
-"""Item-item weights, exact against pruned against low-rank: accuracy, seconds, memory; a section of RESULTS.md.
+"""Item-item weights by rank, beside an exact solution: accuracy, seconds, memory; a section of RESULTS.md.
 
     python benchmarks/item_weights.py ../shared/data/amazon-2014/beauty
     python benchmarks/item_weights.py --synthetic 100000
 
 A folder is measured on its validation queries. Made data has no accuracy worth a look: a million events of people who
 stay in a neighbourhood of the catalogue, some items far more popular than others, and random text vectors.
+Solved exactly, with an N x N matrix, are catalogues of up to 30,000 items.
 """
 
 from __future__ import annotations
@@ -30,13 +31,12 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import make_split
 from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.item_weights import (
-    MAX_ITEMS,
+    MAX_EASE_ITEMS,
     ItemWeightStatistics,
     PrunedWeights,
-    fit_item_weights,
-    prune,
     score_history,
     solve_item_weights,
+    strongest,
 )
 from tfllmrec.text.centring import centred_unit
 
@@ -122,25 +122,36 @@ def figures(task: Task, weights: np.ndarray | PrunedWeights) -> list[float | Non
 
 
 def exact(task: Task, neighbours: list[int]) -> list[Row]:
-    clock = Clock()
-    statistics = ItemWeightStatistics.of(task.histories, len(task.text), task.settings)
-    weights = fit_item_weights(statistics, task.settings, task.text)
+    """The formula of :mod:`tfllmrec.models.item_weights` as it stands."""
+    clock, settings = Clock(), task.settings.settled()
+    assert settings.l2 is not None and settings.text is not None and settings.popularity is not None
+    alike = np.float32(settings.text) * (task.text @ task.text.T)
+    known, target = (
+        view.toarray() + alike
+        for view in ItemWeightStatistics.of(task.histories, len(task.text), settings).weighted(settings)
+    )
+    known[np.diag_indices(len(known))] += settings.l2
+    inverse = np.linalg.inv(known)
+    weights = inverse @ target
+    left = inverse.diagonal()
+    weights -= inverse * (weights.diagonal() / left)
+    weights *= np.minimum(settings.l2 * left, 1.0) ** settings.popularity
     solving = clock.cost()
     rows = [Row("exact", 0, figures(task, weights), *solving, peak_gb())]
     for kept in neighbours:
         clock = Clock()
-        pruned = prune(weights, kept)
+        pruned = PrunedWeights(*strongest(weights, kept))
         seconds, cpu_seconds = np.add(solving, clock.cost())
         rows.append(Row("exact", kept, figures(task, pruned), seconds, cpu_seconds, peak_gb()))
     return rows
 
 
-def low_rank(task: Task, neighbours: int, rank: int) -> list[Row]:
+def of_rank(task: Task, neighbours: int, rank: int) -> list[Row]:
     clock = Clock()
-    settings = task.settings.model_copy(update={"form": "low_rank", "rank": rank, "neighbours": neighbours})
+    settings = task.settings.model_copy(update={"rank": rank, "neighbours": neighbours})
     weights = solve_item_weights(task.histories, len(task.text), settings, task.text)
     cost = (*clock.cost(), peak_gb())
-    return [Row(f"low-rank {rank}", neighbours, figures(task, weights), *cost)]
+    return [Row(f"rank {rank}", neighbours, figures(task, weights), *cost)]
 
 
 class Clock:
@@ -160,8 +171,8 @@ def peak_gb() -> float:
 
 def rows_of(task: Task, neighbours: list[int], ranks: list[int]) -> Iterator[Row]:
     """Each solution in a process of its own, for a peak of its own; it includes the data."""
-    jobs = [(low_rank, neighbours[-1], rank) for rank in ranks]
-    if task.validation is not None and len(task.text) <= MAX_ITEMS:
+    jobs = [(of_rank, neighbours[-1], rank) for rank in ranks]
+    if task.validation is not None and len(task.text) <= MAX_EASE_ITEMS:
         jobs = [(exact, neighbours), *jobs]
     spawn = multiprocessing.get_context("spawn")
     for solve, *how in jobs:
@@ -188,21 +199,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", help="A data set in a known format.")
     parser.add_argument("--synthetic", type=int, metavar="N", help="Made data of N items, instead of a folder.")
     parser.add_argument("--text-width", type=int, default=384, help="Of made text vectors.")
-    parser.add_argument("--neighbours", type=int, nargs="+", default=[32, 64, 128, 256, 512])
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--ranks", type=int, nargs="+")
     parser.add_argument("--decay", type=float, default=0.6)
     parser.add_argument("--l2", type=float, default=100.0)
     parser.add_argument("--co-occurrence", type=float, default=0.1)
     parser.add_argument("--text", type=float, default=50.0)
+    parser.add_argument("--popularity", type=float, default=0.25)
     options = parser.parse_args()
     if (options.folder is None) == (options.synthetic is None):
         parser.error("expected a folder or --synthetic N")
     settings = ItemWeightSettings(
-        decay=options.decay, l2=options.l2, co_occurrence=options.co_occurrence, text=options.text
+        decay=options.decay,
+        l2=options.l2,
+        co_occurrence=options.co_occurrence,
+        text=options.text,
+        popularity=options.popularity,
     ).settled()
     if options.folder is not None:
         name, task = options.folder.resolve().name, of_folder(options.folder, settings)
-        ranks = options.ranks or [128, 256, 384, 512, 1024]
+        ranks = options.ranks or [48, 96, 192, 384, 768]
     else:
         name, task = f"{options.synthetic:,} made items", made(options.synthetic, options.text_width, settings)
         ranks = options.ranks or [128, 384]
@@ -215,7 +231,7 @@ def main() -> None:
         f"{made_by(f'python benchmarks/item_weights.py {shlex.join(sys.argv[1:])}')}\n\n"
         f"{len(task.text):,} items, {len(task.histories.values):,} training events, text vectors of "
         f"{task.text.shape[1]}; decay {settings.decay:g}, l2 {settings.l2:g}, co-occurrence "
-        f"{settings.co_occurrence:g}, text {settings.text:g}"
+        f"{settings.co_occurrence:g}, text {settings.text:g}, popularity {settings.popularity:g}"
         f"{'; figures on validation' if task.validation else ''}. Seconds and memory are those of one solution;\n"
         "CPU seconds, of all cores together, say what it takes where the machine had other work.\n\n"
         f"{table(rows)}\n",

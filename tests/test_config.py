@@ -178,7 +178,6 @@ def test_each_mode_and_tower_lists_settings_that_exist():
         ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
         ("seed: null", [], "seed: expected a valid integer, got null."),
         ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: 'global_time')"),
-        ("item_weights: {form: lowrank}", [], "got 'lowrank' (nearest: 'low_rank')"),
         ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, got 0."),
         ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
         ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
@@ -273,7 +272,6 @@ def test_every_setting_is_written(tmp_path):
         ({"training": {"epochs": 5}}, {"training": {"epochs": 6}}, ["training.epochs: asked for 5, there is 6"]),
         ({"training": {"epochs": None}}, {"training": {"epochs": 6}}, []),
         ({"split": {"kind": "auto"}}, {"split": {"kind": "random"}}, []),
-        ({"item_weights": {"form": "auto"}}, {"item_weights": {"form": "low_rank"}}, []),
         ({"data": {"source": "a"}}, {"data": {"source": "data"}}, []),
         ({"seed": 1}, {}, ["seed: asked for 1, there is 42"]),
         ({"evaluation": {"ks": [5]}}, {}, ["evaluation.ks: asked for [5], there is [5, 10, 20]"]),
@@ -420,9 +418,9 @@ def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
     read = load_config(path, of_run=True).config
     assert read == ExperimentConfig(
         model={"blocks": 3, "fields": False, "item_fields": "none", "scene": None},
-        item_weights={"form": "low_rank", "rank": 9, "decay": 0.7, "kinds": False},
+        item_weights={"rank": 9, "decay": 0.7, "kinds": False},
     )
-    path.write_text(dump_config(read))
+    path.write_text(dump_config(read).replace("item_weights:", "item_weights:\n  form: exact"))
     assert load_config(path, of_run=True).config == read
     assert "model.item_weights_rank is not a setting" in refusal(tmp_path, OLD)
 
@@ -444,8 +442,8 @@ def test_settings_of_the_ranking_model_that_are_gone_are_dropped_from_run_folder
 
 
 def test_settled_item_weights_keep_what_is_set():
-    settled = ItemWeightSettings(l2=7.0, text=0.0, form="auto").settled()
-    assert (settled.decay, settled.l2, settled.text, settled.form) == (1.0, 7.0, 0.0, "auto")
+    settled = ItemWeightSettings(l2=7.0, text=0.0).settled()
+    assert (settled.decay, settled.l2, settled.text) == (1.0, 7.0, 0.0)
     assert None not in settled.model_dump().values()
 
 

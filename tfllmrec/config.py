@@ -483,11 +483,12 @@ class ItemWeightSettings(Section):
         "vectors, fitted on users of both domains, instead of from the ridge regression. For items of the other "
         "domain, the order of events then has no effect.",
     )
-    form: Literal["auto", "exact", "low_rank"] = Field(
-        "auto",
-        description="How the weights are solved; auto: exact if an N x N matrix fits into memory, otherwise low-rank.",
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="Rank of the weights. With the number of items, nothing is left out. A lower rank leaves out "
+        "noise. auto: searched on validation.",
     )
-    rank: int = Field(384, ge=1, description="Rank of the low-rank form; a higher one is slower and closer to exact.")
     neighbours: int = Field(512, ge=1, description="How many of its strongest neighbours are kept for each item.")
 
     @field_validator("domains")
@@ -500,9 +501,9 @@ class ItemWeightSettings(Section):
         return value
 
     def settled(self) -> Self:
-        """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
+        """A copy without *auto*: where nothing was chosen, values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
-        return self.with_plain(**plain, graph=0.0, itself=0.0, context={}, source=0.0, domains={})
+        return self.with_plain(**plain, rank=384, graph=0.0, itself=0.0, context={}, source=0.0, domains={})
 
 
 class GraphConfig(Section):
@@ -894,8 +895,8 @@ def _renamed(raw: Any) -> Any:
     ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
     ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
     ``model.fields`` and ``model.item_fields`` read no such fields, those from before ``model.scene`` and
-    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``ranking.held_out`` and ``ranking.patience`` are
-    dropped: they do not affect finished models.
+    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``ranking.held_out``, ``ranking.patience`` and
+    ``item_weights.form`` are dropped: they do not affect finished models.
     """
     if not isinstance(raw, dict):
         return raw
@@ -908,10 +909,12 @@ def _renamed(raw: Any) -> Any:
     if not isinstance(model, dict):
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}
-    moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
+    moved = {key.removeprefix("item_weights_"): model[key] for key in old - {"item_weights"}}
+    moved |= raw.get("item_weights") or {}
     lacking = {"fields": False, "item_fields": "none", "scene": None}
     kept = lacking | {key: value for key, value in model.items() if key not in old}
-    return raw | {"model": kept, "item_weights": {"kinds": False} | moved | (raw.get("item_weights") or {})}
+    item_weights = {key: moved[key] for key in moved if key != "form"}
+    return raw | {"model": kept, "item_weights": {"kinds": False} | item_weights}
 
 
 def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:

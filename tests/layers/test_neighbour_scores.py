@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from item_pairs import pruned_to
 
 from tfllmrec.data.queries import Ragged
 from tfllmrec.layers.neighbour_scores import FAINT, NeighbourScores
-from tfllmrec.models.item_weights import prune, score_history
+from tfllmrec.models.item_weights import score_history
 
 pytestmark = pytest.mark.tf
 N = 12
 RNG = np.random.default_rng(0)
-WEIGHTS = prune(RNG.normal(size=(N, N)).astype(np.float32), 5)
+WEIGHTS = pruned_to(RNG.normal(size=(N, N)).astype(np.float32), 5)
 HISTORIES = Ragged.from_rows([RNG.integers(0, N, n) for n in (0, 1, 4, 4, 30)], np.int64)
 
 
@@ -76,7 +77,7 @@ def test_by_event_takes_memory_for_one_item_at_a_time(monkeypatch):
 
 
 def test_a_small_catalogue_has_fewer_neighbours():
-    weights = prune(RNG.normal(size=(N, N)).astype(np.float32), 512)
+    weights = pruned_to(RNG.normal(size=(N, N)).astype(np.float32), 512)
     made = NeighbourScores(N, neighbours=512, decay=0.8)
     made.set_weights_of_items(weights.neighbours, weights.weights)
     np.testing.assert_allclose(

@@ -41,14 +41,13 @@ def two_tower(split):
 
 def hybrid(split):
     from tfllmrec.models.hybrid import Catalogue, Hybrid
-    from tfllmrec.models.item_weights import ItemWeightStatistics, fit_item_weights, prune
+    from tfllmrec.models.item_weights import solve_item_weights
 
     config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4)
     ids = split.dataset.items["item_id"].to_numpy(object)
     settings = ItemWeightSettings(decay=0.8, l2=10.0, co_occurrence=0.1, text=0.0)
     model = Hybrid(Catalogue(ids, text_of(split)), split.train_counts, config, settings)
-    statistics = ItemWeightStatistics.of(split.train_queries().history, len(ids), settings)
-    model.set_item_weights(prune(fit_item_weights(statistics, settings), settings.neighbours))
+    model.set_item_weights(solve_item_weights(split.train_queries().history, len(ids), settings))
     return model
 
 

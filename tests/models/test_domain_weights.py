@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from item_pairs import pruned_to
 from stand_ins import two_domains
 
 from tfllmrec.data.domains import domain_bits
@@ -12,7 +13,7 @@ from tfllmrec.errors import DataError, ModelError
 from tfllmrec.models import domain_weights
 from tfllmrec.models.baselines import Popularity
 from tfllmrec.models.domain_weights import RIDGE, SingularVectors, maps_between, with_maps
-from tfllmrec.models.item_weights import PrunedWeights, prune, score_history
+from tfllmrec.models.item_weights import PrunedWeights, score_history
 
 N = 80  # 40 books, 40 films
 
@@ -27,7 +28,7 @@ class Served:
     def __init__(self, data, kept=N):
         maps = maps_between(data.histories, data.domains, data.unit_text)
         whole = with_maps(nothing(), maps, data.domains)
-        self.weights = prune(dense(whole), kept)
+        self.weights = pruned_to(dense(whole), kept)
         self.bits = domain_bits(data.domains)
 
     def score(self, queries):

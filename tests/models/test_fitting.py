@@ -46,18 +46,18 @@ def test_statistics_are_computed_once_for_settings_that_share_them(data, compute
     assert computed == [0.8]
     assert data.item_weight_statistics(but(decay=0.5)).decay == 0.5
     assert data.item_weight_statistics(but(next_item=0.0)).decay is None
-    assert data.item_weight_statistics(but(form="low_rank")).decay == 0.8
-    assert computed == [0.8, 0.5, 0.8, 0.8]  # without a next-item view the decay is not used
+    assert computed == [0.8, 0.5, 0.8]  # without a next-item view the decay is not used
 
 
 def test_statistics_of_histories_that_were_cut_are_not_stored(data, tmp_path, monkeypatch):
-    path, told, settings = tmp_path / "statistics.npz", [], SETTINGS.model_copy(update={"form": "low_rank"})
-    pairs = int((data.histories.lengths**2).sum())
+    path, told = tmp_path / "statistics.npz", []
+    pairs = data.n_items**2
+    assert pairs < int((data.histories.lengths**2).sum())
     monkeypatch.setattr("tfllmrec.models.item_weights._PAIRS", pairs - 1)
-    data.store_item_weight_statistics(path, settings, told.append)
+    data.store_item_weight_statistics(path, SETTINGS, told.append)
     assert len(told) == 1 and "long histories were cut" in told[0] and not path.exists()
     monkeypatch.setattr("tfllmrec.models.item_weights._PAIRS", pairs)
-    data.store_item_weight_statistics(path, settings, told.append)
+    data.store_item_weight_statistics(path, SETTINGS, told.append)
     assert len(told) == 1 and path.exists()
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from item_pairs import as_dense
 from scipy import sparse
 
 from tfllmrec.config import DataConfig, GraphConfig, SplitConfig
@@ -12,7 +13,7 @@ from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_rel
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
-    fit_item_weights,
+    solve,
     solve_item_weights,
 )
 
@@ -121,6 +122,11 @@ def test_the_view_leaves_use_together_out():
 SETTINGS = ItemWeightSettings(decay=0.8, l2=1.0, co_occurrence=0.5, text=2.0, next_item=1.0, popularity=0.0, graph=3.0)
 
 
+def all_weights(statistics, settings, text, view):
+    """``[N, N]``: the rank leaves nothing out, and all neighbours are kept."""
+    return as_dense(solve(statistics, settings, text, view))
+
+
 def histories(n_items=30, users=40):
     rng = np.random.default_rng(1)
     rows = [rng.choice(n_items - 2, 5, replace=False) for _ in range(users)]  # nobody has met the last two
@@ -140,16 +146,7 @@ def test_the_graph_is_one_more_view_of_the_regression(next_item):
     inverse = np.linalg.inv(known + np.eye(30))
     solved = inverse @ target
     expected = solved - inverse * (np.diag(solved) / np.diag(inverse))
-    np.testing.assert_allclose(fit_item_weights(statistics, settings, text, view), expected, atol=2e-4)
-
-
-def test_in_low_rank_of_full_rank_the_weights_are_the_same():
-    text, view = unit(30), similarity_of(ItemGraph(30, (text_relation(unit(30, seed=5), 4),)).adjacency())
-    exact, low_rank = (
-        solve_item_weights(histories(), 30, SETTINGS.model_copy(update={"form": form, "rank": 60}), text, view)
-        for form in ("exact", "low_rank")
-    )
-    np.testing.assert_allclose(low_rank.weights, exact.weights, atol=2e-4)
+    np.testing.assert_allclose(all_weights(statistics, settings, text, view), expected, atol=2e-4)
 
 
 def test_a_cold_item_is_reached_by_the_graph_alone():
@@ -157,9 +154,9 @@ def test_a_cold_item_is_reached_by_the_graph_alone():
     shared = shared_values("author", ["x" if i in (0, 29) else "" for i in range(30)], 9)
     view, settings = similarity_of(ItemGraph(30, (shared,)).adjacency()), SETTINGS.model_copy(update={"text": 0.0})
     statistics = ItemWeightStatistics.of(histories(), 30, settings)
-    weights = fit_item_weights(statistics, settings, None, view)
+    weights = all_weights(statistics, settings, None, view)
     assert weights[0, 29] > 0 and weights[:, 29].argmax() == 0 and not weights[:, 28].any()
-    assert not fit_item_weights(statistics, settings.model_copy(update={"graph": 0.0}), None, view)[:, 29].any()
+    assert not all_weights(statistics, settings.model_copy(update={"graph": 0.0}), None, view)[:, 29].any()
 
 
 def test_a_strength_without_a_graph_is_refused():

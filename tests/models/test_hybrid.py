@@ -12,11 +12,9 @@ from tfllmrec.layers.neighbour_scores import LONGEST
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives, Teacher
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
-    ItemWeightStatistics,
     PrunedWeights,
-    fit_item_weights,
-    prune,
     score_history,
+    solve_item_weights,
 )
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.training.fit import set_seeds
@@ -54,7 +52,7 @@ SETTINGS = ItemWeightSettings(decay=0.5, l2=1.0, co_occurrence=0.0, text=0.1, ne
 
 
 def solved(histories):
-    return prune(fit_item_weights(ItemWeightStatistics.of(histories, N, SETTINGS), SETTINGS, centred_unit(TEXT)), 12)
+    return solve_item_weights(histories, N, SETTINGS, centred_unit(TEXT))
 
 
 def hybrid(negatives=None, seed=42, **changes):

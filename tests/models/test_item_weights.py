@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from item_pairs import as_dense, pruned_to
 from scipy import sparse
 
 from tfllmrec.data.queries import Ragged
@@ -18,7 +19,6 @@ from tfllmrec.models.item_weights import (
     co_occurrence,
     ease_weights,
     interactions,
-    prune,
     recency_matrix,
     score_history,
     solve,
@@ -48,14 +48,13 @@ def ragged(*rows):
     return Ragged.from_rows(rows, np.int64)
 
 
-def fit_item_weights(histories, n_items, settings, text=None):
-    return item_weights.fit_item_weights(ItemWeightStatistics.of(histories, n_items, settings), settings, text)
+def solved(histories, n_items, settings, text=None, **how):
+    return solve_item_weights(histories, n_items, settings.model_copy(update=how), text)
 
 
-def low_rank_weights(histories, n_items, settings, text=None, **how):
-    settings = settings.model_copy(update={"form": "low_rank", **how})
-    statistics = ItemWeightStatistics.of(histories, n_items, settings)
-    return item_weights.low_rank_weights(statistics, settings, text)
+def all_weights(histories, n_items, settings, text=None):
+    """``[N, N]``, with nothing left out."""
+    return as_dense(solved(histories, n_items, settings, text, rank=n_items, neighbours=n_items))
 
 
 def ridge_by_column(x, l2):
@@ -147,16 +146,20 @@ def prefix_regression(histories, n_items, settings, text):
 )
 def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
     monkeypatch.setattr(item_weights, "_BLOCK", block)
+    monkeypatch.setattr(item_weights, "_CELLS", 10 * block)  # three rows at once, or all of them
     vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
     with_repeats = ragged(*histories, [1, 2, 1, 1, 3])
-    weights = fit_item_weights(with_repeats, 12, settings, vectors)
-    assert weights.dtype == np.float32
-    assert weights == pytest.approx(prefix_regression(with_repeats, 12, settings, vectors), abs=1e-4)
+    weights = solved(with_repeats, 12, settings, vectors, rank=12, neighbours=12)
+    assert (weights.neighbours.dtype, weights.weights.dtype) == (np.int32, np.float32)
+    expected = prefix_regression(with_repeats, 12, settings, vectors)
+    assert as_dense(weights) == pytest.approx(expected, abs=1e-4)
+    four = solved(with_repeats, 12, settings, vectors, rank=99, neighbours=4)
+    assert np.abs(four.weights) == pytest.approx(np.abs(strongest(expected, 4)[1]), abs=1e-4)
 
 
 def test_who_had_both_alone_is_ease(histories):
     settings = views(1.0, 0.7, 1.0, 0.0, next_item=0.0)
-    assert fit_item_weights(histories, 12, settings) == pytest.approx(ease_weights(histories, 12, 0.7), abs=1e-5)
+    assert all_weights(histories, 12, settings) == pytest.approx(ease_weights(histories, 12, 0.7), abs=1e-5)
 
 
 @pytest.mark.parametrize("co_occurrence", [0.0, 0.5])
@@ -168,37 +171,28 @@ def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histori
     assert known.toarray() == pytest.approx(co_occurrence * x.T @ x)
 
 
-def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch):
-    monkeypatch.setattr(item_weights, "_DENSE_ITEMS", 100)
-    settings = views(0.8, 0.7, 0.3, 0.0)
-    weights = fit_item_weights(histories, 101, settings)
-    assert weights[:12, :12] == pytest.approx(fit_item_weights(histories, 12, settings), abs=1e-5)
-    assert not weights[12:].any()
-    assert not weights[:, 12:].any()
-
-
 def test_the_next_item_is_told_from_the_one_before():
-    weights = fit_item_weights(ragged([0, 1], [0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0))
+    weights = all_weights(ragged([0, 1], [0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0))
     assert weights == pytest.approx(np.array([[0, 3 / (3 + 1)], [0, 0]]))
 
 
 @pytest.mark.parametrize("decay", [0.7, 1.0])
 def test_pairs_counted_a_few_lags_at_a_time_are_the_same(histories, decay, monkeypatch):
     settings = but(decay=decay, text=0.0)
-    at_once = fit_item_weights(histories, 12, settings)
+    at_once = all_weights(histories, 12, settings)
     monkeypatch.setattr(item_weights, "_PAIRS_AT_ONCE", 7)
-    assert fit_item_weights(histories, 12, settings) == pytest.approx(at_once, abs=1e-6)
+    assert all_weights(histories, 12, settings) == pytest.approx(at_once, abs=1e-6)
 
 
 def test_an_item_without_events_and_text_has_zeros(histories):
     text = np.vstack([centred_unit(np.random.default_rng(1).normal(size=(12, 5))), np.zeros(5)]).astype(np.float32)
-    for weights in (ease_weights(histories, 13, 1.0), fit_item_weights(histories, 13, SETTINGS, text)):
+    for weights in (ease_weights(histories, 13, 1.0), all_weights(histories, 13, SETTINGS, text)):
         assert not weights[12].any()
         assert not weights[:, 12].any()
         assert np.isfinite(weights).all()
 
 
-@pytest.mark.parametrize("fit", [lambda h: ease_weights(h, 4, 1.0), lambda h: fit_item_weights(h, 4, SETTINGS, TEXT)])
+@pytest.mark.parametrize("fit", [lambda h: ease_weights(h, 4, 1.0), lambda h: all_weights(h, 4, SETTINGS, TEXT)])
 def test_fitting_leaves_the_histories_as_they_were(fit):
     histories = ragged([3, 1, 2], [2, 0, 2])
     fit(histories)
@@ -206,8 +200,8 @@ def test_fitting_leaves_the_histories_as_they_were(fit):
 
 
 def test_text_links_items_that_nobody_had_together():
-    without = fit_item_weights(ragged([0]), 4, but(text=0.0), TEXT)
-    with_text = fit_item_weights(ragged([0]), 4, SETTINGS, TEXT)
+    without = all_weights(ragged([0]), 4, but(text=0.0), TEXT)
+    with_text = all_weights(ragged([0]), 4, SETTINGS, TEXT)
     assert not without.any()
     assert with_text[0, 3] > 0 > with_text[0, 1]
 
@@ -221,15 +215,14 @@ def test_text_links_items_that_nobody_had_together():
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT[:3], 4, "got 3 rows"),
         (but(text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
-        (SETTINGS, TEXT, 30_001, "at most 30,000 items .* got 30,001"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(settings, text, n_items, message):
     with pytest.raises(ModelError, match=message):
-        fit_item_weights(ragged([0], [1, 3]), n_items, settings, text)
+        all_weights(ragged([0], [1, 3]), n_items, settings, text)
 
 
-def test_ease_has_the_same_limits():
+def test_ease_has_limits():
     with pytest.raises(ModelError, match="at most 30,000"):
         ease_weights(ragged([0]), 30_001, 1.0)
     with pytest.raises(ModelError, match="between 0 and 2, got 3 in row 0"):
@@ -237,18 +230,14 @@ def test_ease_has_the_same_limits():
 
 
 def test_a_matrix_that_is_not_positive_definite_is_said():
-    huge = np.full((3, 1), 1e6, np.float32)
+    together = ragged(*[[0, 1]] * 4)  # each of the two explains the other
     with pytest.raises(ModelError, match="raise l2"):
-        fit_item_weights(ragged([0]), 3, but(l2=1e-6), huge)
+        all_weights(together, 2, but(l2=1e-9, co_occurrence=1.0, next_item=0.0, text=0.0))
+    with pytest.raises(ModelError, match="raise l2"):
+        ease_weights(together, 2, 1e-9)
 
 
 # Low rank -------------------------------------------------------------------------------------------------------------
-
-
-def as_dense(pruned):
-    weights = np.zeros((len(pruned.weights),) * 2, np.float32)
-    np.put_along_axis(weights, pruned.neighbours.astype(np.int64), pruned.weights, axis=1)
-    return weights
 
 
 def neighbourhoods(n_items, size=5, seed=0):
@@ -260,67 +249,41 @@ def neighbourhoods(n_items, size=5, seed=0):
     return histories, centred_unit(text)
 
 
-@pytest.mark.parametrize(
-    ("co_occurrence", "text", "more"),
-    [
-        (0.0, 0.0, {}),
-        (0.6, 0.0, {}),
-        (0.0, 2.0, {}),
-        (0.5, 5.0, {}),
-        (0.5, 5.0, {"popularity": 0.5}),
-        (1.0, 5.0, {"next_item": 0.0, "popularity": 1.0}),
-        (1.0, 0.0, {"popularity": 0.5}),
-        (0.5, 5.0, {"itself": 2.5}),
-    ],
-)
-def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, more, monkeypatch):
-    monkeypatch.setattr(item_weights, "_BLOCK", 4)
-    monkeypatch.setattr(item_weights, "_CELLS", 40)  # three rows at once
-    vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
-    settings = views(0.8, 0.7, co_occurrence, text, **more)
-    low_rank = low_rank_weights(histories, 12, settings, vectors, rank=12, neighbours=12)
-    assert (low_rank.neighbours.dtype, low_rank.weights.dtype) == (np.int32, np.float32)
-    exact = prefix_regression(histories, 12, settings, vectors)
-    assert as_dense(low_rank) == pytest.approx(exact, abs=1e-5)
-    pruned, expected = low_rank_weights(histories, 12, settings, vectors, rank=99, neighbours=4), prune(exact, 4)
-    assert np.abs(pruned.weights) == pytest.approx(np.abs(expected.weights), abs=1e-5)
-
-
 def test_less_rank_is_further_from_exact_but_never_loses_the_diagonal():
     histories, text = neighbourhoods(60)
-    exact = fit_item_weights(histories, 60, SETTINGS, text)
+    exact = all_weights(histories, 60, SETTINGS, text)
     off = {}
     for rank in (60, 30, 10, 1):
-        low_rank = as_dense(low_rank_weights(histories, 60, SETTINGS, text, rank=rank, neighbours=60))
+        low_rank = as_dense(solved(histories, 60, SETTINGS, text, rank=rank, neighbours=60))
         off[rank] = np.linalg.norm(low_rank - exact) / np.linalg.norm(exact)
     assert off[60] < 1e-5 < off[30] < off[10] < off[1]
     # One direction says next to nothing of twelve blocks: what is left is D^-1 B, whose neighbours are those met.
-    low_rank = low_rank_weights(histories, 60, but(text=0.0), rank=1, neighbours=3)
+    low_rank = solved(histories, 60, but(text=0.0), rank=1, neighbours=3)
     for item in (1, 17, 59):
         assert set(low_rank.neighbours[item] // 5) == {item // 5}
 
 
 def test_low_rank_takes_the_diagonal_out_of_what_it_cannot_hold():
     # Two people had 0 then 1, nothing else: A = [[2 + l2, 0], [0, l2]] of the next-item view, C = [[0, 2], [0, 0]].
-    low_rank = low_rank_weights(ragged([0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
+    low_rank = solved(ragged([0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
     assert as_dense(low_rank) == pytest.approx(np.array([[0, 2 / (2 + 1)], [0, 0]]))
 
 
 def test_items_without_events_get_the_neighbours_that_read_alike():
     histories, text = neighbourhoods(60)
-    weights = as_dense(low_rank_weights(histories, 60, SETTINGS, text, rank=32, neighbours=60))
+    weights = as_dense(solved(histories, 60, SETTINGS, text, rank=32, neighbours=60))
     for item in range(0, 60, 5):
         assert set(np.argsort(-weights[item])[:3] // 5) == {item // 5}
         assert weights[item + 1 : item + 5, item].mean() > 0.05  # and is a neighbour itself
-    without = low_rank_weights(histories, 60, but(text=0.0), rank=32, neighbours=60)
+    without = solved(histories, 60, but(text=0.0), rank=32, neighbours=60)
     assert not as_dense(without)[::5].any()
 
 
 def test_nothing_but_text_and_nothing_at_all():
     text = np.vstack([TEXT, np.zeros((1, 2), np.float32)])
     for histories in (ragged([0]), ragged([], []), ragged()):
-        low_rank = as_dense(low_rank_weights(histories, 5, SETTINGS, text, rank=5, neighbours=5))
-        assert low_rank == pytest.approx(fit_item_weights(histories, 5, SETTINGS, text), abs=1e-5)
+        low_rank = as_dense(solved(histories, 5, SETTINGS, text, rank=5, neighbours=5))
+        assert low_rank == pytest.approx(all_weights(histories, 5, SETTINGS, text), abs=1e-5)
         assert not low_rank[4].any() and not low_rank[:, 4].any()
 
 
@@ -333,7 +296,7 @@ def test_low_rank_never_holds_a_matrix_of_all_pairs(monkeypatch):
     text = centred_unit(rng.normal(size=(n_items, 4)))
     tracemalloc.start()
     try:
-        low_rank = low_rank_weights(histories, n_items, SETTINGS, text, rank=4, neighbours=8)
+        low_rank = solved(histories, n_items, SETTINGS, text, rank=4, neighbours=8)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -343,7 +306,7 @@ def test_low_rank_never_holds_a_matrix_of_all_pairs(monkeypatch):
 
 def test_low_rank_is_the_same_every_time():
     histories, text = neighbourhoods(60)
-    one, two = (low_rank_weights(histories, 60, SETTINGS, text, rank=8, neighbours=6) for _ in range(2))
+    one, two = (solved(histories, 60, SETTINGS, text, rank=8, neighbours=6) for _ in range(2))
     assert np.array_equal(one.neighbours, two.neighbours) and np.array_equal(one.weights, two.weights)
 
 
@@ -361,11 +324,11 @@ def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkey
     long = ragged([0, 1, 2, 3, 4, 5, 6], [], [7, 8])
     # Pieces of 3: pairs of 3 + 3 + 1 and 2 events, 3^2 + 3^2 + 1 + 2^2 = 23; pieces of 4: 4^2 + 3^2 + 2^2 = 29.
     monkeypatch.setattr(item_weights, "_PAIRS", 28)
-    low_rank = low_rank_weights(long, 9, but(text=0.0), rank=9, neighbours=9)
+    low_rank = solved(long, 9, but(text=0.0), rank=9, neighbours=9)
     pieces = ragged([0, 1, 2], [3, 4, 5], [6], [7, 8])
-    assert as_dense(low_rank) == pytest.approx(fit_item_weights(pieces, 9, but(text=0.0)), abs=1e-6)
+    assert as_dense(low_rank) == pytest.approx(all_weights(pieces, 9, but(text=0.0)), abs=1e-6)
     monkeypatch.setattr(item_weights, "_PAIRS", 0)  # single events, at the least
-    assert not low_rank_weights(long, 9, but(text=0.0), rank=9, neighbours=9).weights.any()
+    assert not solved(long, 9, but(text=0.0), rank=9, neighbours=9).weights.any()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +344,7 @@ def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkey
 def test_what_low_rank_cannot_fit_is_said(settings, text, rank, message):
     last = 4 if "got 4" in message else 3
     with pytest.raises(ModelError, match=message):
-        low_rank_weights(ragged([0], [], [1, last]), 4, settings, text, rank=rank, neighbours=2)
+        solved(ragged([0], [], [1, last]), 4, settings, text, rank=rank, neighbours=2)
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------
@@ -426,10 +389,9 @@ def test_statistics_of_two_halves_add_up_to_those_of_all(histories, decay):
     if decay == 1:
         assert all(map(np.array_equal, matrices(added), expected))
     text = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
-    for form in ("exact", "low_rank"):
-        how = settings.model_copy(update={"form": form, "neighbours": 12})
-        got, whole = (as_dense(solve(s, how, text)) for s in (added, at_once))
-        assert got == pytest.approx(whole, abs=1e-5)
+    how = settings.model_copy(update={"neighbours": 12})
+    got, whole = (as_dense(solve(s, how, text)) for s in (added, at_once))
+    assert got == pytest.approx(whole, abs=1e-5)
 
 
 def test_statistics_without_a_user_are_those_of_the_others(histories):
@@ -500,9 +462,8 @@ def test_statistics_with_another_decay_are_not_solved(histories):
 
 
 @pytest.mark.parametrize("next_item", [1.0, 0.0])
-@pytest.mark.parametrize("form", ["exact", "low_rank"])
-def test_stored_statistics_give_the_same_weights(histories, form, next_item, tmp_path):
-    settings = but(next_item=next_item, text=0.0, form=form, rank=5, neighbours=4)
+def test_stored_statistics_give_the_same_weights(histories, next_item, tmp_path):
+    settings = but(next_item=next_item, text=0.0, rank=5, neighbours=4)
     statistics = ItemWeightStatistics.of(histories, 12, settings)
     statistics.save(tmp_path / "deep" / "statistics.npz")
     back = ItemWeightStatistics.load(tmp_path / "deep" / "statistics.npz")
@@ -544,25 +505,7 @@ def test_missing_statistics_are_told(tmp_path):
             ItemWeightStatistics.load(tmp_path / name)
 
 
-# Either form ----------------------------------------------------------------------------------------------------------
-
-
-def test_auto_is_exact_up_to_a_size(monkeypatch):
-    histories, text = neighbourhoods(60)
-    exact = prune(fit_item_weights(histories, 60, SETTINGS, text), 6)
-    low_rank = low_rank_weights(histories, 60, SETTINGS, text, rank=3, neighbours=6)
-    assert not np.array_equal(exact.weights, low_rank.weights)
-
-    def solved(form):
-        return solve_item_weights(histories, 60, but(form=form, rank=3, neighbours=6), text).weights
-
-    assert np.array_equal(solved("exact"), exact.weights) and np.array_equal(solved("low_rank"), low_rank.weights)
-    monkeypatch.setattr(item_weights, "EXACT_ITEMS", 60)
-    assert np.array_equal(solved("auto"), exact.weights)
-    monkeypatch.setattr(item_weights, "EXACT_ITEMS", 59)
-    assert np.array_equal(solved("auto"), low_rank.weights)
-    with pytest.raises(ModelError, match="among auto, exact, low_rank; got 'dense'"):
-        solved("dense")
+# Pruning and scoring --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("columns", "kept"), [(1, 1), (7, 7), (50, 3), (101, 10), (400, 1), (400, 399)])
@@ -576,22 +519,10 @@ def test_the_strongest_are_those_of_a_full_sort(columns, kept):
     assert all(len(set(row)) == kept for row in places)
 
 
-# Pruning and scoring --------------------------------------------------------------------------------------------------
-
-
-def test_pruning_keeps_the_strongest_of_either_sign():
-    weights = np.array([[0, 0.1, -0.9, 0.5], [0.2, 0, 0.2, 0.2], [0, 0, 0, 0], [1, 2, 3, 0]], np.float32)
-    pruned = prune(weights, 2)
-    assert pruned.neighbours[[0, 3]].tolist() == [[2, 3], [2, 1]]
-    assert pruned.weights == pytest.approx(np.array([[-0.9, 0.5], [0.2, 0.2], [0, 0], [3, 2]]))
-    assert (pruned.neighbours.dtype, pruned.weights.dtype) == (np.int32, np.float32)
-
-
-def test_pruning_nothing_changes_nothing():
+def test_scores_of_all_weights_are_those_of_the_matrix():
     weights = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
     history = ragged([0, 3], [], [6])
-    full = score_history(history, weights, 0.5)
-    assert score_history(history, prune(weights, 100), 0.5) == pytest.approx(full)
+    assert score_history(history, pruned_to(weights, 7), 0.5) == pytest.approx(score_history(history, weights, 0.5))
 
 
 def test_scores_fade_with_the_steps_back():

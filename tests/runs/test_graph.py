@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from item_pairs import as_dense
 from plain_runs import write_run
 
 from tfllmrec.config import GraphConfig
 from tfllmrec.errors import ConfigError, ModelError
-from tfllmrec.models.item_weights import fit_item_weights
+from tfllmrec.models.item_weights import solve
 from tfllmrec.runs.graph import graph_of, make_graph
 from tfllmrec.runs.run import Run
 
@@ -89,7 +90,7 @@ def test_a_fit_builds_the_graph_and_solves_its_item_weights_with_it(chain_config
     assert any(line.startswith("graph: goes_with (link): 36 edges") for line in told)
     data, settings = run.training_data, run.config.item_weights
     with_graph, without = (
-        fit_item_weights(data.item_weight_statistics(each), each, data.unit_text, data.graph_view)
+        as_dense(solve(data.item_weight_statistics(each), each, data.unit_text, data.graph_view))
         for each in (settings, settings.model_copy(update={"graph": 0.0}))
     )
     row = {item: index for index, item in enumerate(run.dataset.items.item_id)}

@@ -96,8 +96,6 @@ def test_a_setting_is_given_once(config):
 
 def settle(config):
     """As for a small catalogue."""
-    if config.item_weights.form == "auto":
-        config.item_weights.form = "exact"
     if config.training.negatives is None:
         config.training.negatives = 0
 
@@ -105,7 +103,6 @@ def settle(config):
 @pytest.mark.parametrize(
     ("line", "left"),
     [
-        ("item_weights.form=auto,exact,low_rank", ("exact", "low_rank")),
         ("training.negatives=0,null,5", (0, 5)),
         ("training.negatives=null,5", (None, 5)),  # auto is another value here
         ("model.terms=[meaning,behaviour],[behaviour,meaning],[meaning]", (["behaviour", "meaning"], ["meaning"])),
@@ -113,7 +110,7 @@ def settle(config):
     ],
 )
 def test_values_that_mean_the_same_are_one(config, line, left):
-    for before in (config, ExperimentConfig(item_weights={"form": "low_rank"}, training={"negatives": 7})):
+    for before in (config, ExperimentConfig(training={"negatives": 7})):
         both = distinct(parse_space([line, "model.dropout=0..0.5"], before), before, settle)
         assert both == (Choice(line.partition("=")[0], left), Range("model.dropout", 0.0, 0.5))
 

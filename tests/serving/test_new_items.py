@@ -11,8 +11,7 @@ import pytest
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.models import hybrid
-from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.export import export
 from tfllmrec.serving.measure import measure
@@ -295,23 +294,3 @@ def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
     with pytest.raises(ModelError, match="was trained without texts and fields"):
         export(bare_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
     assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize(("items", "form"), [(2, "low_rank"), (3, "exact")])
-def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_run, monkeypatch, items, form):
-    """The run was small enough; what is solved is looked at, not the model."""
-    run, asked = chain_run[0], {}
-
-    class Stop(Exception):
-        pass
-
-    def solve(histories, n_items, settings, text, graph):
-        asked.update(form=settings.form, n_items=n_items)
-        raise Stop
-
-    monkeypatch.setattr(hybrid, "solve_item_weights", solve)
-    monkeypatch.setattr(hybrid, "MAX_ITEMS", N + items - 2)
-    catalogue = Catalogue(np.array([*run.dataset.items.item_id, "new"], object), np.vstack([run.text, run.text[:1]]))
-    with pytest.raises(Stop):
-        run.load_model().extend(catalogue, np.asarray(run.text), run.split.train_queries().history, lambda line: None)
-    assert asked == {"form": form, "n_items": N + 1}

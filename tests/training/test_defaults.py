@@ -15,7 +15,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, NotPositiveDefinite, PrunedWeights
+from tfllmrec.models.item_weights import MAX_EASE_ITEMS, NotPositiveDefinite, PrunedWeights
 from tfllmrec.training import defaults
 from tfllmrec.training.fit import choose
 
@@ -79,21 +79,11 @@ def test_blocks_of_scores_stay_in_memory():
     assert config.evaluation.batch_size == 200
 
 
-@pytest.mark.parametrize(("items", "form"), [(EXACT_ITEMS, "exact"), (EXACT_ITEMS + 1, "low_rank")])
-def test_exact_item_weights_where_they_fit(items, form):
-    config = ExperimentConfig()
-    assert f"item_weights.form {form}: {items:,} items" in defaults.sizes(stand_in([5], items), config)
-    assert config.item_weights.form == form
-    assert config.model.terms == ["meaning", "feedback", "behaviour"]
-    config = ExperimentConfig(model={"terms": ["meaning"]})
-    assert not any("item_weights" in line for line in defaults.sizes(stand_in([5], items), config))
-
-
 def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
     config = ExperimentConfig()
-    assert not any("without ease" in line for line in defaults.sizes(stand_in([5], MAX_ITEMS), config))
+    assert not any("without ease" in line for line in defaults.sizes(stand_in([5], MAX_EASE_ITEMS), config))
     config = ExperimentConfig(model={"terms": ["behaviour"]})
-    said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
+    said = "\n".join(defaults.sizes(stand_in([5], MAX_EASE_ITEMS + 1), config))
     assert "without ease, ease_text: 30,001 items" in said
     assert config.evaluation.baselines == [
         "popularity", "recent_popularity", "popularity_by_segment", "markov", "item_knn", "ials", "text", "star",
@@ -111,18 +101,10 @@ def test_ials_is_left_out_where_its_grid_takes_too_long(monkeypatch):
         assert ("ials" not in config.evaluation.baselines) == left_out
 
 
-def test_exact_item_weights_that_cannot_be_are_refused_at_the_start():
-    config = ExperimentConfig(item_weights={"form": "exact"})
-    defaults.sizes(stand_in([5], MAX_ITEMS), config)
-    with pytest.raises(ConfigError, match="exact takes at most 30,000 items, not 30,001: use auto or low_rank"):
-        defaults.sizes(stand_in([5], MAX_ITEMS + 1), config)
-
-
 def test_what_is_set_stays():
     config = ExperimentConfig(
         training={"epochs": 3, "batch_size": 7, "negatives": 5},
         model={"dropout": 0.0, "id_dropout": 1.0, "history_length": 7},
-        item_weights={"form": "low_rank"},
     )
     before = config.model_copy(deep=True)
     assert defaults.sizes(stand_in([5], 100), config) == []
@@ -195,7 +177,7 @@ def data_of(split):
 
 
 def test_all_set_means_nothing_is_searched(chain_split):
-    config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
+    config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1, rank=9)
     settings, said = defaults.choose_item_weights(data_of(chain_split), config)
     assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0, "graph": 0.0, "source": 0.0})
     assert said == []
@@ -223,15 +205,15 @@ def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
 
 
 def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
-    """A planted surface: best at decay 0.9, l2 900, co-occurrence 0.1 / 3, text 150, popularity 0 on the grid."""
-    best = {"decay": 0.9, "l2": 900.0, "co_occurrence": 0.1 / 3, "text": 150.0, "popularity": 0.0}
+    """A planted surface: the best is on the grid."""
+    best = {"decay": 0.9, "l2": 900.0, "co_occurrence": 0.1 / 3, "text": 150.0, "popularity": 0.0, "rank": 20}
 
     class Flat:
         def __init__(self, weights, decay, *_):
             self.settings = weights
 
     def solve(statistics, settings, text, graph):
-        assert (settings.form, settings.rank, settings.neighbours) == ("low_rank", 7, 512)
+        assert settings.neighbours == 7
         return settings
 
     def value(data, weights):
@@ -241,7 +223,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
     monkeypatch.setattr(defaults, "solve", solve)
     monkeypatch.setattr(TrainingData, "measure", value)
     monkeypatch.setattr(defaults, "selection_value", lambda result: result)
-    config = ItemWeightSettings(form="low_rank", rank=7)
+    config = ItemWeightSettings(neighbours=7)
     settings, _ = defaults.choose_item_weights(data_of(chain_split), config)
     assert {name: getattr(settings, name) for name in best} == pytest.approx(best, rel=1e-4)
 
@@ -260,20 +242,16 @@ def test_data_without_an_order_does_not_fade(chain_split):
 
 
 def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
-    monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 3 * 40**3)
+    monkeypatch.setattr(defaults, "SEARCH_WORK", 3 * 40)
     tried = []
     _, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), tried.append)
     assert len(tried) == 3 and "best of 3 on validation" in said[0]
     start = r"item-item weights, try {} of at most 3: decay 0\.6, .*; selection value 0\.\d{{4}}"
     assert all(re.fullmatch(start.format(i), line) for i, line in enumerate(tried, start=1))
-    monkeypatch.setitem(defaults.SEARCH_WORK, "low_rank", 5 * 40)
-    config = ItemWeightSettings(form="low_rank", rank=8)
-    _, said = defaults.choose_item_weights(data_of(chain_split), config)
-    assert "best of 5 on validation" in said[0]
 
 
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
-    monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 1.9 * 40**3)
+    monkeypatch.setattr(defaults, "SEARCH_WORK", 1.9 * 40)
     monkeypatch.setattr(defaults, "solve", None)
     settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
@@ -366,7 +344,7 @@ def test_the_graph_is_tried_within_the_budget_of_the_search_and_nothing_is_solve
     )
 
     def choose_all(tries):
-        monkeypatch.setitem(defaults.SEARCH_WORK, "exact", tries * 40**3)
+        monkeypatch.setattr(defaults, "SEARCH_WORK", tries * 40)
         solved.clear()
         data, given = replace(data_of(chain_split), graph=SimpleNamespace(relations=["use"])), ItemWeightSettings()
         settings, _ = defaults.choose_item_weights(data, given, print)

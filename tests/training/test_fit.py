@@ -25,16 +25,14 @@ from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gate
 pytestmark = pytest.mark.tf
 
 
-@pytest.mark.parametrize(("form", "rank"), [("auto", 2), ("exact", 2), ("low_rank", 2), ("low_rank", 6)])
-def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out(form, rank):
+@pytest.mark.parametrize("rank", [2, 6])
+def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out(rank):
     rng = np.random.default_rng(0)
     items = Ragged.from_rows([rng.permutation(6)[:4] for _ in range(20)], np.int64)
     held_out = Ragged(np.arange(80) % 8 == 7, items.offsets)  # the last event of every other history
     ratings = Ragged(np.full(80, np.nan, np.float32), items.offsets)
     sequences, text = Sequences(items, held_out, 6, {RATING_KEY: ratings}), rng.normal(size=(6, 3)).astype(np.float32)
-    settings = ItemWeightSettings(
-        decay=0.8, l2=1.0, co_occurrence=0.5, text=2.0, form=form, rank=rank, neighbours=5
-    ).settled()
+    settings = ItemWeightSettings(decay=0.8, l2=1.0, co_occurrence=0.5, text=2.0, rank=rank, neighbours=5).settled()
     said = {}
     model = SimpleNamespace(
         n_items=6,

@@ -21,7 +21,7 @@ from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.domain_weights import MapOnto, maps_between
 from tfllmrec.models.graph import view_of
-from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, resolved
+from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, most_pairs
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.user_texts import UserTexts
@@ -88,6 +88,7 @@ class TrainingData:
     source_histories: Ragged | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     tried_item_weights: dict[str, Result] = field(default_factory=dict, init=False, repr=False)
+    # By their decay, those of the sources by "sources" and their decay.
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -142,10 +143,6 @@ class TrainingData:
         assert self.domains is not None
         return maps_between(self.histories, self.domains, self.unit_text, self.text_widths, self.seed)
 
-    def _pairs_of(self, histories: Ragged) -> int:
-        """Upper bound of the number of pairs of items in the statistics of histories."""
-        return min(self.n_items**2, int((histories.lengths**2).sum()))
-
     def item_weight_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics:
         """The statistics of :attr:`histories`, and of the sources that count, from which item-item weights are solved.
 
@@ -155,11 +152,11 @@ class TrainingData:
         Raises:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
         """
-        needed = self._statistics_key(settings)
+        needed = _decay_of(settings)
         if needed not in self._statistics:
             self._statistics.clear()  # first, because both may be large
             statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
-            if self._pairs_of(self.histories) > MAX_STORED_PAIRS:
+            if most_pairs(self.histories, self.n_items) > MAX_STORED_PAIRS:
                 return self._with_sources(statistics, settings)
             self._statistics[needed] = statistics
         return self._with_sources(self._statistics[needed], settings)
@@ -172,11 +169,11 @@ class TrainingData:
         """The statistics of :attr:`source_histories`, times ``item_weights.source``; ``None`` if they do not count."""
         if not settings.source or self.source_histories is None:
             return None
-        key = ("sources", *self._statistics_key(settings))
+        key = ("sources", _decay_of(settings))
         if key in self._statistics:
             return self._statistics[key].scaled(settings.source)
         statistics = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)
-        if self._pairs_of(self.source_histories) <= MAX_STORED_PAIRS:
+        if most_pairs(self.source_histories, self.n_items) <= MAX_STORED_PAIRS:
             self._statistics[key] = statistics
         return statistics.scaled(settings.source)
 
@@ -188,11 +185,7 @@ class TrainingData:
           statistics: of :attr:`histories`.
         """
         self._statistics.clear()
-        self._statistics[self._statistics_key(settings)] = statistics
-
-    def _statistics_key(self, settings: ItemWeightSettings) -> tuple[str, float | None]:
-        settings = settings.settled()
-        return resolved(settings.form, self.n_items), settings.decay if settings.next_item else None
+        self._statistics[_decay_of(settings)] = statistics
 
     def store_item_weight_statistics(self, path: Path, settings: ItemWeightSettings, tell: Tell) -> None:
         """Writes :meth:`item_weight_statistics` and drops the copy in memory.
@@ -210,8 +203,8 @@ class TrainingData:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
           WriteError: the disk is full, read-only or broken.
         """
-        pairs = self._pairs_of(self.histories)
-        if are_cut(self.histories, self.n_items, settings):
+        pairs = most_pairs(self.histories, self.n_items)
+        if are_cut(self.histories, self.n_items):
             tell(
                 "item-item weights: their statistics are not stored, because long histories were cut: an update will "
                 "read all events"
@@ -263,3 +256,9 @@ class TrainingData:
             ks=ks,
             bootstrap=0,
         )
+
+
+def _decay_of(settings: ItemWeightSettings) -> float | None:
+    """The decay of the statistics that item-item weights are solved from; ``None`` if they need none."""
+    settings = settings.settled()
+    return settings.decay if settings.next_item else None

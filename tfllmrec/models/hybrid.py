@@ -61,7 +61,6 @@ from tfllmrec.models.domain_weights import maps_between, with_maps
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.graph import edges_of, view_of
 from tfllmrec.models.item_weights import (
-    MAX_ITEMS,
     PrunedWeights,
     between_domains,
     check_domains,
@@ -1302,8 +1301,6 @@ class Hybrid(MeasuredModel):
                 each.set_values(catalogue.fields[each.field.key])
         if model.use_behaviour and histories is not None:
             tell(f"item-item weights: solving again, for {n_items:,} items")
-            if n_items > MAX_ITEMS:
-                item_weights = item_weights.model_copy(update={"form": "low_rank"})
             graph = view_of(catalogue.graph) if catalogue.graph is not None and item_weights.graph else None
             weights = solve_item_weights(histories, n_items, item_weights, model.text_vectors, graph)
             model.set_item_weights(model.mapped(weights, histories))

@@ -1,9 +1,8 @@
 """Closed-form item-item weights: the behaviour term ``<m_u, W_i>``, and EASE as a baseline.
 
 Both are ridge regressions with a closed form, solved once; no gradient, no epochs. :func:`solve_item_weights` is the
-entry: exact by LAPACK (:func:`fit_item_weights`), or a low-rank form without any N x N matrix for larger catalogues
-(:func:`low_rank_weights`). All that the weights take from events is in :class:`ItemWeightStatistics`, which are sums
-over users: users are added or subtracted, and :func:`solve` gives the weights again.
+entry. All that the weights take from events is in :class:`ItemWeightStatistics`, which are sums over users: users are
+added or subtracted, and :func:`solve` gives the weights again.
 
 The weights predict the next item from the recency-weighted history before it. Each *view* of the data
 adds a Gram matrix of what is known and a target matrix of what is asked for:
@@ -36,7 +35,7 @@ import bisect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -49,13 +48,8 @@ from tfllmrec.data.schema import UNKNOWN_CODE
 from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ConfigError, ModelError
 
-Form = Literal["auto", "exact", "low_rank"]
-
-EXACT_ITEMS = 20_000
-"""Up to this, exact weights take a minute or two and 5 GB, and ``auto`` takes them."""
-
-MAX_ITEMS = 30_000
-"""Beyond this, a few N x N matrices (3.6 GB each) pass common memory."""
+MAX_EASE_ITEMS = 30_000
+"""EASE solves for N x N weights. Beyond this, a few such matrices (3.6 GB each) pass common memory."""
 
 STATISTICS = "item_weights_statistics.npz"
 """The file of a run's ``model`` folder with its :class:`ItemWeightStatistics`."""
@@ -65,7 +59,6 @@ MAX_STORED_PAIRS = 20_000_000
 nor kept in memory."""
 
 _BLOCK = 1024
-_DENSE_ITEMS = 6000
 _PAIRS = 200_000_000
 _PAIRS_AT_ONCE = 4_000_000
 _OVERSAMPLING = 16
@@ -97,20 +90,19 @@ def solve_item_weights(
     text_vectors: np.ndarray | None = None,
     graph: sparse.csr_array | None = None,
 ) -> PrunedWeights:
-    """The item-item weights of a catalogue of any size, pruned: exact, or in the low-rank form.
+    """The item-item weights of a catalogue of any size, pruned.
 
     Args:
       histories: Item indices of each training user, oldest first.
       n_items: N.
-      settings: See there. Where they say *auto*, :meth:`ItemWeightSettings.settled`; the form *auto* is ``exact`` up to
-        :data:`EXACT_ITEMS` items and ``low_rank`` above. All weights are kept where N is less than ``neighbours``.
+      settings: See there. Where they say *auto*, :meth:`ItemWeightSettings.settled`. All weights are kept where N is
+        less than ``neighbours``.
       text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
         is above 0.
       graph: sparse ``[N, N]``, positive semidefinite; needed where ``settings.graph`` is above 0.
 
     Raises:
-      ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text or a graph of
-        another catalogue.
+      ModelError: An item outside the catalogue, a bad setting, or text or a graph of another catalogue.
     """
     return solve(ItemWeightStatistics.of(histories, n_items, settings), settings, text_vectors, graph)
 
@@ -123,109 +115,7 @@ def solve(
 ) -> PrunedWeights:
     """The weights of :func:`solve_item_weights`, from statistics that were stored or added up.
 
-    Args:
-      statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
-      settings, text_vectors, graph: As in :func:`solve_item_weights`.
-
-    Raises:
-      ModelError: Too many items for ``exact``, a bad setting, statistics with another decay, or text or a graph of
-        another catalogue.
-    """
-    if resolved(settings.form, statistics.n_items) == "low_rank":
-        return low_rank_weights(statistics, settings, text_vectors, graph)
-    return prune(fit_item_weights(statistics, settings, text_vectors, graph), settings.neighbours)
-
-
-def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
-    """What ``auto`` stands for with N items; the others stand for themselves.
-
-    Raises:
-      ModelError: There is no such form.
-    """
-    if form == "auto":
-        return "exact" if n_items <= EXACT_ITEMS else "low_rank"
-    if form not in get_args(Form):
-        raise ModelError(f"Expected item weights among {', '.join(get_args(Form))}; got {form!r}.")
-    return form
-
-
-def fit_item_weights(
-    statistics: ItemWeightStatistics,
-    settings: ItemWeightSettings,
-    text_vectors: np.ndarray | None = None,
-    graph: sparse.csr_array | None = None,
-) -> np.ndarray:
-    """Solves for the item-item weights exactly.
-
-    Takes about 15 s for 12,000 items on two cores, and ``12 N^2`` bytes while it runs.
-
-    Args:
-      statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
-      settings: The strengths of the views.
-      text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
-        is above 0.
-      graph: As in :func:`solve_item_weights`.
-
-    Returns:
-      float32 ``[N, N]``, with ``settings.itself`` on the diagonal.
-
-    Raises:
-      ModelError: Too many items, a bad setting, statistics with another decay, or text of another catalogue.
-    """
-    n_items, settings = statistics.n_items, settings.settled()
-    assert settings.l2 is not None and settings.text is not None and settings.itself is not None
-    _check_size(n_items)
-    text = _checked_text(n_items, settings, text_vectors)
-    met, target = statistics.weighted(settings, graph)
-    known = met.toarray()
-    del met
-    if text is not None:
-        for start in range(0, n_items, _BLOCK):
-            known[start : start + _BLOCK] += (settings.text * text[start : start + _BLOCK]) @ text.T
-    known[np.diag_indices(n_items)] += settings.l2
-    inverse = _inverse(known, settings.l2)
-
-    if not settings.next_item:  # then B = A - l2 I, so A^-1 B = I - l2 A^-1
-        weights = -settings.l2 * inverse
-        weights[np.diag_indices(n_items)] += 1.0
-    else:
-        # A sparse target is multiplied as it is, a small or dense one is faster through BLAS.
-        if n_items <= _DENSE_ITEMS or target.nnz > 0.05 * n_items**2:
-            weights = inverse @ target.toarray()
-        else:
-            weights = np.ascontiguousarray((target.T.tocsr() @ inverse).T)
-        if text is not None:
-            projected = inverse @ (settings.text * text)
-            for start in range(0, n_items, _BLOCK):
-                weights[start : start + _BLOCK] += projected[start : start + _BLOCK] @ text.T
-    left = inverse.diagonal().copy()
-    own = weights.diagonal() / left
-    discount = _discount(left, settings)
-    for start in range(0, n_items, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        weights[rows] -= inverse[rows] * own
-        weights[rows] *= discount
-    weights[np.diag_indices(n_items)] = settings.itself
-    return weights
-
-
-def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
-    """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
-    assert settings.l2 is not None and settings.popularity is not None
-    # Above 1 only where a low rank leaves out more than it may.
-    return np.minimum(settings.l2 * inverse_diagonal, 1.0) ** settings.popularity
-
-
-# --- Low rank ---------------------------------------------------------------------------------------------------------
-
-
-def low_rank_weights(
-    statistics: ItemWeightStatistics,
-    settings: ItemWeightSettings,
-    text_vectors: np.ndarray | None = None,
-    graph: sparse.csr_array | None = None,
-) -> PrunedWeights:
-    """The same weights without any N x N matrix: a diagonal plus low rank in the place of A.
+    There is no N x N matrix: a diagonal plus low rank takes the place of A.
 
     With ``M`` what A has from events and the graph, ``D = l2 I + diag M`` and ``E = D^-1/2 offdiag(M) D^-1/2``,
 
@@ -236,7 +126,7 @@ def low_rank_weights(
     diagonal, which is most of A where few users had the same two items; a projection onto leading directions would
     lose that, and the tail with it. ``W`` is then ``D^-1`` times the (sparse) target from events plus a low-rank
     product, which is cut to ``rank`` and looked through block by block for each item's strongest weights. With ``rank``
-    N nothing is left out.
+    N nothing is left out. That is seldom best: what a lower rank leaves out is mostly noise.
 
     Memory grows with N; looking for the strongest weights compares all items with each other, so time grows with N^2:
     about four minutes of one core for 100,000 items at rank 384.
@@ -246,20 +136,16 @@ def low_rank_weights(
 
     Args:
       statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
-      settings: The strengths of the views; ``rank``, the width of the low-rank part; ``neighbours``, the strongest
-        weights kept for each item (all of them where N is smaller).
-      text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
-        is above 0.
-      graph: As in :func:`solve_item_weights`.
+      settings, text_vectors, graph: As in :func:`solve_item_weights`.
 
     Raises:
       ModelError: A bad setting, statistics with another decay, or text or a graph of another catalogue.
     """
     n_items, settings = statistics.n_items, settings.settled()
     rank, neighbours = settings.rank, settings.neighbours
+    assert settings.l2 is not None and settings.text is not None and settings.itself is not None and rank is not None
     if rank < 1:
         raise ModelError(f"Expected a rank of 1 or more, got {rank}.")
-    assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     text = _checked_text(n_items, settings, text_vectors)
     known, target = statistics.weighted(settings, graph)
     diagonal = known.diagonal()
@@ -290,6 +176,13 @@ def low_rank_weights(
     left *= scale[:, None]
     direct = scaling @ (target - sparse.diags_array(own)) @ sparse.diags_array(discount)
     return _strongest_of_sum(direct.tocsr(), *_cut(left, right, rank), neighbours, settings.itself)
+
+
+def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
+    """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
+    assert settings.l2 is not None and settings.popularity is not None
+    # Above 1 only where a low rank leaves out more than it may.
+    return np.minimum(settings.l2 * inverse_diagonal, 1.0) ** settings.popularity
 
 
 def leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -395,18 +288,18 @@ class ItemWeightStatistics:
         Args:
           histories: Item indices of each user, oldest first.
           n_items: N.
-          settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``. In the form
-            ``low_rank``, where there are very many pairs of events, long histories are cut into pieces, so that time
-            and memory have a bound (:func:`are_cut`). Then the statistics of parts differ from those of all.
+          settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``. Where very
+            many pairs of items would be met, long histories are cut into pieces, so that time and memory have a bound
+            (:func:`are_cut`). Then the statistics of parts differ from those of all.
 
         Raises:
-          ModelError: An item outside the catalogue, a bad decay, or there is no such form.
+          ModelError: An item outside the catalogue, or a bad decay.
         """
         settings = settings.settled()
         assert settings.decay is not None
         _check_decay(settings.decay)
         histories.check_items(n_items, "history")
-        if are_cut(histories, n_items, settings):
+        if are_cut(histories, n_items):
             histories = _pieces(histories, _PAIRS)
         x = interactions(histories, n_items)
         both = (x.T @ x).tocsr()
@@ -613,9 +506,14 @@ def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple
     return (above + above.T + sparse.diags_array(alone)).tocsr(), target
 
 
-def are_cut(histories: Ragged, n_items: int, settings: ItemWeightSettings) -> bool:
+def are_cut(histories: Ragged, n_items: int) -> bool:
     """Whether :meth:`ItemWeightStatistics.of` cuts long histories; users cannot be subtracted from such statistics."""
-    return resolved(settings.form, n_items) == "low_rank" and int((histories.lengths**2).sum()) > _PAIRS
+    return most_pairs(histories, n_items) > _PAIRS
+
+
+def most_pairs(histories: Ragged, n_items: int) -> int:
+    """Upper bound of the number of pairs of items in the statistics of histories."""
+    return min(n_items**2, int((histories.lengths**2).sum()))
 
 
 def _pieces(histories: Ragged, pairs: int) -> Ragged:
@@ -680,10 +578,10 @@ def _inverse(matrix: np.ndarray, l2: float) -> np.ndarray:
 
 
 def _check_size(n_items: int) -> None:
-    if n_items > MAX_ITEMS:
+    if n_items > MAX_EASE_ITEMS:
         raise ModelError(
-            f"Expected at most {MAX_ITEMS:,} items for exact closed-form weights (N x N floats), got {n_items:,}. Set "
-            "item_weights.form to auto or low_rank, and leave 'ease' out of evaluation.baselines."
+            f"Expected at most {MAX_EASE_ITEMS:,} items for EASE (N x N floats), got {n_items:,}. Leave 'ease' out of "
+            "evaluation.baselines."
         )
 
 
@@ -703,18 +601,6 @@ def _checked_text(n_items: int, settings: ItemWeightSettings, text_vectors: np.n
 
 
 # --- Pruning and scoring ----------------------------------------------------------------------------------------------
-
-
-def prune(weights: np.ndarray, neighbours: int) -> PrunedWeights:
-    """Keeps the ``neighbours`` weights of largest magnitude in each row (all of them where N is smaller)."""
-    n_items = len(weights)
-    kept = min(neighbours, n_items)
-    indices = np.empty((n_items, kept), dtype=np.int32)
-    values = np.empty((n_items, kept), dtype=np.float32)
-    for start in range(0, n_items, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        indices[rows], values[rows] = strongest(weights[rows], kept)
-    return PrunedWeights(indices, values)
 
 
 def between_domains(

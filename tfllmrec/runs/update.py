@@ -31,7 +31,6 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
-from tfllmrec.models.item_weights import MAX_ITEMS
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.experiment import continue_run, data_beside, free_folder, log_place, note_log_place
 from tfllmrec.runs.run import PARENT, READ_LOG, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
@@ -248,9 +247,6 @@ def _begin(
             ignored = [path.name for path in (parent.folder / name).iterdir() if unfinished(path)]
             shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns("checkpoints", *ignored))
     config.data = data_beside(config.data, dataset.name)
-    if config.item_weights.form == "exact" and dataset.n_items > MAX_ITEMS:
-        config.item_weights.form = "low_rank"
-        tell(f"item_weights.form low_rank: {dataset.n_items:,} items, more than exact takes ({MAX_ITEMS:,})")
     # Last: with it, the folder is a run that can be continued.
     write_text(folder / "config.yaml", dump_config(config))
 

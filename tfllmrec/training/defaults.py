@@ -19,21 +19,19 @@ from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
 from tfllmrec.models.domain_weights import with_maps
 from tfllmrec.models.fitting import SCORES, TrainingData
 from tfllmrec.models.item_weights import (
-    MAX_ITEMS,
+    MAX_EASE_ITEMS,
     NotPositiveDefinite,
     PrunedWeights,
     between_domains,
     event_weights,
-    resolved,
     score_history,
     solve,
 )
 from tfllmrec.progress import Tell
 
-#: What the search for item-item weights may cost: tries times items cubed for exact ones, times items in the low-rank
-#: form. Some minutes on two cores: 14 tries with 12,000 items, 4 with 18,000, 20 with 50,000 in low rank. Where
-#: there would be only one, the starting point is taken as it is.
-SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
+#: What the search for item-item weights may cost: tries times items. Some minutes on two cores: 20 tries with 50,000
+#: items. Where there would be only one, the starting point is taken as it is.
+SEARCH_WORK = 1e6
 #: A search never comes near a larger limit, which is not worth a word.
 SHOWN_TRIES = 100
 FULL_SOFTMAX_ITEMS = 60_000
@@ -51,7 +49,7 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     """Fills in *auto* sizes of the training, in place; returns lines that say which were chosen and why."""
     lengths = split.train_queries().history.lengths
     mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
-    training, model, item_weights, said = config.training, config.model, config.item_weights, []
+    training, model, said = config.training, config.model, []
     if model.history_length is None:
         long = float(np.quantile(lengths, 0.9)) if len(lengths) else 0.0
         model.history_length = int(np.clip(50 * np.ceil(long / 50), 50, 200))
@@ -76,20 +74,12 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         training.negatives = 0 if n_items <= FULL_SOFTMAX_ITEMS else 8192
         how = "the whole catalogue" if training.negatives == 0 else "sampled"
         said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
-    if "behaviour" in model.terms:
-        if item_weights.form == "auto":
-            item_weights.form = resolved("auto", n_items)
-            said.append(f"item_weights.form {item_weights.form}: {n_items:,} items")
-        if item_weights.form == "exact" and n_items > MAX_ITEMS:
-            raise ConfigError(
-                f"item_weights.form exact takes at most {MAX_ITEMS:,} items, not {n_items:,}: use auto or low_rank."
-            )
     block = max(1, SCORES // n_items)
     if config.evaluation.batch_size > block:
         config.evaluation.batch_size = block
         said.append(f"evaluation.batch_size {block}: {n_items:,} items")
     wide = [name for name in config.evaluation.baselines if name in ("ease", "ease_text")]
-    if wide and n_items > MAX_ITEMS:
+    if wide and n_items > MAX_EASE_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
         said.append(f"evaluation.baselines without {', '.join(wide)}: {n_items:,} items are too many for EASE")
     if "ials" in config.evaluation.baselines and n_events > MAX_IALS_EVENTS:
@@ -152,8 +142,9 @@ GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
 SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 #: Factors that the weights between two domains may have instead of 1; see :func:`choose_domains`.
 DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
-#: Where the search goes from a value, upwards and downwards; in the order in which it looks.
+#: Where the search goes from a value, in one direction and the other; in the order in which it looks.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
+    "rank": lambda v: (v // 2 if v > 24 else None, 2 * v),
     "text": lambda v: (v * 3, v / 3),
     "l2": lambda v: (v * 3, v / 3),
     "decay": lambda v: (0.5 * (1 + v), 2 * v - 1 if v > 0.6 else None),
@@ -196,6 +187,7 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
+    start.rank = min(384, data.n_items)  # more would leave out nothing
     start.graph = start.source = 0.0  # see choose_graph and choose_source
     start.itself = 3.0 if data.split.dataset.repeats else 0.0
     return start if np.any(data.text) else start.model_copy(update={"text": 0.0})
@@ -227,10 +219,9 @@ def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Res
     return data.tried_item_weights[key]
 
 
-def most_tries(form: Literal["auto", "exact", "low_rank"], n_items: int) -> int:
+def most_tries(n_items: int) -> int:
     """How many item-item weights of N items :data:`SEARCH_WORK` allows to solve, for all settings together."""
-    form = resolved(form, n_items)
-    return int(SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items))
+    return int(SEARCH_WORK // n_items)
 
 
 def open_views(data: TrainingData, given: ItemWeightSettings) -> dict[str, Sequence[float]]:
@@ -271,7 +262,7 @@ def choose_item_weights(
     moves = {name: step for name, step in MOVES.items() if name in searched_settings(data) - fixed.keys()}
     if not moves:
         return start, []
-    tries = most_tries(start.form, n_items) - sum(map(len, open_views(data, given).values()))
+    tries = most_tries(n_items) - sum(map(len, open_views(data, given).values()))
     if tries < 2:
         return start, [f"item_weights {_said(start)} (not searched: {n_items:,} items)"]
     limit = f" of at most {tries}" if tries <= SHOWN_TRIES else ""
@@ -294,7 +285,7 @@ def choose_item_weights(
             moved = False
             while tried < tries:
                 there = step(getattr(best, name))[direction]
-                if there is None:
+                if there is None or (name == "rank" and there > n_items):
                     break
                 candidate = best.model_copy(update={name: round(there, 6)})
                 value = value_of(candidate)
@@ -356,7 +347,7 @@ def _choose_view(
     views = open_views(data, given)
     if name not in views:
         return settings, []
-    left = most_tries(settings.form, data.n_items) - len(data.tried_item_weights)
+    left = most_tries(data.n_items) - len(data.tried_item_weights)
     known = settings.settled().model_dump_json() in data.tried_item_weights
     strengths = views[name][: max(0, left if known else left - 1)]
     if not strengths:
@@ -501,6 +492,6 @@ def choose_context(
 def _said(settings: ItemWeightSettings) -> str:
     return (
         f"decay {settings.decay:.3g}, l2 {settings.l2:.3g}, next item {settings.next_item:.3g}, "
-        f"co-occurrence {settings.co_occurrence:.3g}, text {settings.text:.3g}, popularity {settings.popularity:.3g}"
-        + (f", itself {settings.itself:.3g}" if settings.itself else "")
+        f"co-occurrence {settings.co_occurrence:.3g}, text {settings.text:.3g}, popularity {settings.popularity:.3g}, "
+        f"rank {settings.rank}" + (f", itself {settings.itself:.3g}" if settings.itself else "")
     )
