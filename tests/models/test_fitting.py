@@ -61,23 +61,27 @@ def test_statistics_of_histories_that_were_cut_are_not_stored(data, tmp_path, mo
     assert len(told) == 1 and path.exists()
 
 
-def test_statistics_of_too_many_pairs_are_neither_stored_nor_kept(data, computed, tmp_path, monkeypatch):
+def test_statistics_of_too_many_pairs_are_not_stored_nor_kept_if_there_are_more(data, computed, tmp_path, monkeypatch):
     told, path = [], tmp_path / "statistics.npz"
     pairs = sum(len(row) ** 2 for row in data.histories)
     assert pairs > data.n_items**2 == 1600
     monkeypatch.setattr(fitting, "MAX_STORED_PAIRS", 1599)
     data.store_item_weight_statistics(path, SETTINGS, told.append)
     assert len(told) == 1 and "not stored (1,600 pairs of items, more than 1,599)" in told[0] and not path.exists()
+    assert data.item_weight_statistics(SETTINGS) is data.item_weight_statistics(SETTINGS)
+    data._statistics.clear(), computed.clear()
+    monkeypatch.setattr(fitting, "MAX_KEPT_PAIRS", 1599)
     first, second = data.item_weight_statistics(SETTINGS), data.item_weight_statistics(SETTINGS)
     assert first is not second and computed == [0.8, 0.8]
     with_sources = replace(data, source_histories=data.histories)
     for _ in range(2):
         with_sources.source_statistics(but(source=0.5))
     assert computed[2:] == [0.8, 0.8]
-    monkeypatch.setattr(fitting, "MAX_STORED_PAIRS", 1600)
+    monkeypatch.setattr(fitting, "MAX_KEPT_PAIRS", 1600)
     for _ in range(2):
         with_sources.source_statistics(but(source=0.5))
     assert computed[2:] == [0.8, 0.8, 0.8]
+    monkeypatch.setattr(fitting, "MAX_STORED_PAIRS", 1600)
     data.store_item_weight_statistics(path, SETTINGS, told.append)
     assert len(told) == 1
     assert all(map(np.array_equal, matrices(ItemWeightStatistics.load(path)), matrices(first)))

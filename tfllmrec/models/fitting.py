@@ -21,7 +21,7 @@ from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.domain_weights import MapOnto, maps_between
 from tfllmrec.models.graph import view_of
-from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, most_pairs
+from tfllmrec.models.item_weights import MAX_KEPT_PAIRS, MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, most_pairs
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.user_texts import UserTexts
@@ -147,7 +147,7 @@ class TrainingData:
         """The statistics of :attr:`histories`, and of the sources that count, from which item-item weights are solved.
 
         The most recent statistics are kept, because tries of the search, the fit and the run folder use the same ones.
-        Statistics that may have more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs are not kept.
+        Statistics that may have more than :data:`~tfllmrec.models.item_weights.MAX_KEPT_PAIRS` pairs are not kept.
 
         Raises:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
@@ -156,7 +156,7 @@ class TrainingData:
         if needed not in self._statistics:
             self._statistics.clear()  # first, because both may be large
             statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
-            if most_pairs(self.histories, self.n_items) > MAX_STORED_PAIRS:
+            if most_pairs(self.histories, self.n_items) > MAX_KEPT_PAIRS:
                 return self._with_sources(statistics, settings)
             self._statistics[needed] = statistics
         return self._with_sources(self._statistics[needed], settings)
@@ -173,7 +173,7 @@ class TrainingData:
         if key in self._statistics:
             return self._statistics[key].scaled(settings.source)
         statistics = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)
-        if most_pairs(self.source_histories, self.n_items) <= MAX_STORED_PAIRS:
+        if most_pairs(self.source_histories, self.n_items) <= MAX_KEPT_PAIRS:
             self._statistics[key] = statistics
         return statistics.scaled(settings.source)
 

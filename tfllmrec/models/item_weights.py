@@ -54,9 +54,9 @@ MAX_EASE_ITEMS = 30_000
 STATISTICS = "item_weights_statistics.npz"
 """The file of a run's ``model`` folder with its :class:`ItemWeightStatistics`."""
 
-MAX_STORED_PAIRS = 20_000_000
-"""Statistics of more pairs of items than this may take more than 200 MB and a minute to write: they are neither stored
-nor kept in memory."""
+MAX_STORED_PAIRS, MAX_KEPT_PAIRS = 20_000_000, 100_000_000
+"""Statistics of more pairs of items than the first may take more than 200 MB and a minute to write, and are not stored;
+those of more than the second may take more than 2 GB, and are not kept in memory."""
 
 _BLOCK = 1024
 _PAIRS = 200_000_000
@@ -150,32 +150,45 @@ def solve(
     known, target = statistics.weighted(settings, graph)
     diagonal = known.diagonal()
     scale = 1 / np.sqrt(diagonal + np.float32(settings.l2))
-    scaling = sparse.diags_array(scale)
-    known = scaling @ (known - sparse.diags_array(diagonal)) @ scaling  # E
+    known = _scaled((known - sparse.diags_array(diagonal)).tocsr(), scale, scale)  # E
     values, vectors = leading_eigenpairs(known, rank)
     del known
     if values.min(initial=0) <= -1:
         raise NotPositiveDefinite(f"The item-item matrix is not positive definite (l2 {settings.l2}): raise l2.")
     gain = 1 / (1 + values) - 1  # (I + E)^-1 = I + Q gain Q^T
 
-    target = (scaling @ target).tocsr()
+    target = _scaled(target, scale, np.ones_like(scale))
     left, inverse = vectors * gain, vectors  # L and R of the inverse
-    right = target.T @ vectors
+    asked_for = _quick(target).T
+    right = asked_for @ vectors
     if text is not None:
         root = np.float32(np.sqrt(settings.text))
         scaled = root * scale[:, None] * text  # U
         solved = scaled + left @ (vectors.T @ scaled)
         core = np.linalg.inv(np.eye(text.shape[1], dtype=np.float32) + scaled.T @ solved)
         left, inverse = np.hstack([left, solved @ core]), np.hstack([inverse, -solved])
-        right = np.hstack([right, root * text - target.T @ solved])
+        right = np.hstack([right, root * text - asked_for @ solved])
+    del asked_for
     unexplained = 1 + np.einsum("nr,nr->n", left, inverse)  # P_ii = scale_i^2 unexplained_i
     own = (target.diagonal() + np.einsum("nr,nr->n", left, right)) / unexplained
     discount = _discount(scale**2 * unexplained, settings).astype(np.float32)
     right -= own[:, None] * inverse
     right *= discount[:, None]
     left *= scale[:, None]
-    direct = scaling @ (target - sparse.diags_array(own)) @ sparse.diags_array(discount)
-    return _strongest_of_sum(direct.tocsr(), *_cut(left, right, rank), neighbours, settings.itself)
+    direct = _scaled((target - sparse.diags_array(own)).tocsr(), scale, discount)
+    return _strongest_of_sum(direct, *_cut(left, right, rank), neighbours, settings.itself)
+
+
+def _scaled(matrix: sparse.csr_array, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_array:
+    """``diag(rows) matrix diag(columns)``, in float32."""
+    values = matrix.data * np.repeat(rows, np.diff(matrix.indptr)).astype(np.float32, copy=False)
+    values *= columns[matrix.indices]
+    return sparse.csr_array((values.astype(np.float32, copy=False), matrix.indices, matrix.indptr), matrix.shape)
+
+
+def _quick(matrix: sparse.csr_array) -> sparse.csr_array | np.ndarray:
+    """The matrix as it is best multiplied with a few hundred columns: dense where one in seven values is not 0."""
+    return matrix.toarray() if matrix.nnz > matrix.shape[0] * matrix.shape[1] / 7 else matrix
 
 
 def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
@@ -192,12 +205,12 @@ def leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray,
     start; ``r`` is ``rank``, or that of the matrix. Directions that are still mixed after the few rounds have nearly
     the same eigenvalue.
     """
-    n_items = matrix.shape[0]
+    n_items, quick = matrix.shape[0], _quick(matrix)
     start = np.random.default_rng(0).standard_normal((n_items, min(rank + _OVERSAMPLING, n_items)), np.float32)
     basis = _orthonormal(start)
     for _ in range(_ROUNDS):
-        basis = _orthonormal(matrix @ basis)
-    values, vectors = np.linalg.eigh(basis.T @ (matrix @ basis))
+        basis = _orthonormal(quick @ basis)
+    values, vectors = np.linalg.eigh(basis.T @ (quick @ basis))
     kept = np.argsort(-np.abs(values), kind="stable")[:rank]
     return values[kept], basis @ vectors[:, kept]
 
