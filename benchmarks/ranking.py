@@ -2,8 +2,9 @@
 
     python benchmarks/ranking.py runs/quality/beauty runs/quality/toys
 
-A run that was made without one (``ranking.epochs=0``) gets one for this measurement, by the defaults, learnt from its
-validation queries as ``fit`` does it; the run itself is left as it is.
+Runs of a data set with different seeds become one section, with their means. A run without a ranking model
+(``ranking.epochs=0``) gets one for this measurement, by the defaults, learnt from its validation queries as ``fit``
+does it; the run itself is left as it is.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from sections import made_by, replace_section
+from sections import RANKED, made_by, replace_section
+from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.config import RankingConfig
+from tfllmrec.evaluation.protocol import Result, averaged
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.ranking import RankingModel, Reranked
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
-from tfllmrec.runs.scoreboard import measure_one, measure_with_ranking
-from tfllmrec.training.ranking import RankingRecord, fit_ranking, ranking_lines, settle_epochs
+from tfllmrec.runs.scoreboard import measure_one
+from tfllmrec.training.ranking import RankingRecord, fit_ranking, measure_ranking, ranking_lines, settle_epochs
 
 OFFERED = (100, 200)
 CALLS, UNMEASURED = 50, 5
@@ -48,9 +53,23 @@ def milliseconds(run: Run, hybrid: Hybrid, model: RankingModel, offered: int) ->
     return float(ours), float(whole)
 
 
-def measured(path: Path, made: str) -> tuple[str, str]:
-    """The title and the text of a section."""
-    run = Run.open(path)
+class Measured(NamedTuple):
+    """A run: its seed, the lists of the hybrid, those in the new order (``None``: left out), and lines of figures."""
+
+    seed: int
+    hybrid: Result
+    reranked: Result | None
+    lines: list[str]
+
+
+def title_of(run: Run) -> str:
+    """Of the section, which runs with different seeds share."""
+    title, encoder = f"{run.dataset.name}: what the ranking model brings", run.config.text.encoder
+    return title if encoder == "minilm" or "/" in encoder else f"{title}, text.encoder={encoder}"
+
+
+def measured(run: Run) -> Measured:
+    """The ranking model of a run, which is trained here if the run has none."""
     hybrid, split, config = run.load_model(), run.split, run.config
     model, record = run.load_ranking(hybrid), run.ranking_record
     learnt = []
@@ -60,40 +79,61 @@ def measured(path: Path, made: str) -> tuple[str, str]:
             to_stderr(said)
         fitted = fit_ranking(run.training_data, config.ranking, hybrid)
         model, record = fitted.model, RankingRecord(**fitted.figures)
-        learnt = [f"- learnt in {record.seconds:.0f} s from {record.lists:,} validation queries"]
-    title = f"{run.dataset.name}: what the ranking model brings"
-    if (encoder := config.text.encoder) != "minilm" and "/" not in encoder:
-        title += f", text.encoder={encoder}"
-    if model is None:
-        return title, "\n".join([made, "", f"- {record.line()}", *learnt])
+        learnt = [f"learnt in {record.seconds:.0f} s from {record.lists:,} validation queries"]
     plain = measure_one(hybrid, split.test, split, config)
-    figures = measure_with_ranking(hybrid, model, split, config, plain, to_stderr)
-    lines = [made, "", *(f"- {line}" for line in ranking_lines(figures, plain.metrics))]
-    changes = ", ".join(
-        f"{label} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-        for label, (mean, low, high) in figures.get("difference", {}).items()
-    )
-    if changes:
-        lines.append(f"- against the hybrid's order, with the paired 95 % interval: {changes}")
-    lines += learnt
+    if model is None:
+        return Measured(config.seed, plain, None, [record.line(), *learnt])
+    reranked = Reranked(hybrid, model, config.ranking.candidates)
+    result = measure_one(reranked, split.test, split, config) if model.reorders else None
+    figures = measure_ranking(reranked, split, result, plain, config.seed)
+    lines = [*ranking_lines(figures, plain.metrics), *learnt]
     for offered in sorted({min(offered, hybrid.n_items) for offered in OFFERED}):
         ours, whole = milliseconds(run, hybrid, model, offered)
         lines.append(
-            f"- {offered} candidates of one person: {ours:.1f} ms, {ours / whole:.1f} times what the scores of "
-            "the whole catalogue by the hybrid take (medians, in turn, one process)"
+            f"{offered} candidates of one person: {ours:.1f} ms, {ours / whole:.1f} times what the scores of the whole "
+            "catalogue by the hybrid take (medians, in turn, one process)"
         )
-    return title, "\n".join(lines)
+    return Measured(config.seed, plain, result, lines)
+
+
+def section(runs: Sequence[Measured], command: str) -> str:
+    """The text of a section; a seed whose ranking model is left out has the hybrid's lists."""
+    results = {
+        "hybrid": averaged([each.hybrid for each in runs]),
+        RANKED: averaged([each.reranked or each.hybrid for each in runs]),
+    }
+    name = "Seed {}: " if len(runs) > 1 else ""
+    return "\n".join(
+        [
+            made_by(command, [each.seed for each in runs]),
+            "",
+            f"Test queries. In brackets the difference to the hybrid's order. {MARKS} "
+            f"{SEEDS if len(runs) > 1 else ONE_SEED}",
+            "",
+            *differences(results, len(runs)),
+            "",
+            *(f"- {name.format(each.seed)}{line}" for each in runs for line in each.lines),
+        ]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="A complete run.")
     options = parser.parse_args()
+    groups: dict[str, list[Run]] = {}
     for path in options.runs:
-        title, body = measured(path, made_by(shlex.join(["python", *sys.argv]), Run.open(path).config.seed))
+        run = Run.open(path)
+        groups.setdefault(title_of(run), []).append(run)
+    for title, runs in groups.items():
+        check_seeds(runs)
+        found = []
+        for run in runs:
+            found.append(measured(run))
+            tf.keras.backend.clear_session()
+        body = section(found, shlex.join(["python", *sys.argv]))
         replace_section(title, body)
         print(body)
-        tf.keras.backend.clear_session()
 
 
 if __name__ == "__main__":
