@@ -426,7 +426,7 @@ class ItemWeightSettings(Section):
         gt=0,
         le=1,
         description="Factor by which each event counts less than the next newer one, in solving and in scoring; "
-        "auto: searched on validation.",
+        "auto: searched on validation if events have an order, otherwise 1.",
     )
     l2: float | None = Field(None, gt=0, description="Lambda of the ridge regression; auto: searched on validation.")
     co_occurrence: float | None = Field(
