@@ -1,11 +1,11 @@
-"""Item-item weights by rank, beside an exact solution: accuracy, seconds, memory; a section of RESULTS.md.
+"""Item-item weights by rank: accuracy, seconds, memory; a section of RESULTS.md.
 
     python benchmarks/item_weights.py ../shared/data/amazon-2014/beauty
     python benchmarks/item_weights.py --synthetic 100000
 
 A folder is measured on its validation queries. Made data has no accuracy worth a look: a million events of people who
 stay in a neighbourhood of the catalogue, some items far more popular than others, and random text vectors.
-Solved exactly, with an N x N matrix, are catalogues of up to 30,000 items.
+With the rank *all* they are solved exactly.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from sections import made_by, replace_section
@@ -31,12 +32,9 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import make_split
 from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.item_weights import (
-    MAX_EASE_ITEMS,
-    ItemWeightStatistics,
     PrunedWeights,
     score_history,
     solve_item_weights,
-    strongest,
 )
 from tfllmrec.text.centring import centred_unit
 
@@ -58,9 +56,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; ``neighbours`` 0 for all."""
+    """One line of the table."""
 
-    form: str
+    rank: str
     neighbours: int
     figures: list[float | None]
     seconds: float
@@ -100,14 +98,14 @@ def made(n_items: int, text_width: int, settings: ItemWeightSettings) -> Task:
 class Weights:
     """Item-item weights as a Recommender."""
 
-    def __init__(self, weights: np.ndarray | PrunedWeights, decay: float) -> None:
+    def __init__(self, weights: PrunedWeights, decay: float) -> None:
         self.weights, self.decay = weights, decay
 
     def score(self, queries: Queries) -> np.ndarray:
         return score_history(queries.history, self.weights, self.decay)
 
 
-def figures(task: Task, weights: np.ndarray | PrunedWeights) -> list[float | None]:
+def figures(task: Task, weights: PrunedWeights) -> list[float | None]:
     if task.validation is None:
         return [None] * len(METRICS)
     result = evaluate(
@@ -121,37 +119,12 @@ def figures(task: Task, weights: np.ndarray | PrunedWeights) -> list[float | Non
     return [result.metrics[name] for name in METRICS]
 
 
-def exact(task: Task, neighbours: list[int]) -> list[Row]:
-    """The formula of :mod:`tfllmrec.models.item_weights` as it stands."""
-    clock, settings = Clock(), task.settings.settled()
-    assert settings.l2 is not None and settings.text is not None and settings.popularity is not None
-    alike = np.float32(settings.text) * (task.text @ task.text.T)
-    known, target = (
-        view.toarray() + alike
-        for view in ItemWeightStatistics.of(task.histories, len(task.text), settings).weighted(settings)
-    )
-    known[np.diag_indices(len(known))] += settings.l2
-    inverse = np.linalg.inv(known)
-    weights = inverse @ target
-    left = inverse.diagonal()
-    weights -= inverse * (weights.diagonal() / left)
-    weights *= np.minimum(settings.l2 * left, 1.0) ** settings.popularity
-    solving = clock.cost()
-    rows = [Row("exact", 0, figures(task, weights), *solving, peak_gb())]
-    for kept in neighbours:
-        clock = Clock()
-        pruned = PrunedWeights(*strongest(weights, kept))
-        seconds, cpu_seconds = np.add(solving, clock.cost())
-        rows.append(Row("exact", kept, figures(task, pruned), seconds, cpu_seconds, peak_gb()))
-    return rows
-
-
-def of_rank(task: Task, neighbours: int, rank: int) -> list[Row]:
+def solved(task: Task, neighbours: int, rank: int | Literal["all"]) -> Row:
     clock = Clock()
     settings = task.settings.model_copy(update={"rank": rank, "neighbours": neighbours})
     weights = solve_item_weights(task.histories, len(task.text), settings, task.text)
     cost = (*clock.cost(), peak_gb())
-    return [Row(f"rank {rank}", neighbours, figures(task, weights), *cost)]
+    return Row(str(rank), neighbours, figures(task, weights), *cost)
 
 
 class Clock:
@@ -169,27 +142,25 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def rows_of(task: Task, neighbours: list[int], ranks: list[int]) -> Iterator[Row]:
+def rows_of(task: Task, neighbours: list[int], ranks: list[int | Literal["all"]]) -> Iterator[Row]:
     """Each solution in a process of its own, for a peak of its own; it includes the data."""
-    jobs = [(of_rank, neighbours[-1], rank) for rank in ranks]
-    if task.validation is not None and len(task.text) <= MAX_EASE_ITEMS:
-        jobs = [(exact, neighbours), *jobs]
     spawn = multiprocessing.get_context("spawn")
-    for solve, *how in jobs:
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            yield from pool.submit(solve, task, *how).result()
+    for rank in ranks:
+        for kept in neighbours if rank == "all" else neighbours[-1:]:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                yield pool.submit(solved, task, kept, rank).result()
 
 
 def table(rows: list[Row]) -> str:
     named = [METRICS[i] for i in range(len(METRICS)) if rows[0].figures[i] is not None]
     lines = [
-        f"| | neighbours | {' | '.join([*named, 'seconds', 'CPU s', 'peak GB'])} |",
-        f"|---|{'---:|' * (len(named) + 4)}",
+        f"| rank | neighbours | {' | '.join([*named, 'seconds', 'CPU s', 'peak GB'])} |",
+        f"|---:|{'---:|' * (len(named) + 4)}",
     ]
     for row in rows:
         values = [f"{value:.4f}" for value in row.figures if value is not None]
         cost = [f"{row.seconds:.0f}", f"{row.cpu_seconds:.0f}", f"{row.peak_gb:.1f}"]
-        cells = [row.form, str(row.neighbours or "all"), *values, *cost]
+        cells = [row.rank, str(row.neighbours), *values, *cost]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -200,7 +171,7 @@ def main() -> None:
     parser.add_argument("--synthetic", type=int, metavar="N", help="Made data of N items, instead of a folder.")
     parser.add_argument("--text-width", type=int, default=384, help="Of made text vectors.")
     parser.add_argument("--neighbours", type=int, nargs="+", default=[64, 512])
-    parser.add_argument("--ranks", type=int, nargs="+")
+    parser.add_argument("--ranks", type=lambda rank: rank if rank == "all" else int(rank), nargs="+")
     parser.add_argument("--decay", type=float, default=0.6)
     parser.add_argument("--l2", type=float, default=100.0)
     parser.add_argument("--co-occurrence", type=float, default=0.1)
@@ -218,7 +189,7 @@ def main() -> None:
     ).settled()
     if options.folder is not None:
         name, task = options.folder.resolve().name, of_folder(options.folder, settings)
-        ranks = options.ranks or [48, 96, 192, 384, 768]
+        ranks = options.ranks or ["all", 96, 192, 384, 768, 1536]
     else:
         name, task = f"{options.synthetic:,} made items", made(options.synthetic, options.text_width, settings)
         ranks = options.ranks or [128, 384]

@@ -152,7 +152,7 @@ def as_section(
             *cosines,
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    against = f"{best.setting}" if best else "(not measured: name a Python by --sentence-transformers-python)"
+    against = best.setting if best else "(not measured: name a Python by --sentence-transformers-python)"
     return f"""{made}
 
 {len(reference.vectors):,} item texts, cut after {TextConfig().max_tokens} tokens. Median of {len(titles)} rounds

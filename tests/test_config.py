@@ -178,7 +178,7 @@ def test_each_mode_and_tower_lists_settings_that_exist():
         ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
         ("seed: null", [], "seed: expected a valid integer, got null."),
         ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: 'global_time')"),
-        ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, got 0."),
+        ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, or 'all', got 0."),
         ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
         ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
         (
@@ -420,8 +420,10 @@ def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
         model={"blocks": 3, "fields": False, "item_fields": "none", "scene": None},
         item_weights={"rank": 9, "decay": 0.7, "kinds": False},
     )
-    path.write_text(dump_config(read).replace("item_weights:", "item_weights:\n  form: exact"))
+    path.write_text(dump_config(read).replace("item_weights:", "item_weights:\n  form: low_rank"))
     assert load_config(path, of_run=True).config == read
+    path.write_text(dump_config(read).replace("item_weights:", "item_weights:\n  form: exact"))
+    assert load_config(path, of_run=True).config.item_weights.rank == "all"
     assert "model.item_weights_rank is not a setting" in refusal(tmp_path, OLD)
 
 

@@ -483,11 +483,10 @@ class ItemWeightSettings(Section):
         "vectors, fitted on users of both domains, instead of from the ridge regression. For items of the other "
         "domain, the order of events then has no effect.",
     )
-    rank: int | None = Field(
+    rank: Annotated[int, Field(ge=1)] | Literal["all"] | None = Field(
         None,
-        ge=1,
-        description="Rank of the weights. With the number of items, nothing is left out. A lower rank leaves out "
-        "noise. auto: searched on validation.",
+        description="Rank of the weights' low-rank part, which leaves out what may be noise. all: nothing is left out, "
+        "up to 30,000 items. auto: searched on validation.",
     )
     neighbours: int = Field(512, ge=1, description="How many of its strongest neighbours are kept for each item.")
 
@@ -895,8 +894,9 @@ def _renamed(raw: Any) -> Any:
     ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
     ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
     ``model.fields`` and ``model.item_fields`` read no such fields, those from before ``model.scene`` and
-    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``ranking.held_out``, ``ranking.patience`` and
-    ``item_weights.form`` are dropped: they do not affect finished models.
+    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``item_weights.form`` was a setting of its own:
+    *exact* is the rank *all*. ``ranking.held_out`` and ``ranking.patience`` are dropped: they do not affect finished
+    models.
     """
     if not isinstance(raw, dict):
         return raw
@@ -913,8 +913,9 @@ def _renamed(raw: Any) -> Any:
     moved |= raw.get("item_weights") or {}
     lacking = {"fields": False, "item_fields": "none", "scene": None}
     kept = lacking | {key: value for key, value in model.items() if key not in old}
-    item_weights = {key: moved[key] for key in moved if key != "form"}
-    return raw | {"model": kept, "item_weights": {"kinds": False} | item_weights}
+    if moved.pop("form", None) == "exact":
+        moved["rank"] = "all"
+    return raw | {"model": kept, "item_weights": {"kinds": False} | moved}
 
 
 def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:
@@ -950,8 +951,7 @@ def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config"
     except ValidationError as error:
         keys = [override.partition("=")[0].strip() for override in overrides]
         lines = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
+        for key, problem in _problems(error):
             given = any(key == k or key.startswith(f"{k}.") or k.startswith(f"{key}.") for k in keys)
             lines.append(f"{'--set' if given else origin}: {_explain(key, problem)}")
         raise ConfigError(*lines) from None
@@ -1136,6 +1136,17 @@ def _override(tree: dict[str, Any], override: str) -> None:
                 f"keys{nearest_hint(key.strip(), _keys())}."
             )
     place[parts[-1]] = value
+
+
+def _problems(error: ValidationError) -> Iterator[tuple[str, Any]]:
+    """Pydantic's errors by the key of the setting; of the two types of ``item_weights.rank``, that of the number."""
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        if path[:2] == ["item_weights", "rank"]:
+            if path[2].startswith("literal"):
+                continue
+            path, problem["msg"] = path[:2], f"{problem['msg']}, or 'all'"
+        yield ".".join(path), problem
 
 
 def _explain(key: str, problem: Any) -> str:

@@ -68,6 +68,7 @@ def test_statistics_of_too_many_pairs_are_not_stored_nor_kept_if_there_are_more(
     monkeypatch.setattr(fitting, "MAX_STORED_PAIRS", 1599)
     data.store_item_weight_statistics(path, SETTINGS, told.append)
     assert len(told) == 1 and "not stored (1,600 pairs of items, more than 1,599)" in told[0] and not path.exists()
+    assert not data._statistics
     assert data.item_weight_statistics(SETTINGS) is data.item_weight_statistics(SETTINGS)
     data._statistics.clear(), computed.clear()
     monkeypatch.setattr(fitting, "MAX_KEPT_PAIRS", 1599)

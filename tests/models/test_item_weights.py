@@ -129,7 +129,18 @@ def prefix_regression(histories, n_items, settings, text):
     return weights
 
 
-@pytest.mark.parametrize("block", [4, 1024])
+@pytest.fixture(params=["exact", "exact in blocks", "low rank", "low rank in blocks"])
+def way(request, monkeypatch):
+    """How weights that leave nothing out are solved: exactly, or in the low-rank form of the highest rank."""
+    if "blocks" in request.param:
+        monkeypatch.setattr(item_weights, "_BLOCK", 4)
+        monkeypatch.setattr(item_weights, "_CELLS", 40)  # three rows at once
+        monkeypatch.setattr(item_weights, "_DENSE_CELLS", 0)
+        monkeypatch.setattr(item_weights, "_DENSE_ITEMS", 0)
+    if "low rank" in request.param:
+        monkeypatch.setattr(item_weights, "MAX_EXACT_ITEMS", 0)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -144,16 +155,15 @@ def prefix_regression(histories, n_items, settings, text):
         views(1.0, 0.7, 1.0, 1.5, next_item=0.0, itself=0.5),
     ],
 )
-def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
-    monkeypatch.setattr(item_weights, "_BLOCK", block)
-    monkeypatch.setattr(item_weights, "_CELLS", 10 * block)  # three rows at once, or all of them
+@pytest.mark.usefixtures("way")
+def test_weights_against_every_prefix_written_out(histories, settings):
     vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
     with_repeats = ragged(*histories, [1, 2, 1, 1, 3])
     weights = solved(with_repeats, 12, settings, vectors, rank=12, neighbours=12)
     assert (weights.neighbours.dtype, weights.weights.dtype) == (np.int32, np.float32)
     expected = prefix_regression(with_repeats, 12, settings, vectors)
     assert as_dense(weights) == pytest.approx(expected, abs=1e-4)
-    four = solved(with_repeats, 12, settings, vectors, rank=99, neighbours=4)
+    four = solved(with_repeats, 12, settings, vectors, rank="all", neighbours=4)
     assert np.abs(four.weights) == pytest.approx(np.abs(strongest(expected, 4)[1]), abs=1e-4)
 
 
@@ -215,11 +225,12 @@ def test_text_links_items_that_nobody_had_together():
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT[:3], 4, "got 3 rows"),
         (but(text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
+        (but(rank=0), TEXT, 4, "rank of 1 or more, got 0"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(settings, text, n_items, message):
     with pytest.raises(ModelError, match=message):
-        all_weights(ragged([0], [1, 3]), n_items, settings, text)
+        solved(ragged([0], [1, 3]), n_items, settings, text)
 
 
 def test_ease_has_limits():
@@ -235,6 +246,14 @@ def test_a_matrix_that_is_not_positive_definite_is_said():
         all_weights(together, 2, but(l2=1e-9, co_occurrence=1.0, next_item=0.0, text=0.0))
     with pytest.raises(ModelError, match="raise l2"):
         ease_weights(together, 2, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rank", "n_items", "used"),
+    [("all", 7, 7), ("all", 30_000, 30_000), ("all", 30_001, 1536), (8, 7, 7), (6, 7, 6), (2000, 40_000, 1536)],
+)
+def test_a_rank_has_the_bounds_of_the_catalogue(rank, n_items, used):
+    assert item_weights.rank_of(rank, n_items) == used
 
 
 # Low rank -------------------------------------------------------------------------------------------------------------
@@ -253,10 +272,10 @@ def test_less_rank_is_further_from_exact_but_never_loses_the_diagonal():
     histories, text = neighbourhoods(60)
     exact = all_weights(histories, 60, SETTINGS, text)
     off = {}
-    for rank in (60, 30, 10, 1):
+    for rank in (59, 30, 10, 1):
         low_rank = as_dense(solved(histories, 60, SETTINGS, text, rank=rank, neighbours=60))
         off[rank] = np.linalg.norm(low_rank - exact) / np.linalg.norm(exact)
-    assert off[60] < 1e-5 < off[30] < off[10] < off[1]
+    assert 0 < off[59] < off[30] < off[10] < off[1]
     # One direction says next to nothing of twelve blocks: what is left is D^-1 B, whose neighbours are those met.
     low_rank = solved(histories, 60, but(text=0.0), rank=1, neighbours=3)
     for item in (1, 17, 59):
@@ -282,7 +301,7 @@ def test_items_without_events_get_the_neighbours_that_read_alike():
 def test_nothing_but_text_and_nothing_at_all():
     text = np.vstack([TEXT, np.zeros((1, 2), np.float32)])
     for histories in (ragged([0]), ragged([], []), ragged()):
-        low_rank = as_dense(solved(histories, 5, SETTINGS, text, rank=5, neighbours=5))
+        low_rank = as_dense(solved(histories, 5, SETTINGS, text, rank=4, neighbours=5))
         assert low_rank == pytest.approx(all_weights(histories, 5, SETTINGS, text), abs=1e-5)
         assert not low_rank[4].any() and not low_rank[:, 4].any()
 
@@ -329,22 +348,6 @@ def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkey
     assert as_dense(low_rank) == pytest.approx(all_weights(pieces, 9, but(text=0.0)), abs=1e-6)
     monkeypatch.setattr(item_weights, "_PAIRS", 0)  # single events, at the least
     assert not solved(long, 9, but(text=0.0), rank=9, neighbours=9).weights.any()
-
-
-@pytest.mark.parametrize(
-    ("settings", "text", "rank", "message"),
-    [
-        (SETTINGS, TEXT, 0, "rank of 1 or more, got 0"),
-        (but(l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
-        (but(decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
-        (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
-        (SETTINGS, TEXT, 4, "between 0 and 3, got 4 in row 2"),
-    ],
-)
-def test_what_low_rank_cannot_fit_is_said(settings, text, rank, message):
-    last = 4 if "got 4" in message else 3
-    with pytest.raises(ModelError, match=message):
-        solved(ragged([0], [], [1, last]), 4, settings, text, rank=rank, neighbours=2)
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------

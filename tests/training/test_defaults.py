@@ -15,7 +15,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.item_weights import MAX_EASE_ITEMS, NotPositiveDefinite, PrunedWeights
+from tfllmrec.models.item_weights import MAX_EXACT_ITEMS, NotPositiveDefinite, PrunedWeights, rank_of
 from tfllmrec.training import defaults
 from tfllmrec.training.fit import choose
 
@@ -81,9 +81,9 @@ def test_blocks_of_scores_stay_in_memory():
 
 def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
     config = ExperimentConfig()
-    assert not any("without ease" in line for line in defaults.sizes(stand_in([5], MAX_EASE_ITEMS), config))
+    assert not any("without ease" in line for line in defaults.sizes(stand_in([5], MAX_EXACT_ITEMS), config))
     config = ExperimentConfig(model={"terms": ["behaviour"]})
-    said = "\n".join(defaults.sizes(stand_in([5], MAX_EASE_ITEMS + 1), config))
+    said = "\n".join(defaults.sizes(stand_in([5], MAX_EXACT_ITEMS + 1), config))
     assert "without ease, ease_text: 30,001 items" in said
     assert config.evaluation.baselines == [
         "popularity", "recent_popularity", "popularity_by_segment", "markov", "item_knn", "ials", "text", "star",
@@ -183,13 +183,13 @@ def test_all_set_means_nothing_is_searched(chain_split):
     assert said == []
 
 
-@pytest.mark.parametrize("name", ["decay", "l2", "co_occurrence", "text", "next_item", "popularity"])
+@pytest.mark.parametrize("name", ["decay", "l2", "co_occurrence", "text", "next_item", "popularity", "rank"])
 def test_what_the_config_fixes_is_not_moved(chain_split, name):
-    tried = []
-    config = ItemWeightSettings(**{name: 0.77})
+    tried, value = [], 7 if name == "rank" else 0.77
+    config = ItemWeightSettings(**{name: value})
     settings, said = defaults.choose_item_weights(data_of(chain_split), config, tried.append)
-    assert getattr(settings, name) == 0.77
-    shown = f"{name.replace('_', ' ' if name == 'next_item' else '-')} 0.77"
+    assert getattr(settings, name) == value
+    shown = f"{name.replace('_', ' ' if name == 'next_item' else '-')} {value}"
     assert len(tried) > 1 and all(shown in line for line in tried) and shown in said[0]
 
 
@@ -217,7 +217,8 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         return settings
 
     def value(data, weights):
-        return -sum(abs(np.log((1 + getattr(weights.settings, name)) / (1 + at))) for name, at in best.items())
+        found = weights.settings.model_copy(update={"rank": rank_of(weights.settings.rank, 40)})
+        return -sum(abs(np.log((1 + getattr(found, name)) / (1 + at))) for name, at in best.items())
 
     monkeypatch.setattr(defaults, "_Weights", Flat)
     monkeypatch.setattr(defaults, "solve", solve)
@@ -226,6 +227,29 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
     config = ItemWeightSettings(neighbours=7)
     settings, _ = defaults.choose_item_weights(data_of(chain_split), config)
     assert {name: getattr(settings, name) for name in best} == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rank", "n_items", "lower", "higher"),
+    [
+        (384, 12_000, 192, 768),
+        (1536, 12_000, 768, "all"),
+        ("all", 12_000, 6_000, None),
+        (384, 40, 20, None),  # all that there is
+        (25, 1_000, 12, 50),
+        (24, 1_000, None, 48),
+        (768, 100_000, 384, 1536),
+        (1536, 100_000, 768, None),
+        ("all", 100_000, 768, None),
+    ],
+)
+def test_ranks_are_halved_and_doubled_up_to_all(rank, n_items, lower, higher):
+    assert defaults.ranks_from(rank, n_items) == (lower, higher)
+
+
+def test_higher_ranks_and_exact_weights_are_tried_less_often():
+    assert [defaults.most_tries(rank, 10_000) for rank in (None, 96, 768, "all")] == [100, 100, 50, 25]
+    assert [defaults.most_tries(rank, 100) for rank in (None, "all")] == [25_000_000] * 2
 
 
 def test_no_text_means_no_text_view(chain_split):
@@ -242,16 +266,16 @@ def test_data_without_an_order_does_not_fade(chain_split):
 
 
 def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
-    monkeypatch.setattr(defaults, "SEARCH_WORK", 3 * 40)
+    monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", 3 * 40**3)
     tried = []
-    _, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), tried.append)
+    _, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(rank="all"), tried.append)
     assert len(tried) == 3 and "best of 3 on validation" in said[0]
-    start = r"item-item weights, try {} of at most 3: decay 0\.6, .*; selection value 0\.\d{{4}}"
+    start = r"item-item weights, try {}: decay 0\.6, .*; selection value 0\.\d{{4}}"
     assert all(re.fullmatch(start.format(i), line) for i, line in enumerate(tried, start=1))
 
 
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
-    monkeypatch.setattr(defaults, "SEARCH_WORK", 1.9 * 40)
+    monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", 1.9 * 40**3)
     monkeypatch.setattr(defaults, "solve", None)
     settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
@@ -344,9 +368,12 @@ def test_the_graph_is_tried_within_the_budget_of_the_search_and_nothing_is_solve
     )
 
     def choose_all(tries):
-        monkeypatch.setattr(defaults, "SEARCH_WORK", tries * 40)
+        monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", tries * 40**3)
         solved.clear()
-        data, given = replace(data_of(chain_split), graph=SimpleNamespace(relations=["use"])), ItemWeightSettings()
+        data, given = (
+            replace(data_of(chain_split), graph=SimpleNamespace(relations=["use"])),
+            ItemWeightSettings(rank="all"),
+        )
         settings, _ = defaults.choose_item_weights(data, given, print)
         searched = len(solved)
         _, (line,) = defaults.choose_graph(data, given, settings, print)

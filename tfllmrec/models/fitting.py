@@ -21,7 +21,7 @@ from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.domain_weights import MapOnto, maps_between
 from tfllmrec.models.graph import view_of
-from tfllmrec.models.item_weights import MAX_KEPT_PAIRS, MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, most_pairs
+from tfllmrec.models.item_weights import MAX_KEPT_PAIRS, MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, pairs_bound
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.user_texts import UserTexts
@@ -156,7 +156,7 @@ class TrainingData:
         if needed not in self._statistics:
             self._statistics.clear()  # first, because both may be large
             statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
-            if most_pairs(self.histories, self.n_items) > MAX_KEPT_PAIRS:
+            if pairs_bound(self.histories, self.n_items) > MAX_KEPT_PAIRS:
                 return self._with_sources(statistics, settings)
             self._statistics[needed] = statistics
         return self._with_sources(self._statistics[needed], settings)
@@ -173,7 +173,7 @@ class TrainingData:
         if key in self._statistics:
             return self._statistics[key].scaled(settings.source)
         statistics = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)
-        if most_pairs(self.source_histories, self.n_items) <= MAX_KEPT_PAIRS:
+        if pairs_bound(self.source_histories, self.n_items) <= MAX_KEPT_PAIRS:
             self._statistics[key] = statistics
         return statistics.scaled(settings.source)
 
@@ -203,7 +203,7 @@ class TrainingData:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
           WriteError: the disk is full, read-only or broken.
         """
-        pairs = most_pairs(self.histories, self.n_items)
+        pairs = pairs_bound(self.histories, self.n_items)
         if are_cut(self.histories, self.n_items):
             tell(
                 "item-item weights: their statistics are not stored, because long histories were cut: an update will "
@@ -211,12 +211,12 @@ class TrainingData:
             )
         elif pairs <= MAX_STORED_PAIRS:
             self.item_weight_statistics(settings).save(path)
-            self._statistics.clear()
         else:
             tell(
                 f"item-item weights: their statistics are not stored ({pairs:,} pairs of items, more than "
                 f"{MAX_STORED_PAIRS:,}): an update will read all events"
             )
+        self._statistics.clear()
 
     @cached_property
     def strata(self) -> dict[str, np.ndarray]:

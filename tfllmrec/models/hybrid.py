@@ -388,10 +388,12 @@ class Hybrid(MeasuredModel):
         config = dict(config)
         n_items, width = config.pop("n_items"), config.pop("id_width")
         text = np.zeros((n_items, config.pop("text_dim")), np.float32)
-        # Models of earlier versions know no fields of items, no scenes and no weights of kinds.
+        # Models of earlier versions know no fields of items, no scenes and no weights of kinds, but a form.
         settings = ModelConfig(**{"item_fields": "none", "scene": None} | config.pop("config"))
         negatives = Negatives(**config.pop("negatives"))
-        item_weights = ItemWeightSettings(**{"kinds": False} | config.pop("item_weights"))
+        settings_of_weights = {"kinds": False} | config.pop("item_weights")
+        settings_of_weights.pop("form", None)
+        item_weights = ItemWeightSettings(**settings_of_weights)
         schema = Schema.from_dict(config.pop("schema", []))
         fields = {each.key: each.blank(n_items) for each in schema.of("item")}
         text_widths, relations = config.pop("text_widths", None), config.pop("relations", {})

@@ -3,9 +3,9 @@
 The catalogue and the users keep their places; new ones follow (:meth:`Dataset.extend`). The split is made again, so
 that what was held out before is trained on now and the newest events are held out; no event is held out that the parent
 was trained on. The settings are the parent's, and so are the vocabularies of fields: a value that the parent has not
-seen counts as unknown until the next fit. Only new texts are encoded. The item-item weights are exact
-(:mod:`tfllmrec.runs.warm_start`). Dense side, gates, ranking and interests go on from the parent's, and what the parent
-chose on validation changes only where the gain is beyond chance.
+seen counts as unknown until the next fit. Only new texts are encoded. The item-item weights are solved again, from
+exact statistics (:mod:`tfllmrec.runs.warm_start`). Dense side, gates, ranking and interests go on from the parent's,
+and what the parent chose on validation changes only where the gain is beyond chance.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ To the model, an item that nobody had yet is what a cold item of the training ca
 text and its fields, as the id part fades to nothing without events; the gates see a popularity of 0; and the
 closed-form item-item weights, which cold items enter by the text in ``A`` and ``B``
 (:mod:`tfllmrec.models.item_weights`), are solved again over the larger catalogue from the same events with the same
-settings. So the behaviour term is exactly what a fit with these items in its catalogue would have solved (in the
-low-rank form: as near to it), and the weights among the old items move a little where a new item shares their text.
+settings. So the behaviour term is what a fit with these items in its catalogue would have solved with these settings,
+and the weights among the old items move a little where a new item shares their text.
 What was learnt by gradient stays as it is, and with it the means of the training catalogue's texts and other vectors,
 which are subtracted from those of new items too.
 """

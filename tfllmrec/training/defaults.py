@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,21 +19,24 @@ from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
 from tfllmrec.models.domain_weights import with_maps
 from tfllmrec.models.fitting import SCORES, TrainingData
 from tfllmrec.models.item_weights import (
-    MAX_EASE_ITEMS,
+    MAX_EXACT_ITEMS,
+    MAX_RANK,
     NotPositiveDefinite,
     PrunedWeights,
     between_domains,
     event_weights,
+    rank_of,
     score_history,
     solve,
 )
 from tfllmrec.progress import Tell
 
-#: What the search for item-item weights may cost: tries times items. Some minutes on two cores: 20 tries with 50,000
-#: items. Where there would be only one, the starting point is taken as it is.
-SEARCH_WORK = 1e6
-#: A search never comes near a larger limit, which is not worth a word.
-SHOWN_TRIES = 100
+#: What the search for item-item weights may cost: tries times items, times the rank over 384 where it is higher; for
+#: exact weights, tries times items cubed. Some minutes on two cores: 20 tries with 50,000 items, 14 exact ones with
+#: 12,000. Where there would be only one, the starting point is taken as it is.
+SEARCH_WORK, EXACT_SEARCH_WORK = 1e6, 2.5e13
+#: The rank from which the search starts.
+RANK = 384
 FULL_SOFTMAX_ITEMS = 60_000
 #: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
 MAX_IALS_EVENTS = 5_000_000
@@ -79,7 +82,7 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         config.evaluation.batch_size = block
         said.append(f"evaluation.batch_size {block}: {n_items:,} items")
     wide = [name for name in config.evaluation.baselines if name in ("ease", "ease_text")]
-    if wide and n_items > MAX_EASE_ITEMS:
+    if wide and n_items > MAX_EXACT_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
         said.append(f"evaluation.baselines without {', '.join(wide)}: {n_items:,} items are too many for EASE")
     if "ials" in config.evaluation.baselines and n_events > MAX_IALS_EVENTS:
@@ -142,9 +145,9 @@ GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
 SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 #: Factors that the weights between two domains may have instead of 1; see :func:`choose_domains`.
 DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
-#: Where the search goes from a value, in one direction and the other; in the order in which it looks.
+#: Where the search goes from a value, upwards and downwards; in the order in which it looks. The rank comes before all
+#: and after all.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
-    "rank": lambda v: (v // 2 if v > 24 else None, 2 * v),
     "text": lambda v: (v * 3, v / 3),
     "l2": lambda v: (v * 3, v / 3),
     "decay": lambda v: (0.5 * (1 + v), 2 * v - 1 if v > 0.6 else None),
@@ -187,7 +190,7 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
-    start.rank = min(384, data.n_items)  # more would leave out nothing
+    start.rank = RANK
     start.graph = start.source = 0.0  # see choose_graph and choose_source
     start.itself = 3.0 if data.split.dataset.repeats else 0.0
     return start if np.any(data.text) else start.model_copy(update={"text": 0.0})
@@ -202,7 +205,7 @@ def searched_settings(data: TrainingData) -> set[str]:
     unordered = set() if data.split.dataset.ordered else {"decay", "co_occurrence"}
     unread = set() if np.any(data.text) else {"text"}
     returning = set() if data.split.dataset.repeats else {"itself"}
-    return MOVES.keys() - unordered - unread - returning
+    return {"rank", *MOVES} - unordered - unread - returning
 
 
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
@@ -219,9 +222,26 @@ def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Res
     return data.tried_item_weights[key]
 
 
-def most_tries(n_items: int) -> int:
-    """How many item-item weights of N items :data:`SEARCH_WORK` allows to solve, for all settings together."""
-    return int(SEARCH_WORK // n_items)
+def most_tries(rank: int | Literal["all"] | None, n_items: int) -> int:
+    """How many item-item weights of a rank (``None``: of the first) a search may solve, see :data:`SEARCH_WORK`."""
+    solved = rank_of(rank or RANK, n_items)
+    if solved == n_items:
+        return int(EXACT_SEARCH_WORK // n_items**3)
+    return int(SEARCH_WORK // (n_items * max(1, solved / RANK)))
+
+
+def ranks_from(rank: int | Literal["all"], n_items: int) -> tuple[int | None, int | Literal["all"] | None]:
+    """The lower and the higher rank that a search tries next; ``None``: no further one.
+
+    Ranks are halved and doubled. Above a quarter of the items, an exact solution takes no longer, and is tried instead.
+    """
+    now = rank_of(rank, n_items)
+    lower = now // 2 if now > 24 else None
+    if now == n_items:
+        return lower, None
+    if 8 * now <= n_items or n_items > MAX_EXACT_ITEMS:
+        return lower, 2 * now if 2 * now <= MAX_RANK else None
+    return lower, "all"
 
 
 def open_views(data: TrainingData, given: ItemWeightSettings) -> dict[str, Sequence[float]]:
@@ -259,13 +279,14 @@ def choose_item_weights(
     """
     n_items, fixed = data.n_items, given.model_dump(exclude_none=True)
     start = starting_item_weights(data).model_copy(update=fixed)
-    moves = {name: step for name, step in MOVES.items() if name in searched_settings(data) - fixed.keys()}
-    if not moves:
+    moves: dict[str, Callable[[Any], tuple[Any, Any]]] = MOVES | {"rank": lambda rank: ranks_from(rank, n_items)}
+    searched = searched_settings(data) - fixed.keys()
+    order = [name for name in ("rank", *MOVES, "rank") if name in searched]
+    if not order:
         return start, []
-    tries = most_tries(n_items) - sum(map(len, open_views(data, given).values()))
-    if tries < 2:
+    kept = sum(map(len, open_views(data, given).values()))
+    if most_tries(start.rank, n_items) - kept < 2:
         return start, [f"item_weights {_said(start)} (not searched: {n_items:,} items)"]
-    limit = f" of at most {tries}" if tries <= SHOWN_TRIES else ""
     tried = 0
 
     def value_of(settings: ItemWeightSettings) -> float:
@@ -276,18 +297,17 @@ def choose_item_weights(
         except NotPositiveDefinite:  # no weights: the search goes elsewhere
             value = -np.inf
         if tell is not None:
-            tell(f"item-item weights, try {tried}{limit}: {_said(settings)}; selection value {value:.4f}")
+            tell(f"item-item weights, try {tried}: {_said(settings)}; selection value {value:.4f}")
         return value
 
     best, best_value = start, value_of(start)
-    for name, step in moves.items():
+    for name in order:
         for direction in range(2):
             moved = False
-            while tried < tries:
-                there = step(getattr(best, name))[direction]
-                if there is None or (name == "rank" and there > n_items):
+            while (there := moves[name](getattr(best, name))[direction]) is not None:
+                candidate = best.model_copy(update={name: round(there, 6) if isinstance(there, float) else there})
+                if tried >= most_tries(candidate.rank, n_items) - kept:
                     break
-                candidate = best.model_copy(update={name: round(there, 6)})
                 value = value_of(candidate)
                 if value <= best_value:
                     break
@@ -347,7 +367,7 @@ def _choose_view(
     views = open_views(data, given)
     if name not in views:
         return settings, []
-    left = most_tries(data.n_items) - len(data.tried_item_weights)
+    left = most_tries(settings.rank, data.n_items) - len(data.tried_item_weights)
     known = settings.settled().model_dump_json() in data.tried_item_weights
     strengths = views[name][: max(0, left if known else left - 1)]
     if not strengths:

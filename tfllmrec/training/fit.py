@@ -164,8 +164,13 @@ def fit_hybrid(
     if model.use_behaviour:
         tell("item-item weights: solving")
         settings = model.item_weights
-        statistics, of_sources = data.item_weight_statistics(settings), data.source_statistics(settings)
-        set_item_weights(model, sequences, statistics, data.graph_view, of_sources)
+        set_item_weights(  # the statistics may be large: no name keeps them during training
+            model,
+            sequences,
+            data.item_weight_statistics(settings),
+            data.graph_view,
+            data.source_statistics(settings),
+        )
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
