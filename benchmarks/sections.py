@@ -32,7 +32,8 @@ every other item, cold items have no training event. Speed and serving: the cont
 because machines differ and are seldom idle.
 
 **How to reproduce.** Each section begins with its command, seeds, date and machine. `python benchmarks/quality.py SET
---seeds 1 2 42` fits a data set with no other setting than its files and writes its section.
+--seeds 1 2 42` fits a data set with no other setting than its files and writes its section. Sections from before
+2026-11-29 are of fits in which the item-item weights had no rank that was searched.
 
 **What the marks mean.** ± is half the 95 % bootstrap interval over users. `*` marks a difference whose paired 95 %
 interval excludes zero with three seeds and 500 targets, `(*)` one with fewer. `(.. to ..)` is the lowest and the
