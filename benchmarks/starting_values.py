@@ -26,6 +26,7 @@ from tfllmrec.config import ItemWeightSettings
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import paired_difference, selection_value
 from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.models.item_weights import rank_of
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
@@ -84,11 +85,16 @@ def curves(run: Run) -> tuple[ItemWeightSettings, ItemWeightSettings, dict[str, 
         if name not in searched_settings(data):
             continue
         made[name] = {}
-        for value in sorted({*values, getattr(chosen, name), getattr(start, name)}):
+        for value in sorted({*values, number_of(chosen, name, data.n_items), number_of(start, name, data.n_items)}):
             settings = chosen.model_copy(update={name: value})
             key = settings.model_dump_json()
             made[name][value] = float(points.get(key, lambda settings=settings: item_weights_value(data, settings)))
     return start, chosen, made
+
+
+def number_of(settings: ItemWeightSettings, name: str, n_items: int) -> float:
+    """The value of a setting; the rank *all* is the number of items."""
+    return rank_of(settings.rank or "all", n_items) if name == "rank" else float(getattr(settings, name))
 
 
 def curve_tables(runs: Sequence[Run]) -> list[str]:
@@ -101,7 +107,8 @@ def curve_tables(runs: Sequence[Run]) -> list[str]:
             if name not in made:
                 continue
             curve = made[name]
-            best, begun, taken = max(curve.values()), getattr(start, name), getattr(chosen, name)
+            begun, taken = (number_of(each, name, run.training_data.n_items) for each in (start, chosen))
+            best = max(curve.values())
             cells = [
                 f"{'**' if curve[value] == best else ''}{curve[value]:.4f}{'**' if curve[value] == best else ''}"
                 f"{'†' if value == begun else ''}"

@@ -258,7 +258,7 @@ def test_curves_of_starting_values_go_on_where_they_stopped(tmp_path, monkeypatc
     from tfllmrec.models.fitting import TrainingData
 
     settings = {"decay": 0.6, "l2": 50.0, "co_occurrence": 0.1, "text": 0.0, "next_item": 1.0, "popularity": 0.25}
-    config = ExperimentConfig(item_weights=settings)
+    config = ExperimentConfig(item_weights=settings | {"rank": "all"})
     run = SimpleNamespace(
         folder=tmp_path, config=config,
         training_data=TrainingData(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32)),
@@ -276,7 +276,7 @@ def test_curves_of_starting_values_go_on_where_they_stopped(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         starting_values.curves(run)
     everything = list(solved)
-    for _ in range(9):  # five points each time
+    for _ in range(12):  # five points each time
         solved.clear()
         try:
             start, chosen, made = starting_values.curves(run)
@@ -291,7 +291,8 @@ def test_curves_of_starting_values_go_on_where_they_stopped(tmp_path, monkeypatc
         0.97, abs=0.01
     )
     rows = [line for line in starting_values.curve_tables([run]) if line.startswith("| chain")]
-    assert len(rows) == 4 and rows[1].startswith("| chain | 0.5000 | 0.5477 | **0.6000**† | 0.5523 |")
+    assert len(rows) == 5 and rows[1].startswith("| chain | 0.5000 | 0.5477 | **0.6000**† | 0.5523 |")
+    assert "| 40: 0.5699 | 40: 0.5699 |" in rows[4]  # all of the items
     assert "| 100: 0.6000 | 50: 0.5699 | +0.0000 (+0.0%) |" in rows[1]
 
 
@@ -349,12 +350,20 @@ def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_
     run, _ = chain_run
     monkeypatch.setattr(ranking, "CALLS", 2)  # fewer than are left out at the beginning
     monkeypatch.setattr(ranking, "OFFERED", (10, 100))
-    title, text = ranking.measured(run.folder, "made")
-    assert title == "chain: what the ranking model brings" and text.startswith("made\n\n- the hybrid's best 20 in the")
-    assert f"ndcg@10 {run.metrics['ranking']['reranked']['ndcg@10']:.4f} (hybrid" in text and "learnt in" not in text
+    assert ranking.title_of(run) == "chain: what the ranking model brings"
+    found = ranking.measured(run)
+    text = ranking.section([found], "command")
+    assert text.startswith(f"`command` (seed {run.config.seed}, ") and "- the hybrid's best 20 in the new order" in text
+    figures = run.metrics["ranking"]
+    new, gain = figures["reranked"]["ndcg@10"], figures["difference"]["ndcg@10"][0]
+    assert f"ndcg@10 {new:.4f} (hybrid" in text and "learnt in" not in text
+    assert f"| {new:.4f} ({gain:+.4f}" in text
     ten, all_ = text.splitlines()[-2:]
     assert ten.startswith("- 10 candidates of one person: ") and "nan" not in ten
     assert all_.startswith("- 40 candidates of one person: ")  # there are no more
+    both = ranking.section([found, found._replace(seed=7, reranked=None)], "command")
+    assert "(seeds" in both and "- Seed 7: the hybrid's best 20" in both
+    assert f"({gain / 2:+.4f}" in both  # a seed whose model is left out has the hybrid's lists
 
 
 @pytest.mark.tf
