@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from item_pairs import as_dense
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Field, Schema
@@ -114,21 +115,15 @@ def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
 
 
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
-    """W is solved over all items; an independent inverse of the matrices that the run stored is the oracle."""
-    from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics
+    """W is solved over all items, from the statistics that the run stored and the texts of the larger catalogue."""
+    from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics, solve
     from tfllmrec.text.centring import centred_unit
 
     model, run = grown[0], chain_run[0]
     settings = run.config.item_weights
     vectors = model.encode([model.title(i) for i in model.item_ids])
-    text = centred_unit(vectors, run.text).astype(np.float64)
     statistics = ItemWeightStatistics.load(run.folder / "model" / STATISTICS)
-    known, target = statistics.extend(N + 2).weighted(settings)
-    alike = settings.text * text @ text.T
-    inverse = np.linalg.inv(known.toarray() + alike + settings.l2 * np.eye(N + 2))
-    weights = inverse @ (target.toarray() + alike)
-    weights -= inverse * (weights.diagonal() / inverse.diagonal())
-    weights *= np.minimum(settings.l2 * inverse.diagonal(), 1) ** settings.popularity
+    weights = as_dense(solve(statistics.extend(N + 2), settings, centred_unit(vectors, run.text)))
     explained = model._call(
         "explain",
         history=np.array([["i3"]], object),
