@@ -485,7 +485,7 @@ class ItemWeightSettings(Section):
     )
     rank: Annotated[int, Field(ge=1)] | Literal["all"] | None = Field(
         None,
-        description="Rank of the weights' low-rank part, which leaves out what may be noise. all: nothing is left out, "
+        description="Rank of the matrix of events: a low one leaves out what may be noise. all: nothing is left out, "
         "up to 30,000 items. auto: searched on validation.",
     )
     neighbours: int = Field(512, ge=1, description="How many of its strongest neighbours are kept for each item.")

@@ -67,6 +67,7 @@ _PAIRS = 200_000_000
 _PAIRS_AT_ONCE = 4_000_000
 _OVERSAMPLING = 16
 _ROUNDS = 2
+_WIDTH = 384  # of low-rank weights, at least: a lower rank is for what events say, and keeps what texts say
 _CELLS = 32_000_000  # of low-rank weights that are there at once
 _DENSE_CELLS = 400_000_000
 
@@ -212,8 +213,9 @@ def _low_rank(
     the Woodbury identity: ``A^-1 = D^-1/2 (I + L R^T) D^-1/2``. Each item keeps its own ``l2`` and counts on the
     diagonal, which is most of A where few users had the same two items; a projection onto leading directions would
     lose that, and the tail with it. ``W`` is then ``D^-1`` times the (sparse) target from events plus a low-rank
-    product, which is cut to ``rank`` and looked through block by block for each item's strongest weights. What is left
-    out may well be noise: where items have few events, lists are often better than with all N x N weights.
+    product, which is looked through block by block for each item's strongest weights. To save time it is cut first, to
+    ``rank`` or 384, whichever is more: with fewer, items without events would lose what their texts say. What ``E``
+    leaves out may well be noise: where items have few events, lists are often better than with all N x N weights.
 
     Memory grows with N and the pairs of items that users have had; looking for the strongest weights compares all items
     with each other, so time grows with N^2: about four minutes of one core for 100,000 items at rank 384.
@@ -223,7 +225,7 @@ def _low_rank(
 
     Args:
       known, target, settings, text: As in :func:`_exact`.
-      rank: Of ``E`` and of the low-rank part of W.
+      rank: Of ``E``.
     """
     assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     diagonal = known.diagonal()
@@ -254,7 +256,7 @@ def _low_rank(
     right *= discount[:, None]
     left *= scale[:, None]
     direct = _scaled((target - sparse.diags_array(own)).tocsr(), scale, discount)
-    return _strongest_of_sum(direct, *_cut(left, right, rank), settings.neighbours, settings.itself)
+    return _strongest_of_sum(direct, *_cut(left, right, max(rank, _WIDTH)), settings.neighbours, settings.itself)
 
 
 def _scaled(matrix: sparse.csr_array, rows: np.ndarray, columns: np.ndarray | None = None) -> sparse.csr_array:

@@ -287,17 +287,16 @@ def choose_item_weights(
     kept = sum(map(len, open_views(data, given).values()))
     if most_tries(start.rank, n_items) - kept < 2:
         return start, [f"item_weights {_said(start)} (not searched: {n_items:,} items)"]
-    tried = 0
+    tried: list[ItemWeightSettings] = []
 
     def value_of(settings: ItemWeightSettings) -> float:
-        nonlocal tried
-        tried = tried + 1
+        tried.append(settings)
         try:
             value = item_weights_value(data, settings)
         except NotPositiveDefinite:  # no weights: the search goes elsewhere
             value = -np.inf
         if tell is not None:
-            tell(f"item-item weights, try {tried}: {_said(settings)}; selection value {value:.4f}")
+            tell(f"item-item weights, try {len(tried)}: {_said(settings)}; selection value {value:.4f}")
         return value
 
     best, best_value = start, value_of(start)
@@ -306,7 +305,7 @@ def choose_item_weights(
             moved = False
             while (there := moves[name](getattr(best, name))[direction]) is not None:
                 candidate = best.model_copy(update={name: round(there, 6) if isinstance(there, float) else there})
-                if tried >= most_tries(candidate.rank, n_items) - kept:
+                if candidate in tried or len(tried) >= most_tries(candidate.rank, n_items) - kept:
                     break
                 value = value_of(candidate)
                 if value <= best_value:
@@ -314,7 +313,7 @@ def choose_item_weights(
                 best, best_value, moved = candidate, value, True
             if moved:
                 break
-    return best, [f"item_weights {_said(best)}: best of {tried} on validation (selection value {best_value:.4f})"]
+    return best, [f"item_weights {_said(best)}: best of {len(tried)} on validation (selection value {best_value:.4f})"]
 
 
 def choose_graph(
