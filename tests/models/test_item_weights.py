@@ -288,13 +288,14 @@ def test_low_rank_takes_the_diagonal_out_of_what_it_cannot_hold():
     assert as_dense(low_rank) == pytest.approx(np.array([[0, 2 / (2 + 1)], [0, 0]]))
 
 
-def test_items_without_events_get_the_neighbours_that_read_alike():
+@pytest.mark.parametrize("rank", [1, 32])
+def test_items_without_events_get_the_neighbours_that_read_alike(rank):
     histories, text = neighbourhoods(60)
-    weights = as_dense(solved(histories, 60, SETTINGS, text, rank=32, neighbours=60))
+    weights = as_dense(solved(histories, 60, SETTINGS, text, rank=rank, neighbours=60))
     for item in range(0, 60, 5):
         assert set(np.argsort(-weights[item])[:3] // 5) == {item // 5}
         assert weights[item + 1 : item + 5, item].mean() > 0.05  # and is a neighbour itself
-    without = solved(histories, 60, but(text=0.0), rank=32, neighbours=60)
+    without = solved(histories, 60, but(text=0.0), rank=rank, neighbours=60)
     assert not as_dense(without)[::5].any()
 
 

@@ -194,10 +194,11 @@ def test_what_the_config_fixes_is_not_moved(chain_split, name):
 
 
 def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
-    values = []
+    values, tried = [], []
     real = defaults.selection_value
     monkeypatch.setattr(defaults, "selection_value", lambda result: values.append(real(result)) or values[-1])
-    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings())
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), tried.append)
+    assert len({line.partition(": ")[2] for line in tried}) == len(tried) == len(values)  # nothing twice
     assert f"best of {len(values)} on validation (selection value {max(values):.4f})" in said[0]
     start = defaults.starting_item_weights(data_of(chain_split))
     assert settings != start and max(values) > values[0]
