@@ -319,7 +319,7 @@ def small(chain_split, chain_config):
     return config, text
 
 
-WEIGHTS = ItemWeightSettings(decay=0.8, l2=5.0, co_occurrence=0.1, text=1.0, next_item=1.0, popularity=0.0)
+WEIGHTS = ItemWeightSettings(decay=0.8, l2=5.0, co_occurrence=0.1, text=1.0, next_item=1.0, popularity=0.0, rank="all")
 
 
 @pytest.fixture(scope="module")
