@@ -40,7 +40,7 @@ STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CLOSINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 #: What the gates' lift of cold items may be, in units of the logit; see :func:`choose_cold_lift`.
-LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 #: What the strength of the fields of a query without a history may be; see :func:`choose_strength_alone`.
 ALONE = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Validation queries with a cold target that a choice needs.
