@@ -276,8 +276,9 @@ def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9, before=Non
 
 
 def test_cold_items_are_lifted_until_they_rank_as_by_text_alone():
+    assert lifted(lead=5.0)[0] == 6.0  # the smallest that is above the lead
     lift, said = lifted()
-    assert lift == 1.0  # the smallest that is above the lead of 0.9
+    assert lift == 1.0
     assert said.startswith("gates cold lift 1: recall@10/cold 1.0000 on 40 validation queries, text alone 1.0000; ")
     assert re.search(r"selection value 0\.\d{4} without it, 1\.0000 with it$", said)
 
