@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sections import RANKED, made_by, replace_section
+from sections import ORDERED, made_by, replace_section
 from seeds import ONE_SEED, SEEDS, averaged_runs
 
 from tfllmrec.config import ExperimentConfig, contradictions, parse_config
-from tfllmrec.evaluation.report import as_markdown
+from tfllmrec.evaluation.report import MODEL, REFIT, as_markdown, exported_of
 from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
 from tfllmrec.training.callbacks import FitState
@@ -98,10 +98,13 @@ def section(name: str, runs: Sequence[Run], command: str) -> str:
         for model, row in PUBLISHED.get(name, {}).items()
     }
     orders = [run.metrics.get("ranking", {}) for run in runs]
-    if any("reranked" in order for order in orders):  # a seed without such an order counts with the hybrid's
-        lists = [o.get("reranked", run.metrics["results"]["hybrid"]) for o, run in zip(orders, runs, strict=True)]
+    if any("reranked" in order for order in orders):  # a seed without such an order counts with its own
+        lists = [o.get("reranked", exported_of(run.metrics["results"])) for o, run in zip(orders, runs, strict=True)]
+        name = REFIT if REFIT in first.metrics["results"] else MODEL
         known = [label for label in lists[0] if all(each[label] is not None for each in lists)]
-        published = {RANKED: {label: float(np.mean([each[label] for each in lists])) for label in known}} | published
+        published = {
+            name + ORDERED: {label: float(np.mean([each[label] for each in lists])) for label in known}
+        } | published
     versions = ", ".join(f"{package} {version}" for package, version in first.record["versions"].items() if version)
     return "\n".join(
         [
@@ -128,7 +131,7 @@ def _course(run: Run) -> list[str]:
         f"Chosen from the data: {'; '.join(record['chosen'])}.",
     ]
     if order is not None:
-        lines.append(f"Ranking model: {'; '.join(ranking_lines(order, run.metrics['results']['hybrid']))}.")
+        lines.append(f"Ranking model: {'; '.join(ranking_lines(order, exported_of(run.metrics['results'])))}.")
     return [f"- Seed {run.config.seed}: {line}" for line in lines]
 
 

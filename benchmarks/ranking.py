@@ -1,10 +1,13 @@
-"""What the ranking model brings: the hybrid's best items in its order, on the test queries; a section of RESULTS.md.
+"""Lists of the hybrid, of its ranking model and of the exported model, on the test queries; a section of RESULTS.md.
 
     python benchmarks/ranking.py runs/quality/beauty runs/quality/toys
 
 Runs of a data set with different seeds become one section, with their means. A run without a ranking model
 (``ranking.epochs=0``) gets one for this measurement, by the defaults, learnt from its validation queries as ``fit``
 does it; the run itself is left as it is.
+
+The hybrid and its ranking model are measured twice: with the item-item weights of the training events, and with those
+of the training and validation events (``hybrid_refit``), as the model is exported.
 """
 
 from __future__ import annotations
@@ -19,16 +22,18 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from sections import RANKED, made_by, replace_section
+from sections import ORDERED, made_by, replace_section
 from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.config import RankingConfig
 from tfllmrec.evaluation.protocol import Result, averaged
+from tfllmrec.evaluation.report import MODEL, REFIT
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.ranking import RankingModel, Reranked
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
+from tfllmrec.training.fit import refit_item_weights
 from tfllmrec.training.ranking import RankingRecord, fit_ranking, measure_ranking, ranking_lines, settle_epochs
 
 OFFERED = (100, 200)
@@ -54,11 +59,13 @@ def milliseconds(run: Run, hybrid: Hybrid, model: RankingModel, offered: int) ->
 
 
 class Measured(NamedTuple):
-    """A run: its seed, the lists of the hybrid, those in the new order (``None``: left out), and lines of figures."""
+    """A run: its seed, the results by the names of their rows, and lines of figures.
+
+    Where the ranking model is left out, both results of a pair are those of the hybrid's own order.
+    """
 
     seed: int
-    hybrid: Result
-    reranked: Result | None
+    results: dict[str, Result]
     lines: list[str]
 
 
@@ -80,35 +87,39 @@ def measured(run: Run) -> Measured:
         fitted = fit_ranking(run.training_data, config.ranking, hybrid)
         model, record = fitted.model, RankingRecord(**fitted.figures)
         learnt = [f"learnt in {record.seconds:.0f} s from {record.lists:,} validation queries"]
-    plain = measure_one(hybrid, split.test, split, config)
+    results: dict[str, Result] = {}
+    lines = [record.line()] if model is None else []
+    for name in (MODEL, REFIT):
+        if name == REFIT:
+            refit_item_weights(hybrid, run.training_data)
+        results[name] = results[name + ORDERED] = measure_one(hybrid, split.test, split, config)
+        if model is not None:
+            reranked = Reranked(hybrid, model, config.ranking.candidates)
+            result = measure_one(reranked, split.test, split, config) if model.reorders else None
+            results[name + ORDERED] = result or results[name]
+            figures = measure_ranking(reranked, split, result, results[name], config.seed)
+            lines += [f"{name}: {line}" for line in ranking_lines(figures, results[name].metrics)]
+    lines += learnt
     if model is None:
-        return Measured(config.seed, plain, None, [record.line(), *learnt])
-    reranked = Reranked(hybrid, model, config.ranking.candidates)
-    result = measure_one(reranked, split.test, split, config) if model.reorders else None
-    figures = measure_ranking(reranked, split, result, plain, config.seed)
-    lines = [*ranking_lines(figures, plain.metrics), *learnt]
+        return Measured(config.seed, results, lines)
     for offered in sorted({min(offered, hybrid.n_items) for offered in OFFERED}):
         ours, whole = milliseconds(run, hybrid, model, offered)
         lines.append(
             f"{offered} candidates of one person: {ours:.1f} ms, {ours / whole:.1f} times what the scores of the whole "
             "catalogue by the hybrid take (medians, in turn, one process)"
         )
-    return Measured(config.seed, plain, result, lines)
+    return Measured(config.seed, results, lines)
 
 
 def section(runs: Sequence[Measured], command: str) -> str:
-    """The text of a section; a seed whose ranking model is left out has the hybrid's lists."""
-    results = {
-        "hybrid": averaged([each.hybrid for each in runs]),
-        RANKED: averaged([each.reranked or each.hybrid for each in runs]),
-    }
+    """The text of a section."""
+    results = {name: averaged([each.results[name] for each in runs]) for name in runs[0].results}
     name = "Seed {}: " if len(runs) > 1 else ""
     return "\n".join(
         [
             made_by(command, [each.seed for each in runs]),
             "",
-            f"Test queries. In brackets the difference to the hybrid's order. {MARKS} "
-            f"{SEEDS if len(runs) > 1 else ONE_SEED}",
+            f"Test queries. In brackets the difference to the hybrid. {MARKS} {SEEDS if len(runs) > 1 else ONE_SEED}",
             "",
             *differences(results, len(runs)),
             "",

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tfllmrec.durable import write_text
-from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.evaluation.report import MODEL, markdown_table
 from tfllmrec.runs.run import Run
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
 #: The row of the lists that are recommended.
-RANKED = "hybrid, in the order of its ranking model"
+ORDERED = ", in the order of its ranking model"
 OPENING = """# Results
 
 The commands of this folder write this file: a section each, and this overview, whose figures are read from the
@@ -75,14 +75,14 @@ def _overview_row(title: str, part: str) -> list[str]:
         name = max(ndcg, key=ndcg.__getitem__, default="")
         return f"{name} {ndcg[name]:.4f}" if name else "-"
 
-    hybrid = dict(zip(labels[1:], figures["hybrid"], strict=True))
+    hybrid = dict(zip(labels[1:], figures[MODEL], strict=True))
     published = [name for name in figures if name.startswith("*")]
     link = f"[{title}](#{title.lower().replace(' ', '-')})"
     return [
         link,
         seeds.group(1) if seeds else "-",
         *(hybrid.get(label, "-").replace("*", "") for label in MEASURED),
-        best(name for name in figures if name not in ("hybrid", RANKED, "targets", *published)),
+        best(name for name in figures if name not in ("targets", *published) and not name.startswith(MODEL)),
         best(published),
     ]
 

@@ -346,6 +346,7 @@ def test_the_section_of_several_seeds_has_their_mean_and_spread(chain_run, tmp_p
 @pytest.mark.tf
 def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_run, monkeypatch):
     import ranking
+    import sections
 
     run, _ = chain_run
     monkeypatch.setattr(ranking, "CALLS", 2)  # fewer than are left out at the beginning
@@ -353,17 +354,22 @@ def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_
     assert ranking.title_of(run) == "chain: what the ranking model brings"
     found = ranking.measured(run)
     text = ranking.section([found], "command")
-    assert text.startswith(f"`command` (seed {run.config.seed}, ") and "- the hybrid's best 20 in the new order" in text
-    figures = run.metrics["ranking"]
-    new, gain = figures["reranked"]["ndcg@10"], figures["difference"]["ndcg@10"][0]
+    assert text.startswith(f"`command` (seed {run.config.seed}, ") and "- hybrid: the hybrid's best 20 in" in text
+    assert "- hybrid_refit: the hybrid's best 20 in the new order" in text
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| hybrid")]
+    assert rows == [name + order for name in ("hybrid", "hybrid_refit") for order in ("", sections.ORDERED)]
+    new, own = run.metrics["ranking"]["reranked"]["ndcg@10"], run.results["hybrid"].metrics["ndcg@10"]
+    gain = new - own
     assert f"ndcg@10 {new:.4f} (hybrid" in text and "learnt in" not in text
     assert f"| {new:.4f} ({gain:+.4f}" in text
     ten, all_ = text.splitlines()[-2:]
     assert ten.startswith("- 10 candidates of one person: ") and "nan" not in ten
     assert all_.startswith("- 40 candidates of one person: ")  # there are no more
-    both = ranking.section([found, found._replace(seed=7, reranked=None)], "command")
-    assert "(seeds" in both and "- Seed 7: the hybrid's best 20" in both
-    assert f"({gain / 2:+.4f}" in both  # a seed whose model is left out has the hybrid's lists
+    plain = {name: found.results[name.removesuffix(sections.ORDERED)] for name in found.results}
+    both = ranking.section([found, found._replace(seed=7, results=plain)], "command")
+    assert "(seeds" in both and "- Seed 7: hybrid: the hybrid's best 20" in both
+    refit = plain["hybrid_refit"].metrics["ndcg@10"]
+    assert f"({(new + refit) / 2 - own:+.4f}" in both
 
 
 @pytest.mark.tf

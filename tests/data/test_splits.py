@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.columns import ITEM_INDEX, TIMESTAMP, USER_INDEX
+from tfllmrec.columns import ITEM_INDEX, ORDER, TIMESTAMP, USER_INDEX
 from tfllmrec.config import DataConfig, SplitConfig
 from tfllmrec.data import Ragged, Split, dataset_from_frames, make_split
 from tfllmrec.data.schema import RATING_KEY
@@ -173,6 +173,14 @@ def test_no_event_is_used_twice(kind, repeats, seed):
     left = [tuple(e) for e in data.events[[USER_INDEX, ITEM_INDEX]].to_numpy()]
     for event in used:
         left.remove(event)
+    # With the validation events, there is all of training and validation, in the order of the data.
+    both, validation = split.train_and_validation_events, split.validation_events
+    assert both.index.is_monotonic_increasing and both.equals(data.events.loc[both.index])
+    expected = pd.concat([split.train, validation]).sort_values([USER_INDEX, ORDER])
+    assert both[ORDER].tolist() == expected[ORDER].tolist() and len(validation)
+    queries = split.train_queries(validation=True)
+    assert ids(split, queries.history.values) == both.item_id.tolist() and not len(queries.targets.values)
+    assert queries.user_ids.tolist() == list(dict.fromkeys(both.user_id))
     assert split.train.index.tolist() == list(range(len(split.train)))
 
 

@@ -152,6 +152,7 @@ def test_alarms_name_who_they_are_about():
     assert lines[1].startswith("hybrid: is not shown to beat popularity: ndcg@10 0.1000 against 0.1000")
     assert lines[2].startswith("hybrid: ease is ahead of it: ndcg@10 0.2000 against 0.1000")
     assert len(lines) == 3  # popularity should give every user the same list
+    assert alarm_lines(results | {"hybrid_refit": result(0.9, per_query=9 * poor)}) == lines  # no baseline
     assert alarm_lines({"hybrid": results["hybrid"]}) == ["hybrid: alike"]
 
 

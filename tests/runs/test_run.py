@@ -31,6 +31,7 @@ from tfllmrec.durable import replacing
 from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
 from tfllmrec.models.fitting import Fitted, TrainingData
+from tfllmrec.models.item_weights import ItemWeightStatistics, score_history, solve
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs import experiment
 from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
@@ -92,11 +93,27 @@ def test_its_figures(chain_run):
     run, _ = chain_run
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert set(metrics) >= {"data", "split", "results", "intervals", "alarms"}
-    assert list(metrics["results"]) == ["hybrid", "popularity", "markov", "two_tower"]
+    assert list(metrics["results"]) == ["hybrid", "hybrid_refit", "popularity", "markov", "two_tower"]
     for figures in metrics["results"].values():
         assert {"ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold", "coverage@10"} <= set(figures)
     assert metrics["data"]["sha256"] == run.dataset.fingerprint
     assert metrics["results"]["hybrid"]["ndcg@10"] > 2 * metrics["results"]["popularity"]["ndcg@10"]
+
+
+def test_the_exported_model_also_learns_from_the_validation_events(chain_run):
+    run, told = chain_run
+    split, settings = run.split, run.config.item_weights
+    assert run.refits
+    assert told.count("item-item weights: solving again, with the validation events, as for an export") == 1
+    for model, validation in ((run.load_model(), False), (run.load_model(refit=True), True)):
+        histories = split.train_queries(validation).choices
+        solved = solve(ItemWeightStatistics.of(histories, 40, settings), settings, model.text_vectors)
+        alone = score_history(split.test.history, solved, settings.decay)
+        np.testing.assert_allclose(model.score_terms(split.test)[1], alone, rtol=1e-3, atol=1e-3)
+        name = "hybrid_refit" if validation else "hybrid"
+        assert measure_one(model, split.test, split, run.config).metrics == run.metrics["results"][name]
+    own = run.metrics["results"]
+    assert own["hybrid_refit"]["ndcg@10"] != own["hybrid"]["ndcg@10"]
 
 
 def test_values_per_query_are_kept(chain_run, tmp_path):
@@ -187,7 +204,7 @@ def test_settings_without_effect_are_those_of_the_runs_own_config(chain_config, 
 
 def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):
     run, told = chain_run
-    hybrid = run.load_model()
+    hybrid = run.load_model(refit=True)
     model = run.load_ranking(hybrid)
     measured, record = run.metrics["ranking"], run.record["ranking"]
     assert record == json.loads((run.folder / "ranking" / "record.json").read_text())
@@ -543,7 +560,7 @@ def test_items_without_text_and_events_without_order(bare_run):
     assert run.split.kind == "leave_random_out"
     assert run.config.item_weights.decay == 1.0 and run.config.item_weights.text == 0.0
     assert not np.any(run.text)
-    assert set(run.metrics["results"]) == {"hybrid", "popularity"}
+    assert set(run.metrics["results"]) == {"hybrid", "hybrid_refit", "popularity"}
     assert np.isfinite(run.load_model().score(run.split.test)).all()
 
 

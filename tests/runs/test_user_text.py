@@ -47,7 +47,7 @@ def test_the_loaded_model_and_the_export_read_them(run, tmp_path):
     from tfllmrec.serving.saved_model import SavedModel
 
     run, _ = run
-    model, served = run.load_model(), SavedModel.open(export(run.folder, tmp_path / "shop"))
+    model, served = run.load_model(refit=True), SavedModel.open(export(run.folder, tmp_path / "shop"))
     np.testing.assert_allclose(served.score(run.split.test), model.score(run.split.test), rtol=1e-4, atol=1e-4)
     queries = run.split.test
     fields = {key: values for key, values in queries.fields.items() if key != "event.comment"}

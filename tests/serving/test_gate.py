@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tfllmrec.columns import ITEM
+from tfllmrec.data.queries import Ragged
 from tfllmrec.evaluation.regression import OfEarlierCatalogue
+from tfllmrec.evaluation.report import REFIT
 from tfllmrec.runs.run import GATE, Run
 from tfllmrec.runs.scoreboard import measure_one, save_per_query
 from tfllmrec.serving.gate import NotPromoted, _trained_on, promote_run
@@ -46,13 +49,14 @@ def test_a_run_that_is_no_worse_is_exported_and_stable(copies, chain_run):
     # The version in use is measured as it is served, which is what its run measures.
     parent = chain_run[0]
     places = pd.Index(parent.split.items[ITEM]).get_indexer(run.split.items[ITEM])
-    result = measure_one(OfEarlierCatalogue(parent.load_model(), places), run.split.test, run.split, run.config)
+    served = OfEarlierCatalogue(parent.load_model(refit=True), places)
+    result = measure_one(served, run.split.test, run.split, run.config)
     # Users come back to items that they had, although the data keeps the last use alone.
     kept = ~_trained_on(run, parent, run.split.test)
     every = verdict.strata[0]
     assert every.stratum == "all" and len(kept) > every.targets == kept.sum() > len(kept) - 10
     assert every.in_use == pytest.approx(result.per_query["ndcg@10"][kept].mean(), abs=1e-4)
-    assert every.updated == pytest.approx(run.results["hybrid"].per_query["ndcg@10"][kept].mean(), abs=1e-9)
+    assert every.updated == pytest.approx(run.results[REFIT].per_query["ndcg@10"][kept].mean(), abs=1e-9)
     assert every.with_new_items is not None
     # Again: nothing is exported twice, and the canary is promoted.
     state, _ = promote_run(run, model, tell=quietly)
@@ -63,13 +67,21 @@ def test_a_run_that_is_no_worse_is_exported_and_stable(copies, chain_run):
 def test_a_run_that_is_worse_is_not_exported(copies):
     model, run = copies
     results = run.results
-    for values in results["hybrid"].per_query.values():
+    for values in results[REFIT].per_query.values():
         values[~np.isnan(values)] = 0.0
     save_per_query(run.folder / "per_query.npz", run.split.test, results)
     with pytest.raises(NotPromoted, match="worse beyond chance") as stopped:
         promote_run(Run.open(run.folder), model, tell=quietly)
     assert stopped.value.exit_code == 5 and not stopped.value.verdict.passed
     assert list(version_folders(model)) == [1] and read_promotions(model).labels == {"stable": 1}
+
+
+def test_a_version_was_trained_on_the_training_and_validation_events_of_its_run(chain_run):
+    run, _ = chain_run
+    assert not _trained_on(run, run, run.split.test).any()
+    assert _trained_on(run, run, run.split.validation).all()
+    last = Ragged.from_rows([row[-1:] for row in run.split.train_queries().history], np.int64)
+    assert _trained_on(run, run, replace(run.split.test, targets=last)).all()
 
 
 @pytest.mark.long

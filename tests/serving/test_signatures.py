@@ -62,7 +62,7 @@ def ask(served, history=(), exclude=("",), k=5, ratings=()):
 
 @pytest.fixture(scope="module")
 def model(chain_run):
-    return chain_run[0].load_model()
+    return chain_run[0].load_model(refit=True)
 
 
 @pytest.fixture(scope="module")

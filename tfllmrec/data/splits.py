@@ -149,10 +149,22 @@ class Split:
         head = head_items(self.train_counts, head_share)
         return {"head": head, "tail": ~head, "cold": self.train_counts == 0}
 
-    def train_queries(self) -> Queries:
-        """One query for each user in train, by user index: the training history, no targets."""
-        users = np.unique(self.train[USER_INDEX])
-        return _queries(self.dataset, self.schema, self.encoded, self.train, None, users)
+    def train_queries(self, validation: bool = False) -> Queries:
+        """One query for each user in train, by user index: the training history, no targets.
+
+        Args:
+          validation: The validation events count as training events, too.
+        """
+        events = self.train_and_validation_events if validation else self.train
+        return _queries(self.dataset, self.schema, self.encoded, events, None, np.unique(events[USER_INDEX]))
+
+    @property
+    def train_and_validation_events(self) -> pd.DataFrame:
+        """The training events and the validation events, rows of ``dataset.events`` in their order."""
+        if self.validation_events is None:
+            return self.train
+        parts = [_rows(self.dataset, part) for part in (self.train, self.validation_events)]
+        return self.dataset.events.iloc[np.sort(np.concatenate(parts))]
 
     @cached_property
     def encoded(self) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.table import Table
@@ -16,6 +16,10 @@ from tfllmrec.wording import visible
 
 MODEL = "hybrid"
 """The name of the model among its baselines."""
+REFIT = "hybrid_refit"
+"""The name of the model as it is exported: its item-item weights are solved again with the validation events."""
+T = TypeVar("T")
+
 MIN_TARGETS = 20
 """A ranking metric of fewer targets is not shown: a single hit would move it by 5 points or more."""
 
@@ -68,7 +72,7 @@ def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list
     rows = []
     for value, group in groups.items():
         figures = group["results"]
-        others = {name: each[labels[0]] for name, each in figures.items() if name != MODEL and labels[0] in each}
+        others = {name: each[labels[0]] for name, each in baselines_of(figures).items() if labels[0] in each}
         best = max(others, key=others.__getitem__, default="")
         cells = [f"{figures[MODEL][label]:.4f}" if label in figures[MODEL] else "" for label in labels]
         rows.append([value or "(none)", f"{group['queries']:,}", *cells, f"{best} {others[best]:.4f}" if best else ""])
@@ -126,7 +130,7 @@ def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]
 def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") -> list[str]:
     """Warnings about the hybrid: it has collapsed, does not beat ``reference``, or a simpler recommender is ahead.
 
-    The hybrid is compared with every other result. Of those ahead beyond chance (paired 95 % interval above zero) the
+    The hybrid is compared with every baseline. Of those ahead beyond chance (paired 95 % interval above zero) the
     best one is named. Other recommenders are not checked for collapse: popularity should give every user the same list.
     Without a hybrid there is nothing to warn about.
     """
@@ -136,7 +140,7 @@ def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") ->
         return []
     messages: list[str | None] = [*hybrid.alarms]
     value = hybrid.metrics[label]
-    others = {name: other for name, one in results.items() if (other := one.metrics[label]) is not None}
+    others = {name: other for name, one in baselines_of(results).items() if (other := one.metrics[label]) is not None}
     if value is not None:
         if reference in others:
             _, low, high = paired_difference(hybrid, results[reference], label)
@@ -203,8 +207,18 @@ def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> li
 
 
 def model_first(results: Mapping[str, Result]) -> dict[str, Result]:
-    """The results with that of the model, if there is one, before all others."""
-    return dict(sorted(results.items(), key=lambda of: of[0] != MODEL))
+    """The results with those of the model, if there are any, before all others."""
+    return dict(sorted(results.items(), key=lambda of: (of[0] != MODEL, of[0] != REFIT)))
+
+
+def baselines_of(results: Mapping[str, T]) -> dict[str, T]:
+    """The entries of the recommenders that are not the model."""
+    return {name: result for name, result in results.items() if name not in (MODEL, REFIT)}
+
+
+def exported_of(results: Mapping[str, T]) -> T:
+    """The entry of the model as it is exported; that of the fitted model where there is no other."""
+    return results.get(REFIT, results[MODEL])
 
 
 def _too_few(results: Mapping[str, Result]) -> dict[str, int]:

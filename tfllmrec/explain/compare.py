@@ -13,7 +13,7 @@ import pandas as pd
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.figures import difference_intervals
 from tfllmrec.evaluation.protocol import Result, paired_differences
-from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, shown_columns, targets_of
+from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, baselines_of, shown_columns, targets_of
 from tfllmrec.progress import show_progress
 from tfllmrec.runs.run import Run
 
@@ -108,9 +108,8 @@ def compare(runs: Sequence[Run | Path | str]) -> Comparison:
         (name, MODEL): run.results[MODEL] for name, run in zip(names_of(opened), opened, strict=True)
     }
     for run in opened:
-        for name, result in run.results.items():
-            if name != MODEL:
-                results.setdefault(("", name), result)
+        for name, result in baselines_of(run.results).items():
+            results.setdefault(("", name), result)
     return comparison_of(results)
 
 

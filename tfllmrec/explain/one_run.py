@@ -18,6 +18,8 @@ from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.evaluation.report import (
     MIN_TARGETS,
     MODEL,
+    baselines_of,
+    exported_of,
     group_rows,
     hidden_columns,
     list_length,
@@ -93,7 +95,7 @@ def headline_of(run: Run) -> str:
         f"On average {found:.1%} of the held-out items are among the model's {k} best of {run.dataset.n_items:,} "
         f"({targets:,} test targets; {label} {_figure_of(model, label)})."
     )
-    others = {name: result.metrics[label] or 0.0 for name, result in results.items() if name != MODEL}
+    others = {name: result.metrics[label] or 0.0 for name, result in baselines_of(results).items()}
     if not others:
         return said
     if targets < MIN_TARGETS:
@@ -128,7 +130,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
             _terms(run, hybrid, k),
             _fields(run, hybrid, k),
             _ablation(run),
-            _ranking(run, hybrid, tell),
+            _ranking(run, tell),
             _interests(run, hybrid, tell),
             _graph(run),
             _data(run),
@@ -236,7 +238,7 @@ def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
 
 def _validation(figures_of: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Popularity and the three best baselines by their selection value."""
-    values = {name: found["selection"] for name, found in figures_of.items() if name != MODEL}
+    values = {name: found["selection"] for name, found in baselines_of(figures_of).items()}
     best = sorted(values, key=values.__getitem__, reverse=True)[:3]
     return {name: values[name] for name in dict.fromkeys(["popularity", *best]) if name in values}
 
@@ -388,7 +390,7 @@ def _difference(comparison: Comparison, label: str, name: str) -> str:
     return "–" if found is None else interval(found)
 
 
-def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
+def _ranking(run: Run, tell: Tell) -> Section:
     section = Section("Ranking of candidates")
     measured = run.metrics.get("ranking")
     if measured is None:
@@ -397,14 +399,17 @@ def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
     from tfllmrec.models.ranking import Reranked
     from tfllmrec.training.ranking import ranking_lines
 
-    if record := run.ranking_record:
+    record = run.ranking_record
+    if record is not None:
         section.items([f"On held-out validation users: {record.line()}."])
     if "left_out" not in measured:
-        section.items([f"Test: {line}." for line in ranking_lines(measured, run.results[MODEL].metrics)])
-    ranking = run.load_ranking(hybrid)
-    if ranking is not None:
+        section.items([f"Test: {line}." for line in ranking_lines(measured, exported_of(run.results).metrics)])
+    if record is not None and not record.left_out:
         tell("calibration of the ranking model")
-        reranked = Reranked(hybrid, ranking, run.config.ranking.candidates)
+        exported = run.load_model(refit=True)
+        ranking = run.load_ranking(exported)
+        assert ranking is not None
+        reranked = Reranked(exported, ranking, run.config.ranking.candidates)
         for what, (predicted, observed) in predictions_of(run, reranked, candidates_of(run, reranked)).items():
             section.figure(
                 figures.calibration(predicted, observed, what),
@@ -494,7 +499,7 @@ def _results_of(run: Run) -> dict[str, Result]:
 
 def _some_baselines(results: Mapping[str, Result], label: str) -> list[str]:
     """The model, popularity, text and the best baseline, as far as there are any."""
-    values = {name: result.metrics[label] or 0.0 for name, result in results.items() if name != MODEL}
+    values = {name: result.metrics[label] or 0.0 for name, result in baselines_of(results).items()}
     best = max(values, key=values.__getitem__, default=MODEL)
     return list(dict.fromkeys([MODEL, best, *(name for name in ("popularity", "text") if name in results)]))
 

@@ -28,6 +28,7 @@ from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
+from tfllmrec.evaluation.report import MODEL, REFIT, exported_of
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import (
@@ -155,7 +156,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.runs.labels import labels_of_run
     from tfllmrec.runs.warm_start import warm_start
     from tfllmrec.training.callbacks import write_weights
-    from tfllmrec.training.fit import fit_hybrid
+    from tfllmrec.training.fit import fit_hybrid, refit_item_weights
     from tfllmrec.training.interests import prepared_forecast
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
     from tfllmrec.training.transfer import alignment, fit_from
@@ -201,12 +202,16 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         users = split.train_queries()
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests)
     baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
-    results = measure_all({"hybrid": hybrid, **baselines}, split, config)
+    results = measure_all({MODEL: hybrid, **baselines}, split, config)
+    if run.refits:
+        tell("item-item weights: solving again, with the validation events, as for an export")
+        refit_item_weights(hybrid, data)
+        results |= measure_all({REFIT: hybrid}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
     measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
     if order is not None:
-        measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
+        measured["ranking"] = measure_with_ranking(hybrid, order, split, config, exported_of(results), tell)
     elif made is not None:
         measured["ranking"] = {"left_out": made.line()}
     took = time.monotonic() - began

@@ -44,6 +44,7 @@ from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphras
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import Overlap
 from tfllmrec.data.graph import ItemGraph
+from tfllmrec.data.queries import Ragged
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import read_json, reading_npz, write_text
@@ -485,14 +486,33 @@ class Run:
         name = self.config.text.query_encoder
         return None if name == "same" or not np.any(self.text) else self.folder / "query_encoder" / name
 
-    def load_model(self) -> Hybrid:
+    @property
+    def refits(self) -> bool:
+        """Whether the exported model also learns from the validation events.
+
+        Its item-item weights do, unless they come from the events of other runs.
+        """
+        split, config = self.split, self.config
+        has_events = split.validation_events is not None and len(split.validation_events) > 0
+        return has_events and "behaviour" in config.model.terms and not config.transfer.sources
+
+    @property
+    def exported_histories(self) -> Ragged:
+        """The item indices from which the exported model's item-item weights are solved, a row for each user."""
+        return self.split.train_queries(validation=self.refits).choices
+
+    def load_model(self, refit: bool = False) -> Hybrid:
         """The fitted model.
+
+        Args:
+          refit: As it is exported: its item-item weights are solved again with the validation events, if
+            :attr:`refits`. That takes as long as in the fit: 15 s for 12,000 items, four minutes for 100,000.
 
         Raises:
           ModelError: the saved weights are damaged or not of this data, or the graph that the model reads is missing.
         """
         from tfllmrec.training.callbacks import read_weights
-        from tfllmrec.training.fit import build_hybrid
+        from tfllmrec.training.fit import build_hybrid, refit_item_weights
 
         config, data = self.config, self.training_data
         if config.model.propagation != "none" and config.graph.wanted and data.graph is None:
@@ -501,6 +521,8 @@ class Run:
         # Older runs did not store what follows from the data: the ids, and how negatives are drawn.
         derived = [*model.ids.weights, *model.retrieval.weights]
         read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=derived)
+        if refit and self.refits:
+            refit_item_weights(model, data)
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:

@@ -16,6 +16,7 @@ from tfllmrec.errors import CHECK_FAILED, ModelError, TfllmrecError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.regression import OfEarlierCatalogue, Verdict, verdict_of, without_queries
+from tfllmrec.evaluation.report import exported_of
 from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import GATE, Run
@@ -102,7 +103,7 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
     """Measures a version on the test queries of a run, and judges the run; the verdict is kept in the run's folder.
 
     The version is measured as it is served: by its ``score`` signature, over its own items. It ignores items of a
-    history that it does not know, and cannot recommend them. Test events that its run was trained on are left out.
+    history that it does not know, and cannot recommend them. Test events that the version was trained on are left out.
 
     Args:
       run: complete; its own figures are those in its folder.
@@ -140,7 +141,7 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
 
     grown = _with_new_items(run, used, tell)
     verdict = verdict_of(
-        without_queries(run.results["hybrid"], left_out, targets),
+        without_queries(exported_of(run.results), left_out, targets),
         measured(OfEarlierCatalogue(saved, places)),
         run.config.update.tolerance,
         None if grown is None else measured(grown),
@@ -168,7 +169,7 @@ def _queries_of(run: Run, schema: Schema) -> Queries:
 def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
     """bool ``[B]``: the queries with a target that another run was trained on."""
     users, items = run.dataset.users[USER], run.dataset.items[ITEM]
-    train, n_items = used.split.train, len(items)
+    train, n_items = used.split.train_and_validation_events, len(items)
     user = pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]]
     item = pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]]
     row = queries.targets.row_of_value
@@ -185,4 +186,4 @@ def _with_new_items(run: Run, used: Run, tell: Tell) -> Recommender | None:
     model = used.load_model()
     text, schema = np.asarray(run.text), used.split.schema
     catalogue = Catalogue.of(run.split.items, text, schema, used.text_widths, model.config, graph=used.graph)
-    return model.extend(catalogue, np.asarray(used.text), used.split.train_queries().choices, tell)
+    return model.extend(catalogue, np.asarray(used.text), used.exported_histories, tell)

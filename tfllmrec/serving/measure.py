@@ -11,6 +11,7 @@ import numpy as np
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import MODEL, REFIT
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import fit_all_baselines, measured_again
@@ -20,8 +21,9 @@ from tfllmrec.serving.saved_model import SavedModel
 def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     """Measures the model at ``path`` on the test queries of the data it was trained on.
 
-    The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. Those of
-    the baselines do not depend on it and are taken from the run, unless ``refit_baselines``.
+    The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. A
+    SavedModel has the row ``hybrid_refit``, because its item-item weights are solved with the validation events. Other
+    rows do not depend on it and are taken from the run, unless ``refit_baselines``.
 
     Items that were added to a version after training are left out: nobody had them yet.
 
@@ -32,14 +34,16 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
       ModelError: neither a complete run nor an exported model. DataError: the run's data has changed or is gone.
     """
     path = Path(path)
-    recommender: Recommender
+    recommenders: dict[str, Recommender]
     if (path / "config.yaml").is_file():
         run = Run.open(path)
-        recommender = run.load_model()
+        recommenders = {MODEL: run.load_model()}
+        if run.refits:
+            recommenders[REFIT] = run.load_model(refit=True)
     else:
         saved = SavedModel.open(path)
         run = saved.run
-        recommender = _OfTheRun(saved, run.dataset.n_items)
+        recommenders = {REFIT if run.refits else MODEL: _OfTheRun(saved, run.dataset.n_items)}
         added = len(saved.item_ids) - run.dataset.n_items
         to_stderr(f"measuring {saved.folder}" + (f", without the {added:,} items added to it" if added else ""))
         made_with, now = saved.manifest["config"], run.config.model_dump(mode="json")
@@ -55,7 +59,6 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
             )
     if run.dataset.fingerprint != run.record["data_sha256"]:
         raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
-    recommenders: dict[str, Recommender] = {"hybrid": recommender}
     if refit_baselines:
         recommenders |= fit_all_baselines(run.training_data, run.config.evaluation, to_stderr)
     return measured_again(run, recommenders)

@@ -271,6 +271,21 @@ def set_item_weights(
     model.set_holdout(weights, np.bincount(kept.values, minlength=model.n_items))
 
 
+def refit_item_weights(model: Hybrid, data: TrainingData) -> None:
+    """Solves W again, with the validation events, and sets it; no other part of the model changes.
+
+    All settings are chosen before, so the validation events are free to be learned from. The test events are not read.
+
+    Args:
+      model: Fitted on ``data``.
+      data: Without :attr:`~tfllmrec.models.fitting.TrainingData.source_histories`.
+    """
+    histories, settings = data.split.train_queries(validation=True).choices, model.item_weights
+    statistics = ItemWeightStatistics.of(histories, model.n_items, settings)
+    weights = solve(statistics, settings, model.text_vectors, data.graph_view)
+    model.set_item_weights(model.mapped(weights, histories))
+
+
 @dataclass(frozen=True)
 class GateSettings:
     """The settings of :class:`~tfllmrec.layers.term_gates.TermGates` that are chosen on validation."""
