@@ -85,6 +85,10 @@ GATE = "gate.json"
 TAKEN_OVER = ("text", "query_encoder")
 REMEDY = "copy it back, or fit again into another folder"
 
+#: Kinds of splits in which the validation events are events of the training users and items. In the others, events of
+#: the validation period or of held-out items would take away the places of the newer items that the test asks for.
+REFIT_SPLITS = ("leave_last_out", "leave_random_out", "random", "fixed")
+
 
 class _Measured(BaseModel, extra="allow"):
     """``metrics.json``. Only the keys that are read are checked."""
@@ -490,11 +494,12 @@ class Run:
     def refits(self) -> bool:
         """Whether the exported model also learns from the validation events.
 
-        Its item-item weights do, unless they come from the events of other runs.
+        Its item-item weights do in the splits :data:`REFIT_SPLITS`, unless they come from the events of other runs.
         """
         split, config = self.split, self.config
         has_events = split.validation_events is not None and len(split.validation_events) > 0
-        return has_events and "behaviour" in config.model.terms and not config.transfer.sources
+        learns = split.kind in REFIT_SPLITS and "behaviour" in config.model.terms and not config.transfer.sources
+        return has_events and learns
 
     @property
     def exported_histories(self) -> Ragged:
