@@ -31,7 +31,7 @@ Setting = tuple[int, float]
 
 def served(run: Run) -> tuple[Recommender, str]:
     """What orders the candidates, and its name."""
-    hybrid = run.load_model()
+    hybrid = run.load_model(refit=True)
     ranking = run.load_ranking(hybrid)
     if ranking is None or not ranking.reorders:
         return hybrid, "the hybrid"

@@ -100,10 +100,10 @@ def section(name: str, runs: Sequence[Run], command: str) -> str:
     orders = [run.metrics.get("ranking", {}) for run in runs]
     if any("reranked" in order for order in orders):  # a seed without such an order counts with its own
         lists = [o.get("reranked", exported_of(run.metrics["results"])) for o, run in zip(orders, runs, strict=True)]
-        name = REFIT if REFIT in first.metrics["results"] else MODEL
+        row = REFIT if REFIT in first.metrics["results"] else MODEL
         known = [label for label in lists[0] if all(each[label] is not None for each in lists)]
         published = {
-            name + ORDERED: {label: float(np.mean([each[label] for each in lists])) for label in known}
+            row + ORDERED: {label: float(np.mean([each[label] for each in lists])) for label in known}
         } | published
     versions = ", ".join(f"{package} {version}" for package, version in first.record["versions"].items() if version)
     return "\n".join(

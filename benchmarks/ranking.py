@@ -33,7 +33,7 @@ from tfllmrec.models.ranking import RankingModel, Reranked
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
-from tfllmrec.training.fit import refit_item_weights
+from tfllmrec.training.fit import refit_weights
 from tfllmrec.training.ranking import RankingRecord, fit_ranking, measure_ranking, ranking_lines, settle_epochs
 
 OFFERED = (100, 200)
@@ -89,9 +89,9 @@ def measured(run: Run) -> Measured:
         learnt = [f"learnt in {record.seconds:.0f} s from {record.lists:,} validation queries"]
     results: dict[str, Result] = {}
     lines = [record.line()] if model is None else []
-    for name in (MODEL, REFIT):
+    for name in (MODEL, REFIT) if run.may_refit else (MODEL,):
         if name == REFIT:
-            refit_item_weights(hybrid, run.training_data)
+            hybrid.set_item_weights(refit_weights(hybrid, run.training_data))
         results[name] = results[name + ORDERED] = measure_one(hybrid, split.test, split, config)
         if model is not None:
             reranked = Reranked(hybrid, model, config.ranking.candidates)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tfllmrec.durable import write_text
-from tfllmrec.evaluation.report import MODEL, markdown_table
+from tfllmrec.evaluation.report import MODEL, REFIT, markdown_table
 from tfllmrec.runs.run import Run
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
-#: The row of the lists that are recommended.
+#: The end of the names of rows whose lists are in the order of the ranking model.
 ORDERED = ", in the order of its ranking model"
 OPENING = """# Results
 
@@ -33,7 +33,8 @@ because machines differ and are seldom idle.
 
 **How to reproduce.** Each section begins with its command, seeds, date and machine. `python benchmarks/quality.py SET
 --seeds 1 2 42` fits a data set with no other setting than its files and writes its section. Sections from before
-2026-11-29 are of fits in which the item-item weights had no rank that was searched.
+2026-11-29 are of fits in which the item-item weights had no rank that was searched. `hybrid_refit` is the model that is
+exported, which has also learned from the validation events; sections from before 2026-11-30 may lack it.
 
 **What the marks mean.** ± is half the 95 % bootstrap interval over users. `*` marks a difference whose paired 95 %
 interval excludes zero with three seeds and 500 targets, `(*)` one with fewer. `(.. to ..)` is the lowest and the
@@ -82,7 +83,11 @@ def _overview_row(title: str, part: str) -> list[str]:
         link,
         seeds.group(1) if seeds else "-",
         *(hybrid.get(label, "-").replace("*", "") for label in MEASURED),
-        best(name for name in figures if name not in ("targets", *published) and not name.startswith(MODEL)),
+        best(
+            name
+            for name in figures
+            if name not in ("targets", *published) and name.removesuffix(ORDERED) not in (MODEL, REFIT)
+        ),
         best(published),
     ]
 

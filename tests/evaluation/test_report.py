@@ -88,6 +88,12 @@ def test_the_record_of_a_run_shows_the_same_table():
     assert "recall@10" in table and "1,234" in table
 
 
+def test_the_refit_model_is_second_and_never_in_bold():
+    rows = as_markdown({"ease": result(0.2), "hybrid_refit": result(0.4), "hybrid": result(0.3)}).splitlines()[2:5]
+    assert [row.split(" | ")[0] for row in rows] == ["| hybrid", "| hybrid_refit", "| ease"]
+    assert "**0.3000 ±0.010**" in rows[0] and "0.4000 ±0.010 | 0.8000" in rows[1]
+
+
 def test_equals_are_both_best():
     assert as_markdown({"a": result(0.1), "b": result(0.1)}).count("**0.2000**") == 2
 

@@ -32,7 +32,7 @@ def plain_run(chain_split, tmp_path):
 @pytest.fixture
 def loads_stand_in(monkeypatch):
     """Runs load a model of a few lines of numpy."""
-    monkeypatch.setattr(Run, "load_model", lambda run: stand_in(run.dataset.n_items))
+    monkeypatch.setattr(Run, "load_model", lambda run, refit=False: stand_in(run.dataset.n_items))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tfllmrec.explain.explanation import EventPart, ItemExplained, WordPart, exp
 def test_a_users_score_is_the_sum_of_its_parts(chain_run):
     run = chain_run[0]
     found = explain(run, ["i5", "i20"], user="u1")
-    model, dataset = run.load_model(), run.dataset
+    model, dataset = run.load_model(refit=True), run.dataset
     listed = model.recommend(["u1"], 40, dataset=dataset).set_index("item_id")["score"]
     user = dataset.events[dataset.events["user_id"] == "u1"]
     for each in found:

@@ -120,7 +120,7 @@ def test_an_ablation_is_shown(plain_run, loads_stand_in):
 
 
 def test_of_several_runs(chain_split, tmp_path, monkeypatch):
-    def no_model(run):
+    def no_model(run, refit=False):
         raise AssertionError("several runs are compared by what they recorded")
 
     monkeypatch.setattr(Run, "load_model", no_model)

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -103,8 +105,8 @@ def test_its_figures(chain_run):
 def test_the_exported_model_also_learns_from_the_validation_events(chain_run):
     run, told = chain_run
     split, settings = run.split, run.config.item_weights
-    assert run.refits
-    assert told.count("item-item weights: solving again, with the validation events, as for an export") == 1
+    assert run.may_refit and run.is_refit
+    assert told.count("item-item weights: solving again, with the validation events") == 1
     for model, validation in ((run.load_model(), False), (run.load_model(refit=True), True)):
         histories = split.train_queries(validation).choices
         solved = solve(ItemWeightStatistics.of(histories, 40, settings), settings, model.text_vectors)
@@ -114,6 +116,34 @@ def test_the_exported_model_also_learns_from_the_validation_events(chain_run):
         assert measure_one(model, split.test, split, run.config).metrics == run.metrics["results"][name]
     own = run.metrics["results"]
     assert own["hybrid_refit"]["ndcg@10"] != own["hybrid"]["ndcg@10"]
+
+
+def test_there_is_no_refit_where_validation_events_would_mislead_or_weights_are_of_other_runs(chain_run):
+    run, _ = chain_run
+
+    def may(kind="leave_last_out", terms=("meaning", "behaviour"), sources=()):
+        config = run.config.model_copy(deep=True)
+        config.model.terms, config.transfer.sources = list(terms), list(sources)
+        return Run.may_refit.fget(SimpleNamespace(split=replace(run.split, kind=kind), config=config))
+
+    assert all(map(may, ("leave_last_out", "leave_random_out", "random", "fixed")))
+    assert not any(map(may, ("global_time", "cold_items", "cold_users", "cold_domain")))
+    assert not may(terms=["meaning"]) and not may(sources=[Path("runs/films")])
+    undivided = SimpleNamespace(split=replace(run.split, validation_events=None), config=run.config)
+    assert not Run.may_refit.fget(undivided)
+
+
+def test_a_run_of_an_earlier_version_is_exported_as_it_was_measured(chain_run, tmp_path):
+    run, _ = chain_run
+    copy = Run(shutil.copytree(run.folder, tmp_path / "copy"))
+    (copy.folder / "model" / "refit_weights.npz").unlink()
+    assert not copy.is_refit
+    plain, exported = copy.load_model(), copy.load_model(refit=True)
+    np.testing.assert_array_equal(plain.behaviour.weights_.numpy(), exported.behaviour.weights_.numpy())
+    assert len(copy.exported_histories.values) == len(run.exported_histories.values) - len(run.split.validation)
+    (copy.folder / "model" / "refit_weights.npz").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match=r"refit_weights\.npz"):
+        copy.load_model(refit=True)
 
 
 def test_values_per_query_are_kept(chain_run, tmp_path):

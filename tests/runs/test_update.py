@@ -150,7 +150,7 @@ def test_an_update_is_a_whole_run_that_names_its_parent(chain_run, updated):
     assert updated.split.schema.as_dict() == parent.split.schema.as_dict()
     said = [finding.what for finding in updated.dataset.report.findings]
     assert any(what.startswith("late") for what in said) and any("again" in what for what in said)
-    assert set(updated.metrics["results"]) == {"hybrid"}
+    assert set(updated.metrics["results"]) == {"hybrid", "hybrid_refit"}
     assert updated.config.training == parent.config.training
     model = updated.load_model()
     assert np.isfinite(model.score(updated.split.test)).all()

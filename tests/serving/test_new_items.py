@@ -115,15 +115,15 @@ def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
 
 
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
-    """W is solved over all items, from the statistics that the run stored and the texts of the larger catalogue."""
-    from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics, solve
+    """W is solved over all items, from training and validation events and the texts of the larger catalogue."""
+    from tfllmrec.models.item_weights import ItemWeightStatistics, solve
     from tfllmrec.text.centring import centred_unit
 
     model, run = grown[0], chain_run[0]
     settings = run.config.item_weights
     vectors = model.encode([model.title(i) for i in model.item_ids])
-    statistics = ItemWeightStatistics.load(run.folder / "model" / STATISTICS)
-    weights = as_dense(solve(statistics.extend(N + 2), settings, centred_unit(vectors, run.text)))
+    statistics = ItemWeightStatistics.of(run.split.train_queries(validation=True).choices, N + 2, settings)
+    weights = as_dense(solve(statistics, settings, centred_unit(vectors, run.text)))
     explained = model._call(
         "explain",
         history=np.array([["i3"]], object),

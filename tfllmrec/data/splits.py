@@ -153,7 +153,7 @@ class Split:
         """One query for each user in train, by user index: the training history, no targets.
 
         Args:
-          validation: The validation events count as training events, too.
+          validation: The histories and users are those of the training and validation events.
         """
         events = self.train_and_validation_events if validation else self.train
         return _queries(self.dataset, self.schema, self.encoded, events, None, np.unique(events[USER_INDEX]))

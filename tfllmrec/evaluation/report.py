@@ -17,11 +17,11 @@ from tfllmrec.wording import visible
 MODEL = "hybrid"
 """The name of the model among its baselines."""
 REFIT = "hybrid_refit"
-"""The name of the model as it is exported: its item-item weights are solved again with the validation events."""
-T = TypeVar("T")
-
+"""The name of the model after its item-item weights were solved again with the validation events."""
 MIN_TARGETS = 20
 """A ranking metric of fewer targets is not shown: a single hit would move it by 5 points or more."""
+
+T = TypeVar("T")
 
 
 def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table:
@@ -198,10 +198,11 @@ def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> li
         cells = []
         for label in columns:
             number = printed[name][label]
-            best = max(row[label] for row in printed.values())  # "-" sorts before every digit
+            # "-" sorts before every digit. The refit model has learned from more events than the others.
+            best = max((row[label] for other, row in printed.items() if other != REFIT), default="-")
             interval = results[name].intervals.get(label) if label == columns[0] else None
             text = f"{number} ±{(interval[1] - interval[0]) / 2:.3f}" if interval else number
-            cells.append((text, number == best and number not in ("-", "0.0000")))
+            cells.append((text, name != REFIT and number == best and number not in ("-", "0.0000")))
         rows.append((name, cells))
     return rows
 
@@ -218,7 +219,7 @@ def baselines_of(results: Mapping[str, T]) -> dict[str, T]:
 
 def exported_of(results: Mapping[str, T]) -> T:
     """The entry of the model as it is exported; that of the fitted model where there is no other."""
-    return results.get(REFIT, results[MODEL])
+    return results[REFIT] if REFIT in results else results[MODEL]
 
 
 def _too_few(results: Mapping[str, Result]) -> dict[str, int]:

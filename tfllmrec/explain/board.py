@@ -90,7 +90,7 @@ def write_board(run: Run, tell: Tell = to_stderr) -> None:
 
 def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
     """Writes images, curves of the ranking model, and item vectors; gives the texts that belong to them."""
-    details, texts, hybrid = run.folder / LOGS / DETAILS, {}, run.load_model()
+    details, texts, hybrid = run.folder / LOGS / DETAILS, {}, run.load_model(refit=True)
     order = run.load_ranking(hybrid)
     reranked = None if order is None else Reranked(hybrid, order, run.config.ranking.candidates)
     candidates = None if reranked is None else candidates_of(run, reranked)

@@ -122,7 +122,7 @@ def explain(
 
     from tfllmrec.models.answers import no_such_item, queries_of, reasons_of
 
-    model, dataset = run.load_model(), run.dataset
+    model, dataset = run.load_model(refit=True), run.dataset
     index = {item: row for row, item in enumerate(model.item_ids)}
     for item in items:
         if item not in index:

@@ -18,6 +18,7 @@ from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.evaluation.report import (
     MIN_TARGETS,
     MODEL,
+    REFIT,
     baselines_of,
     exported_of,
     group_rows,
@@ -78,9 +79,11 @@ LETTERS, FIELDS = 90, 5
 
 
 def against_baselines(run: Run) -> Comparison:
-    """A run beside its baselines."""
+    """A run beside its baselines, which were fitted on the same events."""
+    results = _results_of(run)
     return comparison_of(
-        {(run.folder.name if name == MODEL else "", name): result for name, result in _results_of(run).items()}
+        {(run.folder.name, MODEL): results[MODEL]}
+        | {("", name): result for name, result in baselines_of(results).items()}
     )
 
 
@@ -117,7 +120,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
     results = _results_of(run)
     k = list_length(results)
     tell("loading the model")
-    hybrid = run.load_model()
+    hybrid = run.load_model(refit=True)
     return [
         section
         for section in (
@@ -130,7 +133,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
             _terms(run, hybrid, k),
             _fields(run, hybrid, k),
             _ablation(run),
-            _ranking(run, tell),
+            _ranking(run, hybrid, tell),
             _interests(run, hybrid, tell),
             _graph(run),
             _data(run),
@@ -149,6 +152,8 @@ def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison)
         f"The whole catalogue is ranked.{had} Ties count at their expected rank. head: the items with the most "
         "training events; tail: all others; cold: those without any. ± is half the 95 % interval over users. All "
         "recommenders were tuned on the same validation queries."
+        + f" {REFIT}: the model as it is exported, which has also learned from the validation events; the others have "
+        "not." * (REFIT in results)
     )
     section.table(
         Table(
@@ -160,7 +165,7 @@ def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison)
     leads = {
         label: rows for label, rows in comparison.differences.items() if label in (f"ndcg@{k}", f"recall@{k}/tail")
     }
-    if len(results) > 1:
+    if baselines_of(results):
         lead = {
             label: {name: (-difference, -high, -low) for name, (difference, low, high) in rows.items()}
             for label, rows in leads.items()
@@ -168,7 +173,7 @@ def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison)
         section.table(
             Table(
                 ["lead over", *lead],
-                [[name, *(interval(rows[name]) for rows in lead.values())] for name in list(results)[1:]],
+                [[name, *(interval(rows[name]) for rows in lead.values())] for name in baselines_of(results)],
                 f"Lead of the model with its paired 95 % interval over users. {SIGNIFICANT}",
             )
         )
@@ -252,7 +257,7 @@ def _chosen(run: Run) -> Section:
 def _examples(run: Run, hybrid: Hybrid, k: int) -> Section:
     section = Section("Examples")
     queries, label = run.split.test, f"recall@{k}"
-    found = run.results[MODEL].per_query[label]
+    found = exported_of(run.results).per_query[label]
     good, bad = draw_examples(found, queries.user_ids, run.config.seed)
     section.text(
         f"Test queries drawn at random with seed {run.config.seed}, not picked, no user twice: up to {EXAMPLES} of the "
@@ -390,7 +395,7 @@ def _difference(comparison: Comparison, label: str, name: str) -> str:
     return "–" if found is None else interval(found)
 
 
-def _ranking(run: Run, tell: Tell) -> Section:
+def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
     section = Section("Ranking of candidates")
     measured = run.metrics.get("ranking")
     if measured is None:
@@ -406,10 +411,9 @@ def _ranking(run: Run, tell: Tell) -> Section:
         section.items([f"Test: {line}." for line in ranking_lines(measured, exported_of(run.results).metrics)])
     if record is not None and not record.left_out:
         tell("calibration of the ranking model")
-        exported = run.load_model(refit=True)
-        ranking = run.load_ranking(exported)
+        ranking = run.load_ranking(hybrid)
         assert ranking is not None
-        reranked = Reranked(exported, ranking, run.config.ranking.candidates)
+        reranked = Reranked(hybrid, ranking, run.config.ranking.candidates)
         for what, (predicted, observed) in predictions_of(run, reranked, candidates_of(run, reranked)).items():
             section.figure(
                 figures.calibration(predicted, observed, what),

@@ -431,7 +431,7 @@ class Hybrid(MeasuredModel):
         return with_maps(weights, maps, self.domains)
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
-        """Sets W, from all training events."""
+        """Sets W."""
         weights = between_domains(weights, self.domains, self.item_weights.domains)
         self.behaviour.set_weights_of_items(weights.neighbours, weights.weights)
 

@@ -88,6 +88,28 @@ class PrunedWeights:
     neighbours: np.ndarray
     weights: np.ndarray
 
+    def save(self, path: Path) -> None:
+        """Writes an ``.npz``, whole or not at all.
+
+        Raises:
+          WriteError: The disk is full, read-only or broken; ``path`` is as it was.
+        """
+        with replacing(path) as fresh, fresh.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, neighbours=self.neighbours, weights=self.weights)
+
+    @classmethod
+    def load(cls, path: Path) -> PrunedWeights:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+          ModelError: The file is missing or damaged.
+        """
+        with reading_npz(path, "copy it back, or fit again") as stored:
+            found = cls(stored["neighbours"], stored["weights"])
+            if found.neighbours.shape != found.weights.shape or found.neighbours.ndim != 2:
+                raise ValueError("shapes")
+        return found
+
 
 def solve_item_weights(
     histories: Ragged,

@@ -38,6 +38,7 @@ from tfllmrec.runs.run import (
     PER_QUERY,
     PLAN,
     READ_LOG,
+    REFIT_WEIGHTS,
     REMEDY,
     SCHEMA,
     TAKEN_OVER,
@@ -156,7 +157,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.runs.labels import labels_of_run
     from tfllmrec.runs.warm_start import warm_start
     from tfllmrec.training.callbacks import write_weights
-    from tfllmrec.training.fit import fit_hybrid, refit_item_weights
+    from tfllmrec.training.fit import fit_hybrid, refit_weights
     from tfllmrec.training.interests import prepared_forecast
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
     from tfllmrec.training.transfer import alignment, fit_from
@@ -203,13 +204,17 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests)
     baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
     results = measure_all({MODEL: hybrid, **baselines}, split, config)
-    if run.refits:
-        tell("item-item weights: solving again, with the validation events, as for an export")
-        refit_item_weights(hybrid, data)
+    on_validation = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
+    del baselines  # their weights may be large
+    if run.may_refit:
+        tell("item-item weights: solving again, with the validation events")
+        weights = refit_weights(hybrid, data)
+        weights.save(out / "model" / REFIT_WEIGHTS)
+        hybrid.set_item_weights(weights)
         results |= measure_all({REFIT: hybrid}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
-    measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
+    measured["validation"] = on_validation
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, exported_of(results), tell)
     elif made is not None:

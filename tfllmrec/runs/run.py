@@ -85,8 +85,9 @@ GATE = "gate.json"
 TAKEN_OVER = ("text", "query_encoder")
 REMEDY = "copy it back, or fit again into another folder"
 
-#: Kinds of splits in which the validation events are events of the training users and items. In the others, events of
-#: the validation period or of held-out items would take away the places of the newer items that the test asks for.
+#: In the folder ``model``: the item-item weights of the exported model.
+REFIT_WEIGHTS = "refit_weights.npz"
+#: Kinds of splits in which the validation events are further events of the training users and items.
 REFIT_SPLITS = ("leave_last_out", "leave_random_out", "random", "fixed")
 
 
@@ -491,10 +492,10 @@ class Run:
         return None if name == "same" or not np.any(self.text) else self.folder / "query_encoder" / name
 
     @property
-    def refits(self) -> bool:
-        """Whether the exported model also learns from the validation events.
+    def may_refit(self) -> bool:
+        """Whether a fit solves the item-item weights again with the validation events.
 
-        Its item-item weights do in the splits :data:`REFIT_SPLITS`, unless they come from the events of other runs.
+        It does in the splits :data:`REFIT_SPLITS`, unless the weights come from the events of other runs.
         """
         split, config = self.split, self.config
         has_events = split.validation_events is not None and len(split.validation_events) > 0
@@ -502,22 +503,27 @@ class Run:
         return has_events and learns
 
     @property
+    def is_refit(self) -> bool:
+        """Whether the exported model has learned from the validation events; runs of earlier versions have not."""
+        return (self.folder / "model" / REFIT_WEIGHTS).is_file()
+
+    @property
     def exported_histories(self) -> Ragged:
         """The item indices from which the exported model's item-item weights are solved, a row for each user."""
-        return self.split.train_queries(validation=self.refits).choices
+        return self.split.train_queries(validation=self.is_refit).choices
 
     def load_model(self, refit: bool = False) -> Hybrid:
         """The fitted model.
 
         Args:
-          refit: As it is exported: its item-item weights are solved again with the validation events, if
-            :attr:`refits`. That takes as long as in the fit: 15 s for 12,000 items, four minutes for 100,000.
+          refit: As it is exported: if :attr:`is_refit`, with the item-item weights that were solved again.
 
         Raises:
           ModelError: the saved weights are damaged or not of this data, or the graph that the model reads is missing.
         """
+        from tfllmrec.models.item_weights import PrunedWeights
         from tfllmrec.training.callbacks import read_weights
-        from tfllmrec.training.fit import build_hybrid, refit_item_weights
+        from tfllmrec.training.fit import build_hybrid
 
         config, data = self.config, self.training_data
         if config.model.propagation != "none" and config.graph.wanted and data.graph is None:
@@ -526,8 +532,8 @@ class Run:
         # Older runs did not store what follows from the data: the ids, and how negatives are drawn.
         derived = [*model.ids.weights, *model.retrieval.weights]
         read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=derived)
-        if refit and self.refits:
-            refit_item_weights(model, data)
+        if refit and self.is_refit:
+            model.set_item_weights(PrunedWeights.load(self.folder / "model" / REFIT_WEIGHTS))
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:

@@ -44,7 +44,6 @@ from tfllmrec.serving.warm_up import write_warm_up
 from tfllmrec.text.side_by_side import Encoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.training.fit import refit_item_weights
 
 #: Items whose ids and titles become warm-up requests.
 SAMPLE = 64
@@ -144,7 +143,7 @@ def _export_run(
     run = Run.open(run_folder)
     items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
-    model, graph, refits = run.load_model(), run.graph, run.refits
+    model, graph = run.load_model(refit=True), run.graph
     if new_items is not None and run.config.transfer.sources:
         raise ModelError(
             f"{run.folder} has item-item weights from events of other runs, so no items can be added to it: transfer "
@@ -158,10 +157,6 @@ def _export_run(
                 items, text, run.split.schema, run.text_widths, model.config, graph=run.training_data.graph
             )
             model = model.extend(catalogue, np.asarray(run.text), run.exported_histories, tell)
-            refits = False  # it is done
-    if refits:
-        tell("item-item weights: solving again, with the validation events")
-        refit_item_weights(model, run.training_data)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector

@@ -167,9 +167,10 @@ def _queries_of(run: Run, schema: Schema) -> Queries:
 
 
 def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
-    """bool ``[B]``: the queries with a target that another run was trained on."""
+    """bool ``[B]``: the queries with a target that the exported model of another run was trained on."""
     users, items = run.dataset.users[USER], run.dataset.items[ITEM]
-    train, n_items = used.split.train_and_validation_events, len(items)
+    train = used.split.train_and_validation_events if used.is_refit else used.split.train
+    n_items = len(items)
     user = pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]]
     item = pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]]
     row = queries.targets.row_of_value

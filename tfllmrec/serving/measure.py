@@ -21,9 +21,9 @@ from tfllmrec.serving.saved_model import SavedModel
 def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     """Measures the model at ``path`` on the test queries of the data it was trained on.
 
-    The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. A
-    SavedModel has the row ``hybrid_refit``, because its item-item weights are solved with the validation events. Other
-    rows do not depend on it and are taken from the run, unless ``refit_baselines``.
+    The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. The
+    row of a SavedModel is ``hybrid_refit`` if its item-item weights were solved again with the validation events. Other
+    rows are taken from the run; baselines are fitted again with ``refit_baselines``.
 
     Items that were added to a version after training are left out: nobody had them yet.
 
@@ -38,12 +38,12 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     if (path / "config.yaml").is_file():
         run = Run.open(path)
         recommenders = {MODEL: run.load_model()}
-        if run.refits:
+        if run.is_refit:
             recommenders[REFIT] = run.load_model(refit=True)
     else:
         saved = SavedModel.open(path)
         run = saved.run
-        recommenders = {REFIT if run.refits else MODEL: _OfTheRun(saved, run.dataset.n_items)}
+        recommenders = {REFIT if run.is_refit else MODEL: _OfTheRun(saved, run.dataset.n_items)}
         added = len(saved.item_ids) - run.dataset.n_items
         to_stderr(f"measuring {saved.folder}" + (f", without the {added:,} items added to it" if added else ""))
         made_with, now = saved.manifest["config"], run.config.model_dump(mode="json")

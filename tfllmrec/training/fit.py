@@ -28,7 +28,7 @@ from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives, Teacher
-from tfllmrec.models.item_weights import ItemWeightStatistics, check_domains, solve
+from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, check_domains, solve
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
@@ -271,19 +271,18 @@ def set_item_weights(
     model.set_holdout(weights, np.bincount(kept.values, minlength=model.n_items))
 
 
-def refit_item_weights(model: Hybrid, data: TrainingData) -> None:
-    """Solves W again, with the validation events, and sets it; no other part of the model changes.
+def refit_weights(model: Hybrid, data: TrainingData) -> PrunedWeights:
+    """Solves the item-item weights again, from the training and the validation events.
 
-    All settings are chosen before, so the validation events are free to be learned from. The test events are not read.
+    All settings are chosen before, so the validation events may be learned from. The test events are not read.
 
     Args:
-      model: Fitted on ``data``.
+      model: Fitted on ``data``; it does not change. :meth:`Hybrid.set_item_weights` sets the result.
       data: Without :attr:`~tfllmrec.models.fitting.TrainingData.source_histories`.
     """
     histories, settings = data.split.train_queries(validation=True).choices, model.item_weights
     statistics = ItemWeightStatistics.of(histories, model.n_items, settings)
-    weights = solve(statistics, settings, model.text_vectors, data.graph_view)
-    model.set_item_weights(model.mapped(weights, histories))
+    return model.mapped(solve(statistics, settings, model.text_vectors, data.graph_view), histories)
 
 
 @dataclass(frozen=True)
