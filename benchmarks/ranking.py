@@ -1,10 +1,10 @@
-"""What the ranking model brings: the hybrid's best items in its order, on the test queries; a section of RESULTS.md.
+"""Measures how much the ranking model improves the hybrid's lists on the test queries; a section of RESULTS.md.
 
     python benchmarks/ranking.py runs/quality/beauty runs/quality/toys
 
-Runs of a data set with different seeds become one section, with their means. A run without a ranking model
-(``ranking.epochs=0``) gets one for this measurement, by the defaults, learnt from its validation queries as ``fit``
-does it; the run itself is left as it is.
+Runs of a data set with different seeds are averaged in one section. For a run without a ranking model
+(``ranking.epochs=0``), one is trained for this measurement, with the default settings and on the run's validation
+queries as in ``fit``; the run itself is not changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ CALLS, UNMEASURED = 50, 5
 
 
 def milliseconds(run: Run, hybrid: Hybrid, model: RankingModel, offered: int) -> tuple[float, float]:
-    """Of one person's ``offered`` candidates, and of the hybrid's scores of the whole catalogue: medians, in turn."""
+    """Returns the median milliseconds to rank one user's ``offered`` candidates, and to score the whole catalogue.
+
+    The ranking model and the hybrid, which scores the catalogue, take turns.
+    """
     queries = run.split.test.take(np.arange(min(CALLS, len(run.split.test))))
     reranked = Reranked(hybrid, model, offered)
     taken: list[tuple[float, float]] = []
@@ -54,7 +57,14 @@ def milliseconds(run: Run, hybrid: Hybrid, model: RankingModel, offered: int) ->
 
 
 class Measured(NamedTuple):
-    """A run: its seed, the lists of the hybrid, those in the new order (``None``: left out), and lines of figures."""
+    """The figures of a run.
+
+    Attributes:
+      seed: The seed of the run.
+      hybrid: The result of the hybrid's lists.
+      reranked: The result of the lists in the order of the ranking model; ``None`` if that model is left out.
+      lines: Lines of further figures.
+    """
 
     seed: int
     hybrid: Result
@@ -63,13 +73,13 @@ class Measured(NamedTuple):
 
 
 def title_of(run: Run) -> str:
-    """Of the section, which runs with different seeds share."""
+    """Returns the title of a run's section; runs that differ in the seed share it."""
     title, encoder = f"{run.dataset.name}: what the ranking model brings", run.config.text.encoder
     return title if encoder == "minilm" or "/" in encoder else f"{title}, text.encoder={encoder}"
 
 
 def measured(run: Run) -> Measured:
-    """The ranking model of a run, which is trained here if the run has none."""
+    """Measures the ranking model of a run, which is trained here if the run has none."""
     hybrid, split, config = run.load_model(), run.split, run.config
     model, record = run.load_ranking(hybrid), run.ranking_record
     learnt = []
@@ -97,7 +107,7 @@ def measured(run: Run) -> Measured:
 
 
 def section(runs: Sequence[Measured], command: str) -> str:
-    """The text of a section; a seed whose ranking model is left out has the hybrid's lists."""
+    """Returns the text of a section; a seed whose ranking model is left out counts with the hybrid's lists."""
     results = {
         "hybrid": averaged([each.hybrid for each in runs]),
         RANKED: averaged([each.reranked or each.hybrid for each in runs]),

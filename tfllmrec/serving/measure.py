@@ -1,4 +1,4 @@
-"""The scoreboard of a run or of an exported SavedModel: one function, the same figures."""
+"""Computes the scoreboard of a run or of an exported SavedModel, with the same metrics for both."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ from tfllmrec.serving.saved_model import SavedModel
 def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     """Measures the model at ``path`` on the test queries of the data it was trained on.
 
-    The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. Those of
-    the baselines do not depend on it and are taken from the run, unless ``refit_baselines``.
+    The metrics of the model are computed from the run's weights or with the SavedModel's ``score`` signature. The
+    metrics of the baselines do not depend on the model, and are taken from the run.
 
-    Items that were added to a version after training are left out: nobody had them yet.
+    Items that were added to a version after training are left out, because no user has events with them.
+
+    Args:
+      path: A run, a version, or the folder of the versions of a model (its newest version is measured).
+      refit_baselines: Whether to fit and measure the baselines again.
 
     Returns:
-      The object that ``metrics.json`` holds.
+      The object that ``metrics.json`` contains.
 
     Raises:
-      ModelError: neither a complete run nor an exported model. DataError: the run's data has changed or is gone.
+      ModelError: ``path`` is neither a complete run nor an exported model.
+      DataError: The data of the run has changed or no longer exists, or its split or seed is not that of the export.
     """
     path = Path(path)
     recommender: Recommender
@@ -63,7 +68,7 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _OfTheRun:
-    """The scores of the items that the run has: in a version, they come first."""
+    """A ``Recommender`` with the scores of the run's items only, which are the first items of a version."""
 
     saved: SavedModel
     n_items: int
