@@ -8,7 +8,7 @@ version = next(
     if line.startswith("__version__")
 )
 
-# TensorFlow and what is compiled against it move together; CONTRIBUTING.md says what each is for.
+# TensorFlow and packages compiled against it are updated together; CONTRIBUTING.md explains what each package is for.
 REQUIRES = [
     "tensorflow>=2.20,<2.21",
     "tf-keras>=2.20,<2.21",
@@ -16,7 +16,7 @@ REQUIRES = [
     "tensorflow-hub>=0.16.1,<0.17",
     "tensorflow-recommenders>=0.7.7,<0.8",
     "tensorboard>=2.20,<2.21",
-    # tensorflow-hub and tensorboard import pkg_resources, which newer ones warn about and then lack.
+    # tensorflow-hub and tensorboard import pkg_resources, which newer setuptools warn about and then no longer contain.
     "setuptools<81",
     "numpy>=2.0",
     "pandas>=3.0,<4",

@@ -1,14 +1,14 @@
-"""What each part of a fitted hybrid is worth: head, tail and cold items, with and without it, on the test queries.
+"""Measures a fitted hybrid with and without each of its parts on the test queries, for head, tail and cold items.
 
     python benchmarks/ablation.py runs/quality/toys runs/quality/toys-seed1 runs/quality/toys-seed2
 
-Each folder is a run with a seed of its own; figures are averaged over the seeds. Terms and gates are switched off in
-the fitted model, with the gates' settings chosen again on validation. Texts, ids, attention and feedback are
-left out of the training, which is repeated for each part and seed with the run's own settings: each takes as long as
-the run's training did (``--switches-only`` omits them). Writes a section of benchmarks/RESULTS.md.
+Each folder is a run with a different seed; figures are averaged over the seeds. Terms and gates are switched off in the
+fitted model, and the gates' settings are chosen again on the validation queries. To leave out texts, ids, attention or
+feedback, the model is trained again for each part and seed with the run's other settings. Each of these trainings takes
+as long as the run's did; ``--switches-only`` skips them. Writes a section of benchmarks/RESULTS.md.
 
-Finished parts are kept in RUN/ablation/, so that an interrupted command continues where it stopped; delete that folder
-to measure again.
+Finished parts are stored in RUN/ablation/, so that an interrupted command continues where it stopped; delete this
+folder to measure again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def behaviour_off(model: Hybrid, run: Run) -> None:
 
 
 def gate_a_off(model: Hybrid, run: Run) -> None:
-    """The same for every item: the gate's mean over the training events."""
+    """Gives every item the same gate a_i: its mean over the training events."""
     share = np.average(model.gates.gate(model.train_counts), weights=model.train_counts.numpy())
     kernel, bias = model.gates.output_map.weights
     kernel.assign(tf.zeros_like(kernel))
@@ -62,7 +62,7 @@ def gate_a_off(model: Hybrid, run: Run) -> None:
 
 
 def gate_b_off(model: Hybrid, run: Run) -> None:
-    """The same for every user with feedback: the gate as it is before it looks at the user."""
+    """Gives every user with feedback the same gate b_u, which then depends on its bias only."""
     kernel = model.feedback.gate.kernel
     kernel.assign(tf.zeros_like(kernel))
 
@@ -73,7 +73,8 @@ def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
     set_item_weights(model, sequences)
 
 
-#: In the fitted model. The gates' settings are chosen again, except where only the sparse term is left.
+#: Parts that are switched off in the fitted model. Afterwards the gates' settings are chosen again, unless only the
+#: sparse term is left.
 SWITCHES: dict[str, Callable[[Hybrid, Run], None]] = {
     "without meaning and feedback": dense_off,
     "without behaviour": behaviour_off,
@@ -82,7 +83,7 @@ SWITCHES: dict[str, Callable[[Hybrid, Run], None]] = {
     "behaviour without text": text_of_behaviour_off,
 }
 
-#: Trained again: overrides of the run's settings.
+#: Parts that are left out by training again, with the settings that replace those of the run.
 RETRAINED: dict[str, dict[str, object]] = {
     "without feedback": {"model.terms": ["meaning", "behaviour"]},
     "without ids": {"model.id_dropout": 1.0},
@@ -92,7 +93,7 @@ RETRAINED: dict[str, dict[str, object]] = {
 
 
 def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Callable[[], Hybrid]]]:
-    """The name of each variant of a run and a function that makes its model, starting with the whole model."""
+    """Yields the name of each variant of a run and a function that makes its model, starting with the whole model."""
     rated = np.isfinite(run.split.train_queries().ratings.values).any()
     read = np.any(run.text)
     yield "whole model", run.load_model
@@ -127,7 +128,7 @@ def retrained(run: Run, name: str, settings: dict[str, object], data: TrainingDa
 
 
 def measured(run: Run, switches_only: bool) -> dict[str, Result]:
-    """The results of all variants of a run on its test queries; finished ones are read from its folder."""
+    """Returns the results of all variants of a run on its test queries; finished ones are read from its folder."""
     split = run.split
     strata = split.strata(run.config.evaluation.head_share)
     results = {}

@@ -1,14 +1,14 @@
-"""Attacks the embedded server with requests that ask for too much, and shows its memory and another client's waits.
+"""Attacks the embedded server with excessive requests and shows its memory and the response times of another client.
 
     python benchmarks/attacks.py saved_models/movielens
     python benchmarks/attacks.py saved_models/movielens --only score explain
 
-starts ``tfllmrec serve`` on the model as a process of its own, reachable from this machine only, and prints a line for
-each attack: the answer, the seconds until it came, how far the server's memory rose above what it holds at rest,
-and how long another client, which asks for recommendations all the while, waited for one. An attack ends after
-``--seconds``. A server whose memory passes ``--megabytes`` above rest is killed, which the line says, and a new one is
-started. The exit code is 1 where a server was killed or ended, or the other client failed. Linux only: memory is read
-in /proc.
+starts ``tfllmrec serve`` on the model in a separate process, reachable from this machine only, and prints a line for
+each attack: the answer, the seconds until it arrived, how far the server's memory rose above its level at rest, and the
+response times of another client, which requests recommendations during the attack. An attack is given up after
+``--seconds``. If the server's memory rises more than ``--megabytes`` above its level at rest, it is killed, the line
+says so, and a new server is started. The exit code is 1 if a server was killed or ended, or the other client failed.
+Linux only: memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from tfllmrec.serving.layout import version_folders
 
 SECONDS, MEGABYTES = 30.0, 3000.0
 LOOK_S, PAUSE_S = 0.1, 0.05
-SETTLES_S = 2.0  # until the memory of one attack is given back, before the next
+SETTLES_S = 2.0  # wait after an attack, until the server has freed its memory
 STRING, FLOAT, INT = 7, 1, 3
 SHOWN = 90
 
 
 class Attacked(Protocol):
-    """What an attack needs of a server; :class:`served_process.Served` is one."""
+    """The interface of a server that an attack needs; :class:`served_process.Served` implements it."""
 
     @property
     def addresses(self) -> dict[str, str]: ...
@@ -61,7 +61,7 @@ class Attacked(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Where an attack goes: addresses as ``HOST:PORT``."""
+    """The server and model that an attack is sent to; addresses are ``HOST:PORT``."""
 
     rest: str
     grpc: str
@@ -69,11 +69,11 @@ class Target:
     seconds: float
 
     def post(self, body: bytes, **headers: str) -> str:
-        """What the server says to a ``:predict`` over REST."""
+        """Sends a ``:predict`` request over REST and describes the response."""
         return self._post(f"models/{self.model}:predict", body, headers)
 
     def events(self, body: bytes, **headers: str) -> str:
-        """What the server says to events over REST."""
+        """Sends events over REST and describes the response."""
         return self._post("events", body, headers)
 
     def _post(self, path: str, body: bytes, headers: dict[str, str]) -> str:
@@ -82,7 +82,7 @@ class Target:
         return _said(answer.status, answer.data)
 
     def predict(self, signature: str, compressed: bool = False, **inputs: Any) -> str:
-        """What the server says to a Predict over gRPC."""
+        """Sends a Predict request over gRPC and describes the response."""
         request = MESSAGES["PredictRequest"]()
         request.model_spec.name, request.model_spec.signature_name = self.model, signature
         for name, tensor in inputs.items():
@@ -90,7 +90,7 @@ class Target:
         return self.send(request.SerializeToString(), compressed)
 
     def send(self, message: bytes, compressed: bool = False) -> str:
-        """What the server says to these bytes as a Predict."""
+        """Sends these bytes as a Predict request over gRPC and describes the response."""
         compression = grpc.Compression.Gzip if compressed else None
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         with grpc.insecure_channel(self.grpc, options) as channel:
@@ -101,7 +101,7 @@ class Target:
                 return _short(f"{error.code().name}: {error.details()}")
 
     def connect(self, count: int, sent: Sequence[bytes]) -> str:
-        """What the server says to many connections that send these parts and then keep silent."""
+        """Opens many connections that send these parts and then nothing more, and describes the responses."""
         return asyncio.run(self._connect(count, sent))
 
     async def _connect(self, count: int, sent: Sequence[bytes]) -> str:
@@ -130,12 +130,17 @@ Attack = Callable[[Target], str]
 
 @dataclass
 class Outcome:
-    """What became of one attack.
+    """The outcome of one attack.
 
     Attributes:
-      answer: of the server. seconds: until it came.
-      peak_mb: memory above rest, at most. waits: seconds of the other client's answers. failures: its errors.
-      killed: the memory passed the bound. ended: the server ended by itself.
+      name: The name of the attack.
+      answer: A description of the server's response.
+      seconds: The time until the response arrived.
+      peak_mb: The largest rise of the server's memory above its level at rest.
+      waits: The response times of the other client, in seconds.
+      failures: The errors of the other client.
+      killed: Whether the server was killed because its memory exceeded the bound.
+      ended: Whether the server ended by itself.
     """
 
     name: str
@@ -166,7 +171,7 @@ HEADER = """| attack | answer | seconds | peak MB over rest | another client: an
 
 
 def tensor(dtype: int, sizes: Sequence[int], **values: Any) -> Any:
-    """A ``TensorProto`` with any shape, whatever it holds; one value stands for all."""
+    """Returns a ``TensorProto`` of any shape, whatever the number of values; a single value stands for all elements."""
     made = MESSAGES["TensorProto"](dtype=dtype, **values)
     for size in sizes:
         made.tensor_shape.dim.add(size=size)
@@ -197,7 +202,7 @@ def _search_tokens(target: Target) -> str:
 
 
 def _mutated(target: Target) -> str:
-    """Messages in which a few bytes are others; all seeds are fixed."""
+    """Sends messages with a few bytes changed at random, with a fixed seed."""
     request = MESSAGES["PredictRequest"]()
     request.model_spec.name, request.model_spec.signature_name = target.model, "recommend"
     for name, value in _recommend(2).items():
@@ -219,7 +224,7 @@ def _start(target: Target, *headers: str) -> bytes:
 
 
 def _bodies(target: Target) -> str:
-    """400 connections that send a large body but for its last byte."""
+    """Opens 400 connections that send all but the last byte of a large body."""
     size, part = int(7.9 * 2**20), b" " * 65_536
     whole, rest = divmod(size - 1, len(part))
     start = _start(target, f"content-length: {size}", "", "")
@@ -260,7 +265,7 @@ ATTACKS: dict[str, Attack] = {
         history=tensor(STRING, [1, 1000], string_val=[b"x"]),
         event_fields=tensor(STRING, [1, 1000], string_val=[b"a=b\n" * 2000]),
     ),
-    # Of an item that the MovieLens models know; a model that reads texts of events makes vectors of those.
+    # The events are of an item that the MovieLens models know; a model that reads texts of events encodes them.
     "recommend_full: 1,900,000 events": lambda t: t.predict(
         "recommend_full", **_recommend(1) | {"history": tensor(STRING, [1, 1_900_000], string_val=[b"1"])}
     ),
@@ -292,11 +297,17 @@ def attack(
     rest_mb: float,
     kill: Callable[[], None],
 ) -> Outcome:
-    """One attack on a server that answers.
+    """Runs one attack on a server that is ready, while another client sends requests.
 
     Args:
-      model: its name. name, run: of the attack. seconds: until it is given up.
-      bound_mb: above ``rest_mb``, beyond which ``kill`` is called.
+      server: The server.
+      model: The name of the model.
+      name: The name of the attack.
+      run: The attack.
+      seconds: The time after which the attack is given up.
+      bound_mb: The bound for the rise of the memory above ``rest_mb``; if it is exceeded, ``kill`` is called.
+      rest_mb: The server's memory at rest.
+      kill: Kills the server.
     """
     rest, rpc = (urlsplit(server.addresses[protocol]).netloc for protocol in ("REST", "gRPC"))
     outcome, stop = Outcome(name), threading.Event()
@@ -332,7 +343,7 @@ def attack(
 
 
 def _ask(address: str, model: str, seconds: float, outcome: Outcome, stop: threading.Event) -> None:
-    """The other client: at least once, then until told to stop."""
+    """Sends the requests of the other client: at least one, then more until ``stop`` is set."""
     with Client(address, model, deadline_s=seconds, retries=0) as client:
         while True:
             begun = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Recommends in one domain to users who are known from another one only, beside popularity, text, CMF and EMCDR.
+"""Compares recommenders for users without events in the target domain: maps, popularity, text, CMF and EMCDR.
 
     python benchmarks/cross_domain.py runs/quality/beauty runs/quality/toys --seeds 42 1 2
 
-Both arguments are complete runs, whose data and text vectors are used; nothing is trained by gradient. Each of the two
-is the target once. For each seed a fifth of the users of both domains is the test and another fifth the validation
-(``split.kind=cold_domain``). Writes a section of benchmarks/RESULTS.md for each target; with ``--rows``, prints some
-rows of it and writes nothing.
+Both arguments are complete runs, whose data and text vectors are used; nothing is trained by gradient descent. Each of
+the two domains is the target once. For each seed, a fifth of the users with events in both domains are test users and
+another fifth are validation users (``split.kind=cold_domain``). Writes a section of benchmarks/RESULTS.md for each
+target; with ``--rows``, prints only these rows and writes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tfllmrec.models.item_weights import PrunedWeights, score_history
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 
-#: Rows of the table by the name of the baseline; the first one is what the others are compared with.
+#: The labels of the table's rows by the name of the baseline; all others are compared with the first one.
 ROWS = {
     "domain_map": "domain_map",
     "map": "map, as it is served",
@@ -47,7 +47,7 @@ SHARE = 0.2
 
 
 class PopularityOfBoth:
-    """Every user gets what users of several domains had most often: a rule of one line, to doubt the models by."""
+    """A trivial baseline: recommends to every user the items with the most events by users of several domains."""
 
     def __init__(self, data: TrainingData) -> None:
         events = data.histories.take(users_of_several(data)).values
@@ -58,7 +58,7 @@ class PopularityOfBoth:
 
 
 class ServedMap:
-    """The behaviour term with ``item_weights.map``, for users without events in the target domain."""
+    """The behaviour term with ``item_weights.map`` alone, for users without events in the target domain."""
 
     def __init__(self, data: TrainingData) -> None:
         assert data.domains is not None
@@ -75,7 +75,7 @@ OWN_ROWS: dict[str, Callable[[TrainingData], Recommender]] = {"map": ServedMap, 
 
 
 def measured(data: TrainingData, rows: Sequence[str]) -> dict[str, Result]:
-    """The results of some rows on the test queries."""
+    """Returns the results of ``rows`` on the test queries."""
     split, results = data.split, {}
     for name in rows:
         if name in OWN_ROWS:
@@ -91,7 +91,7 @@ def measured(data: TrainingData, rows: Sequence[str]) -> dict[str, Result]:
 
 
 def section(source: Run, target: Run, seeds: Sequence[int], rows: Sequence[str], command: str) -> tuple[str, str]:
-    """Title and body."""
+    """Returns the title and the body of the section for one target domain."""
     names = [str(run.metrics["data"]["name"]) for run in (source, target)]
     datasets = dict(zip(names, (source.dataset, target.dataset), strict=True))
     joined, text = join_datasets(datasets), np.vstack([source.text, target.text])

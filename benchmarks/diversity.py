@@ -1,9 +1,10 @@
-"""What a more diverse list costs; a section of RESULTS.md for each run.
+"""Measures how much accuracy more diverse lists cost; writes a section of RESULTS.md for each run.
 
     python benchmarks/diversity.py runs/quality/beauty runs/quality/movielens-100k
 
-Both ways to order a list (``tfllmrec.layers.list_order``) are measured on validation queries; the one that makes
-lists more different at a loss of at most 2 % ndcg@10 is shown on test queries. Nothing is trained.
+Both methods of ordering a list (``tfllmrec.layers.list_order``) are measured on validation queries. The method that
+increases the distance of the items' texts most, at a loss of at most 2 % of ndcg@10, is measured on test queries.
+Nothing is trained.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ Figures = dict[str, np.ndarray]
 
 
 def candidates(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, np.ndarray, np.ndarray]]:
-    """Queries, the best items of each that are new to the user, int ``[B, C]`` (-1: none is left), and their scores."""
+    """Yields batches of queries, the best items of each query, int ``[B, C]``, and their scores ``[B, C]``.
+
+    Items that the user already knows are left out. Where fewer than :data:`CANDIDATES` items remain, the item is -1 and
+    the score is ``-inf``.
+    """
     with show_progress("Scoring", "queries") as progress:
         done = 0
         for batch in queries.batches(512):
@@ -42,7 +47,7 @@ def candidates(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, 
 
 
 def measured(run: Run, queries: Queries, methods: tuple[Method, ...]) -> dict[tuple[Method, float], Figures]:
-    """The figures of each method at each diversity, one value a query."""
+    """Returns the figures of each method at each diversity, one value per query."""
     model = run.load_model()
     learned, text = model.item_vectors(), model.text_vectors
     tail = run.split.strata(run.config.evaluation.head_share)["tail"]
@@ -82,13 +87,16 @@ def measured(run: Run, queries: Queries, methods: tuple[Method, ...]) -> dict[tu
 
 
 def distance(vectors: np.ndarray) -> np.ndarray:
-    """1 minus the mean cosine of two different items of a list: ``[B, K, D]`` of length 1 -> ``[B]``."""
+    """Returns 1 minus the mean cosine of two different items of a list: unit vectors ``[B, K, D]`` -> ``[B]``."""
     total, own = vectors.sum(axis=1), (vectors**2).sum(axis=(1, 2))
     return 1.0 - ((total**2).sum(axis=1) - own) / (K * (K - 1))
 
 
 def gained(figures: dict[tuple[Method, float], Figures], method: Method) -> tuple[float, float]:
-    """The diversity that makes lists most different at a loss of at most :data:`LOSS`, and by how much."""
+    """Returns the diversity with the largest distance of texts at a loss of at most :data:`LOSS`, and its gain.
+
+    The gain is the relative change of the distance against diversity 0.
+    """
     plain = figures[method, 0.0]
     allowed = [d for d in DIVERSITIES if figures[method, d]["ndcg@10"].mean() >= (1 - LOSS) * plain["ndcg@10"].mean()]
     best = max(allowed, key=lambda d: figures[method, d]["distance of texts"].mean())

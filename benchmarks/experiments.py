@@ -1,9 +1,9 @@
-"""False positives of experiments without an effect, when looked at after each 100 users; a section of RESULTS.md.
+"""Measures the false positives of experiments without an effect, analyzed every 100 users; a section of RESULTS.md.
 
     python benchmarks/experiments.py
 
-Each simulated experiment assigns new users by hash (``tfllmrec.feedback.assignment``) and is analyzed by
-``tfllmrec.feedback.experiments`` after each 100 users. Nothing is trained; it takes some minutes.
+Each simulated experiment assigns users by hash (``tfllmrec.feedback.assignment``) and is analyzed by
+``tfllmrec.feedback.experiments`` every 100 users. Nothing is trained; it takes some minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METHODS: tuple[Looks, ...] = ("many", "one")
 
 
 class Outcomes(NamedTuple):
-    """Of the users of an experiment, float64 ``[n]`` each: numerator, denominator, covariate of CUPED."""
+    """The numerator, denominator and CUPED covariate of each user of an experiment, float64 ``[n]`` each."""
 
     values: np.ndarray
     base: np.ndarray | None = None
@@ -36,7 +36,12 @@ class Outcomes(NamedTuple):
 
 
 class Found(NamedTuple):
-    """By method, at each look: whether the interval excludes 0, whether the sample ratio is an alarm, bool ``[L]``."""
+    """The findings of each method at each look, bool ``[L]``.
+
+    Attributes:
+      different: Whether the interval of the difference excludes 0.
+      alarm: Whether the sample-ratio check raises an alarm.
+    """
 
     different: dict[Looks, np.ndarray]
     alarm: dict[Looks, np.ndarray]
@@ -71,7 +76,7 @@ METRICS: dict[str, Callable[[np.random.Generator, int], Outcomes]] = {
 
 
 def looked_at(experiment: Experiment, outcomes: Outcomes, users: np.ndarray, every: int, planned: int) -> Found:
-    """What each look at a two-armed experiment says; the users come in their order."""
+    """Analyzes an experiment with two arms after each ``every`` users, in the order of ``users``."""
     arms = list(experiment.arms)
     arm_of = (experiment.assign_all(users) == arms[1]).astype(np.int64)
     shares = list(experiment.shares.values())
@@ -91,7 +96,7 @@ def looked_at(experiment: Experiment, outcomes: Outcomes, users: np.ndarray, eve
 
 
 def simulated(metric: str, shares: dict[str, float], repeats: int, users: int, every: int, seed: int) -> list[Found]:
-    """Experiments without an effect."""
+    """Simulates ``repeats`` experiments without an effect and returns the findings of each."""
     rng = np.random.default_rng(seed)
     found = []
     for repeat in range(repeats):
@@ -102,13 +107,13 @@ def simulated(metric: str, shares: dict[str, float], repeats: int, users: int, e
 
 
 def share(hits: np.ndarray) -> str:
-    """A share of experiments with its exact 95 % interval (Clopper and Pearson)."""
+    """Formats the share of ``hits`` with its exact 95 % interval (Clopper and Pearson)."""
     low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci()
     return f"{hits.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
 def rows_of(found: list[Found]) -> tuple[list[str], list[str]]:
-    """The cells of false positives, and of sample-ratio alarms, for the columns of the table."""
+    """Returns the cells of false positives and those of sample-ratio alarms, one for each column of the table."""
     cells = []
     for kind in ("different", "alarm"):
         by_method = {method: np.array([getattr(each, kind)[method] for each in found]) for method in METHODS}

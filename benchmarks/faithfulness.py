@@ -1,10 +1,11 @@
-"""Whether explanations name what a score rests on: deletion and insertion tests; a section of RESULTS.md for each run.
+"""Tests by deletion and insertion how faithful explanations are to scores; writes a section of RESULTS.md for each run.
 
     python benchmarks/faithfulness.py runs/quality/movielens-100k
 
-For test queries, the best item is explained. Its events are deleted from the history, or put into an empty one, a
-tenth of the history at a time, in the order of their contributions, and the item is scored after each step (Petsiuk et
-al., "RISE", BMVC 2018). The same for the words of the text of a few items and the meaning term. Nothing is trained.
+For each test query, the best item is explained. The events of the history are deleted from it, or inserted into an
+empty one, a tenth at a time, in the order of their contributions, and the item is scored after each step (Petsiuk et
+al., "RISE", BMVC 2018). For a few items, the words of the text are tested in the same way with the meaning term.
+Nothing is trained.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ from tfllmrec.runs.run import Run
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.template import ItemTemplate
 
-#: Test queries and the least events of each; items whose words are deleted and the least words of each.
+#: The number of test queries and the fewest events of each; the number of items whose words are deleted and the fewest
+#: words of each.
 QUERIES, EVENTS, ITEMS, WORDS = 500, 5, 50, 4
 STEPS = 10
 Curves = dict[str, np.ndarray]
-"""By the name of an order, the mean height of its curve for each query or item, float64 ``[Q]``."""
+"""The mean height of the curve for each query or item, float64 ``[Q]``, by the name of the order."""
 
 
 def kept(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of n parts are there at each step, bool ``[STEPS, n]``, in the tests of deletion and of insertion.
+    """Returns which of n parts are present at each step of the deletion and of the insertion test.
 
-    At least one part stays, because nothing is known without any.
+    At least one part is present, because there is no score without any.
 
     Args:
-      order: int ``[n]``, the part that is named first, second, ...
+      order: The parts in the order of deletion or insertion, int ``[n]``.
+
+    Returns:
+      Two arrays, bool ``[STEPS, n]``: for deletion and for insertion.
     """
     place = np.argsort(order)
     shares = np.arange(STEPS) / STEPS
@@ -53,7 +58,7 @@ def kept(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def part_of(queries: Queries, there: Sequence[np.ndarray]) -> Queries:
-    """A single query with some of its events, once for each bool ``[n]`` of ``there``."""
+    """Returns a copy of a single query for each mask in ``there``, bool ``[n]``, with only the selected events."""
     lengths = [int(each.sum()) for each in there]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     at = np.concatenate([np.flatnonzero(each) for each in there])
@@ -69,7 +74,10 @@ def part_of(queries: Queries, there: Sequence[np.ndarray]) -> Queries:
 
 
 def attention_weights(model: Hybrid, query: Queries) -> np.ndarray | None:
-    """The mean over heads of the last block's attention after the newest event, float32 ``[n]``; 0 beyond its reach."""
+    """Returns the attention weights of the last block at the newest event, averaged over heads, float32 ``[n]``.
+
+    Events that are too old to be read by the model have weight 0. ``None`` if the model has no attention.
+    """
     encoder = model.history_encoder
     if not encoder.blocks or "meaning" not in model.config.terms:
         return None
@@ -94,13 +102,16 @@ def attention_weights(model: Hybrid, query: Queries) -> np.ndarray | None:
 
 
 def heights(model: Hybrid, query: Queries, item: int, there: Sequence[np.ndarray]) -> np.ndarray:
-    """The score of ``item`` with some events, in standard deviations above the catalogue's mean, ``[len(there)]``."""
+    """Returns the score of ``item`` with each subset of the events, ``[len(there)]``.
+
+    The unit is the standard deviation of the catalogue's scores; 0 is their mean.
+    """
     scores = model.score(part_of(query, there))
     return (scores[:, item] - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
 
 
 def curves_of_events(model: Hybrid, queries: Queries, seed: int) -> tuple[Curves, Curves, np.ndarray]:
-    """Heights of deletion (lower is better) and of insertion (higher is better); and the users of the queries."""
+    """Returns curves of deletion (lower is better) and insertion (higher is better), and the users of the queries."""
     asked = queries.take(np.flatnonzero(queries.history.lengths >= EVENTS))
     asked = asked.take(evenly_spread(len(asked), QUERIES))
     rng = np.random.default_rng(seed)
@@ -108,7 +119,7 @@ def curves_of_events(model: Hybrid, queries: Queries, seed: int) -> tuple[Curves
     insertion: dict[str, list[float]] = {}
     with show_progress("Deleting events", "queries") as progress:
         for row in range(len(asked)):
-            # Events that are too old to be explained are left out of both tests.
+            # Both tests leave out events that are too old to be explained.
             query = _newest(asked.take(np.array([row])), model.history_length)
             item = int(top_items(masked(model.score(query), query), 1)[0, 0])
             n = len(query.history.values)
@@ -136,7 +147,7 @@ def _newest(query: Queries, length: int) -> Queries:
 
 
 def curves_of_words(run: Run, model: Hybrid, seed: int) -> tuple[Curves, Curves]:
-    """As :func:`curves_of_events`, of the words of the best items of a few queries and the meaning term."""
+    """Returns curves as :func:`curves_of_events`: the meaning term by words of the best items of a few queries."""
     catalogue, items = np.asarray(run.text), run.split.items
     deletion: dict[str, list[float]] = {}
     insertion: dict[str, list[float]] = {}
@@ -175,7 +186,7 @@ def _arrays(lists: Mapping[str, list[float]]) -> Curves:
 
 
 def table(deletion: Curves, insertion: Curves, users: np.ndarray | None = None) -> list[str]:
-    """A row for each order; differences are to the first one, with their paired 95 % intervals."""
+    """Returns a table with a row for each order; differences are to the first one, with paired 95 % intervals."""
     first = next(iter(deletion))
 
     def cells(curves: Curves, name: str) -> list[str]:

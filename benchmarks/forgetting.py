@@ -1,10 +1,11 @@
-"""What models lose on their first domains when a further domain is added.
+"""Measures how much accuracy a model loses on its first domains when another domain is added.
 
     python benchmarks/forgetting.py runs/two-shops runs/three-shops
 
 Both arguments are complete runs on joined data; the second one has all domains of the first and at least one more. Both
-are measured on the test queries of the first run, in each of its domains apart, over the items of that domain. Queries
-whose target is a training event of the second run are left out. Writes a section of benchmarks/RESULTS.md.
+are measured on the test queries of the first run, separately for each of its domains, with the items of that domain as
+candidates. Queries whose target is a training event of the second run are left out. Writes a section of
+benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tfllmrec.runs.run import Run
 
 
 class InItsCatalogue:
-    """A model of a larger catalogue as a recommender of a smaller one."""
+    """A recommender for a smaller catalogue, backed by a model of a larger one."""
 
     def __init__(self, model: Recommender, rows: np.ndarray, n_items: int) -> None:
         self.model, self.rows, self.n_items = model, rows, n_items
@@ -43,11 +44,13 @@ class InItsCatalogue:
 
 
 def trained_on(queries: Queries, rows: np.ndarray, users: pd.Series, train: pd.DataFrame) -> np.ndarray:
-    """Whether a query's user has one of its targets in training events, bool ``[B]``.
+    """Returns for each query whether one of its targets is a training event of its user, bool ``[B]``.
 
     Args:
-      rows: int ``[N]``, of each item of the queries its row in the catalogue of the events.
-      users: ids, by their row. train: the events, with ``user_index`` and ``item_index``.
+      queries: The queries.
+      rows: The row of each item of the queries in the catalogue of the events, int ``[N]``.
+      users: The user ids; ``user_index`` is their position.
+      train: The training events, with ``user_index`` and ``item_index``.
     """
     user = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[queries.targets.row_of_value]
     asked = pd.MultiIndex.from_arrays([user, rows[queries.targets.values]])
@@ -56,12 +59,15 @@ def trained_on(queries: Queries, rows: np.ndarray, users: pd.Series, train: pd.D
 
 
 def forgotten(before: Run, after: Run) -> tuple[dict[str, tuple[Result, Result]], int]:
-    """By domain of the first run, the results of both on its test queries there, and how many queries are left out.
+    """Measures both runs on the test queries of the first one.
 
-    Left out are those whose target the second model was trained on: they would hide what it forgot.
+    Queries whose target the second model was trained on are left out, because they would hide what it forgot.
+
+    Returns:
+      The results of both runs by domain of the first run, and the number of queries that are left out.
 
     Raises:
-      ModelError: the data of the first run has no domains, or the second run lacks some of its items.
+      ModelError: The data of the first run has no domains, or the second run lacks some of its items.
     """
     names, items = domain_names(before.dataset.items), before.dataset.items
     rows = after.dataset.items[ITEM].reset_index().set_index(ITEM)["index"].reindex(items[ITEM])
@@ -70,7 +76,7 @@ def forgotten(before: Run, after: Run) -> tuple[dict[str, tuple[Result, Result]]
             f"Expected joined data in {before.folder}, and all of its items in {after.folder}. Join the domains of "
             "both with 'tfllmrec data join', with the same names."
         )
-    # Fields are encoded by each model's own schema, so queries without fields are the only ones that both can read.
+    # Each model encodes fields by its own schema, so both can read only queries without fields.
     test = replace(before.split.test, fields={}, weights=None)
     in_after = rows.to_numpy(np.int64)
     known = trained_on(test, in_after, after.dataset.users[USER], after.split.train)

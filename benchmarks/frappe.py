@@ -1,17 +1,18 @@
-"""Apps for a user in a context (Frappe), beside DeepFM, DCN-Mix, LightGBM and the user's own frequencies.
+"""Recommends apps to a user in a context (Frappe), compared with DeepFM, DCN-Mix, LightGBM and the user's frequencies.
 
     python benchmarks/frappe.py --seeds 42 1 2
 
 fits ``configs/frappe.yaml`` for each seed (runs/quality/frappe, runs/quality/frappe-seed1, ...), with and without the
 fields of events and requests, and writes a section of RESULTS.md with two tables:
 
-- the whole catalogue is ranked for each user and context of the test, and known apps are not masked;
-- the area under the ROC curve of all test rows and two negatives for each: apps drawn from those that the user has not
-  used in that context. The hybrid's value for a row is the logarithm of its softmax over the catalogue.
+- Ranking metrics: the whole catalogue is ranked for each user and context of the test; known apps are not masked.
+- The area under the ROC curve of all test rows and two negatives for each, drawn from the apps that the user has not
+  used in that context. The hybrid's value for a row is the log-softmax of its score over the catalogue.
 
-The contenders learn from the same rows, each with drawn negatives, and read user, app and the same context. Their
-settings, the number of their negatives and of their steps are chosen on the validation queries, for each table by its
-own metric. They take part where they are installed: ``pip install --no-deps deepctr==0.9.4``, ``pip install lightgbm``.
+The contenders are trained on the same rows with sampled negatives, and read the user, the app and the same context.
+Their settings, number of negatives and number of training steps are chosen on the validation queries; settings and
+negatives for each table by its own metric. A contender takes part if it is installed:
+``pip install --no-deps deepctr==0.9.4``, ``pip install lightgbm``.
 """
 
 from __future__ import annotations
@@ -47,17 +48,23 @@ from tfllmrec.runs.run import Run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "frappe.yaml"
 OURS, WITHOUT = "hybrid", "hybrid without context"
-#: Of the contenders: negatives for each row in training, and settings that are tried.
+#: The contenders' numbers of negatives per training row and their embedding penalties, of which the best are chosen.
 NEGATIVES = (2, 10)
 EMBEDDING_PENALTIES = (1e-5, 1e-4)
 BATCH, MOST_EPOCHS, PATIENCE = 4096, 12, 2
 TREES, TREE_PATIENCE = 600, 30
-_AT_ONCE = 256  # queries whose scores of all apps are computed together
+_AT_ONCE = 256  # number of queries that are scored in one batch
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Users, apps (indices) and contexts (codes ``[R, C]``) of uses of apps, ``[R]`` each."""
+    """Uses of apps.
+
+    Attributes:
+      users: The indices of the users, ``[R]``.
+      items: The indices of the apps, ``[R]``.
+      context: The codes of the context fields, ``[R, C]``.
+    """
 
     users: np.ndarray
     items: np.ndarray
@@ -67,7 +74,7 @@ class Rows:
         return len(self.users)
 
     def with_items(self, items: np.ndarray) -> Rows:
-        """The same users and contexts, repeated for each column of ``items`` int ``[R, M]``."""
+        """Returns rows that pair each user and context with all apps of its row of ``items``, int ``[R, M]``."""
         n = items.shape[1]
         return Rows(np.repeat(self.users, n), items.ravel(), np.repeat(self.context, n, axis=0))
 
@@ -77,8 +84,8 @@ class Task:
     """A split of Frappe as rows.
 
     Attributes:
-      split: from the run of the same seed, so that all contenders learn from the same events.
-      seed: of the negatives and of the contenders.
+      split: The split of the run with the same seed, so that all contenders are trained on the same events.
+      seed: The seed of the negatives and of the contenders.
     """
 
     split: Split
@@ -86,7 +93,7 @@ class Task:
 
     @cached_property
     def fields(self) -> list[str]:
-        """Names of the fields of a request."""
+        """The names of the request fields."""
         return [field.name for field in self.split.schema.of("request")]
 
     @property
@@ -102,21 +109,21 @@ class Task:
         return Rows(events[USER_INDEX].to_numpy(), events[ITEM_INDEX].to_numpy(), np.stack(context, axis=1))
 
     def asked(self, queries: Queries) -> Rows:
-        """A row for each query; the items are none."""
+        """Returns a row for each query, without an app (the index ``n_items``)."""
         users = pd.Index(self.split.dataset.users[USER]).get_indexer(queries.user_ids)
         context = np.stack([np.asarray(queries.fields[f"request.{name}"]) for name in self.fields], axis=1)
         return Rows(users, np.full(len(users), self.n_items), context)
 
     def uses(self, queries: Queries) -> tuple[np.ndarray, Rows]:
-        """The query of each target, and a row for each target."""
+        """Returns the number of the query of each target, and a row for each target."""
         of_query = queries.targets.row_of_value
         asked = self.asked(queries)
         return of_query, Rows(asked.users[of_query], queries.targets.values, asked.context[of_query])
 
     def negatives(self, rows: Rows, n: int, seed: int, training: bool = False) -> np.ndarray:
-        """Apps that the user has not used in that context: int ``[R, n]``.
+        """Samples apps that the user has not used in that context, int ``[R, n]``.
 
-        Those of ``training`` are drawn without knowing validation and test.
+        With ``training``, only uses in the training events are avoided, not those in validation and test.
         """
         used = self._trained if training else self._used
         generator = np.random.default_rng(seed)
@@ -153,13 +160,13 @@ Predict = Callable[[Rows], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class ByRow:
-    """A model of single rows as a recommender."""
+    """A recommender that scores each pair of query and app with a model of single rows."""
 
     task: Task
     predict: Predict
 
     def score(self, queries: Queries) -> np.ndarray:
-        """float32 ``[B, N]``."""
+        """Returns the scores of all apps, float32 ``[B, N]``."""
         asked, n = self.task.asked(queries), self.task.n_items
         everything = np.broadcast_to(np.arange(n), (len(asked), n))
         return self.predict(asked.with_items(everything)).reshape(len(asked), n).astype(np.float32)
@@ -167,12 +174,12 @@ class ByRow:
 
 @dataclass(frozen=True, eq=False)
 class OwnFrequency:
-    """How often the user has used each app, then how many users have."""
+    """A baseline that ranks apps by how often the user has used them; ties are broken by the number of users."""
 
     popularity: np.ndarray
 
     def score(self, queries: Queries) -> np.ndarray:
-        """float32 ``[B, N]``."""
+        """Returns the scores of all apps, float32 ``[B, N]``."""
         scores = np.tile(self.popularity / (1 + self.popularity.sum()), (len(queries), 1)).astype(np.float32)
         np.add.at(scores, (queries.history.row_of_value, queries.history.values), 1.0)
         return np.log1p(scores)
@@ -182,10 +189,13 @@ class OwnFrequency:
 
 
 class Columns:
-    """Columns of counts for trees: uses of the app by the user, by all, in the same value of each field.
+    """Count features for trees.
 
-    Training rows, uses and their negatives alike, count the uses of the nine other folds: a row that counted itself
-    would give its label away, and so would one that left itself out.
+    They are the uses of the app by the user, by all users, and by the user with the same value of each field; and the
+    number of all uses by the user.
+
+    For training rows, both uses and negatives, only uses of the nine other folds are counted. Counts that include the
+    row itself would reveal its label, and so would counts that leave out this single row.
     """
 
     folds = 10
@@ -199,14 +209,20 @@ class Columns:
         }
 
     def _keys(self, rows: Rows) -> dict[str, np.ndarray]:
-        """What is counted: int ``[R]`` by the name of the column."""
+        """Returns the keys whose uses are counted, int ``[R]``, by the name of the column."""
         pair = rows.users * self.task.n_items + rows.items
         fields = zip(self.task.fields, rows.context.T, strict=True)
         keys = {"own": pair, "all": rows.items, "user_uses": rows.users}
         return keys | {f"own_{name}": pair * 1000 + codes for name, codes in fields}
 
     def table(self, rows: Rows, fold: np.ndarray | None = None) -> pd.DataFrame:
-        """``fold``: of training rows int ``[R]``, their own folds; the counts of the others are scaled up."""
+        """Returns the features of rows.
+
+        Args:
+          rows: The rows.
+          fold: The folds of training rows, int ``[R]``: only uses of the other folds are counted, and the counts are
+            scaled up. ``None``: all uses are counted.
+        """
         columns: dict[str, np.ndarray] = {"user": rows.users, "item": rows.items}
         columns |= dict(zip(self.task.fields, rows.context.T, strict=True))
         for name, keys in self._keys(rows).items():
@@ -222,7 +238,7 @@ def _found(counts: pd.Series, keys: np.ndarray) -> np.ndarray:
 
 
 def labelled(task: Task, rows: Rows, negatives: int, seed: int) -> tuple[Rows, np.ndarray]:
-    """Rows and drawn negatives, ``[R * (1 + negatives)]``, and which of them are uses."""
+    """Returns the rows with sampled negatives, ``[R * (1 + negatives)]``, and a mask of those that are uses."""
     drawn = task.negatives(rows, negatives, seed, training=True)
     items = np.concatenate([rows.items[:, np.newaxis], drawn], axis=1)
     return rows.with_items(items), np.tile(np.arange(1 + negatives) == 0, len(rows))
@@ -247,7 +263,7 @@ def lightgbm(task: Task, negatives: int, penalty: float) -> Predict:
 
 
 def factorization(kind: str) -> Callable[[Task, int, float], Predict]:
-    """DeepFM or DCNMix of deepctr, trained under this Keras; the epoch with the best validation AUC is kept."""
+    """Returns a function that trains deepctr's DeepFM or DCNMix and keeps the epoch with the best validation AUC."""
 
     def fitted(task: Task, negatives: int, penalty: float) -> Predict:
         import tensorflow as tf
@@ -299,7 +315,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[Task, int, float], Predict]]] = {
 
 
 def area(values: np.ndarray, is_use: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Area under the ROC curve; equal values count half."""
+    """Returns the area under the ROC curve; pairs of equal values count half."""
     weights = np.ones(len(values)) if weights is None else weights
     distinct, place = np.unique(values, return_inverse=True)
     uses, others = (np.bincount(place, weights * side, len(distinct)) for side in (is_use, ~is_use))
@@ -308,7 +324,10 @@ def area(values: np.ndarray, is_use: np.ndarray, weights: np.ndarray | None = No
 
 
 def values_of_rows(recommender: Recommender, task: Task, queries: Queries) -> np.ndarray:
-    """The value of each target and of its two negatives, float64 ``[T, 3]``; of the hybrid's scores a log-softmax."""
+    """Returns the value of each target and of its two negatives, float64 ``[T, 3]``.
+
+    Scores of recommenders other than :class:`ByRow` are turned into log-softmax values over the catalogue.
+    """
     of_query, uses = task.uses(queries)
     items = np.concatenate([uses.items[:, np.newaxis], task.negatives(uses, 2, task.seed + 2)], axis=1)
     out = np.empty(items.shape)
@@ -324,7 +343,7 @@ def values_of_rows(recommender: Recommender, task: Task, queries: Queries) -> np
 
 
 def ndcg_of(recommender: Recommender, task: Task, queries: Queries) -> Result:
-    """On the whole catalogue, at 10."""
+    """Returns the ranking metrics at 10 on the whole catalogue."""
     split = task.split
     return evaluate(
         recommender, queries, train_counts=split.train_counts, strata=split.strata(), ks=(10,), batch_size=_AT_ONCE,
@@ -333,14 +352,14 @@ def ndcg_of(recommender: Recommender, task: Task, queries: Queries) -> Result:
 
 
 def sample_of(queries: Queries, most: int, seed: int) -> Queries:
-    """Some of the queries, in their order."""
+    """Returns a random sample of at most ``most`` queries, in their order."""
     if len(queries) <= most:
         return queries
     return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), most, replace=False)))
 
 
 def best_of(name: str, task: Task) -> tuple[ByRow, ByRow, str]:
-    """A contender with the settings that rank best, that with the best area, and a line on what they are."""
+    """Fits a contender with all settings; returns the model that ranks best, the one with the best area, and a line."""
     fit = CONTENDERS[name][1]
     asked = sample_of(task.split.validation, 2000, task.seed)
     tried = {}
@@ -359,7 +378,7 @@ def best_of(name: str, task: Task) -> tuple[ByRow, ByRow, str]:
 
 
 def fitted(seed: int, out: Path, data: Path, overrides: Sequence[str]) -> Run:
-    """The run of a seed, fitted or gone on with where it is not complete."""
+    """Returns the run of a seed; fits or resumes it if it is not complete."""
     folder = folder_of(out, seed)
     files = [f"data.{role}={(data / 'frappe' / name).resolve()}" for role, name in
              (("events", "frappe.csv.gz"), ("items", "meta.csv.gz"))]  # fmt: skip
@@ -370,7 +389,11 @@ def fitted(seed: int, out: Path, data: Path, overrides: Sequence[str]) -> Run:
 def measured(
     run: Run, without: Run, kept: Path, names: Sequence[str]
 ) -> tuple[dict[str, Result], dict[str, Any], list[str]]:
-    """Results on the test and values of its rows for every contender, and lines on their settings; kept in files."""
+    """Measures all recommenders on the test queries; what is measured is stored in the folder ``kept`` and reused.
+
+    Returns:
+      The results and the values of the test rows by name, and lines on the contenders' settings.
+    """
     task = Task(run.split, run.config.seed)
     results: dict[str, Result] = {}
     values: dict[str, Any] = {}
@@ -405,7 +428,7 @@ def measured(
 
 
 def pooled(per_seed: Sequence[Result], users: Sequence[np.ndarray]) -> Result:
-    """Results on the different test queries of several seeds as one; a user is resampled with all queries."""
+    """Pools the results on the different test queries of several seeds; a user is resampled with all queries."""
     labels = per_seed[0].per_query
     together = {label: np.concatenate([result.per_query[label] for result in per_seed]) for label in labels}
     return Result(
@@ -427,7 +450,10 @@ def _ends(values: Sequence[float | None]) -> tuple[float, float]:
 
 
 def areas(values: Mapping[str, Sequence[np.ndarray]], users: Sequence[np.ndarray]) -> Iterator[list[str]]:
-    """Rows of the table of areas: the mean over seeds and its 95 % interval; users are resampled together."""
+    """Yields the rows of the table of areas: the mean over seeds, its 95 % interval and its range over seeds.
+
+    The interval is that of a bootstrap in which the rows of a user are resampled together.
+    """
     label = np.array([True, False, False])
     for name, per_seed in values.items():
         found = [area(v.ravel(), np.tile(label, len(v))) for v in per_seed]
@@ -456,7 +482,7 @@ def main() -> None:
         print(f"{name} is left out: pip install {CONTENDERS[name][0]}", file=sys.stderr)
     per_seed: list[dict[str, Result]] = []
     values: dict[str, list[np.ndarray]] = {}
-    users: list[np.ndarray] = []  # of queries
+    users: list[np.ndarray] = []  # the user of each query, for each seed
     row_users: list[np.ndarray] = []
     chosen: list[str] = []
     for seed in options.seeds:

@@ -1,4 +1,4 @@
-"""What each use of a graph of the items is worth, and how long it takes to build; sections of RESULTS.md.
+"""Measures how much each use of an item graph helps and how long it takes to build; writes sections of RESULTS.md.
 
     python benchmarks/graph.py runs/quality/movielens-100k --edges ml-100k.csv
     python benchmarks/graph.py runs/quality/movielens-100k --fit
@@ -6,17 +6,18 @@
     python benchmarks/graph.py --recbole ml-100k.kg ml-100k.link --out ml-100k.csv
     python benchmarks/graph.py --items 1000000
 
-With --fit, the hybrid of a run is trained again without a graph and with each of its uses: item vectors that take up
-those of their neighbours (two forms), and the graph as a view of the item-item weights. Each takes as long as the
-run's training did. Finished fits are kept in RUN/ablation/; delete them to fit again.
+With --fit, the hybrid of a run is trained again without a graph and with each use of it: item vectors that include
+those of their neighbours (in two forms), and the graph as a view of the item-item weights. Each training takes as long
+as the run's did. Finished fits are stored in RUN/ablation/; delete them to fit again.
 
-Without it, nothing is trained, and three uses are measured apart: text vectors that are smoothed over the graph, as
-input of the text baseline and of the item-item weights; the graph as a view of the item-item weights; and the
-neighbours of the history, added to the text baseline. Which relations, how much of the neighbours' text and how strong
-a view is chosen on validation; the choice is measured on test queries once, against no graph.
+Without --fit, nothing is trained, and three uses are measured separately: text vectors that are smoothed over the
+graph, as input of the text baseline and of the item-item weights; the graph as a view of the item-item weights; and the
+neighbours of the items in the history, added to the text baseline. The relations, the share of the neighbours' text and
+the strength of the view are chosen on validation queries; the choice is then measured once on test queries and compared
+with no graph.
 
-With --items, the time and memory of building a graph of made-up items, and those of ScaNN (extra scann) for the
-relation of texts.
+With --items, measures the time and memory of building a graph of synthetic items, and those of ScaNN (extra scann) for
+the relation of texts.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ NEAR = (0.1, 0.3, 1.0)
 TEXTS = (30.0, 300.0, 3000.0)
 LABELS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
 MIN_TARGETS, EVENTS_PER_ITEM, NEIGHBOURS = 20, 10, 20
-#: What a fit is given for each use of the graph; strengths are set, not chosen.
+#: The settings of a fit without the graph, and of a fit for each use of it. Strengths are fixed, not chosen.
 NO_GRAPH = {"model.propagation": "none", "item_weights.graph": 0.0}
 FITTED: dict[str, dict[str, object]] = {
     "item vectors of neighbours, lightgcn": {"model.propagation": "lightgcn"},
@@ -77,7 +78,7 @@ FITTED: dict[str, dict[str, object]] = {
 
 
 class Text:
-    """Text similarity, with other vectors than those of the data."""
+    """The text baseline with the given vectors in place of those of the data."""
 
     def __init__(self, baseline: Recommender, vectors: np.ndarray) -> None:
         self.baseline, self.vectors = baseline, vectors
@@ -91,7 +92,7 @@ class Text:
 
 
 class Near:
-    """Text similarity plus ``weight`` times what the graph says: the history, by recency, times its view."""
+    """The text baseline plus ``weight`` times the product of the history, weighted by recency, and the graph's view."""
 
     def __init__(self, baseline: Recommender, view: sparse.csr_array, weight: float) -> None:
         self.baseline, self.view, self.weight = baseline, view, weight
@@ -103,7 +104,7 @@ class Near:
 
 
 class Weights:
-    """Item-item weights."""
+    """Item-item weights as a recommender."""
 
     def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings) -> None:
         self.weights, self.settings = weights, settings.settled()
@@ -115,7 +116,7 @@ class Weights:
 
 
 def variants(graph: ItemGraph) -> Iterator[tuple[str, sparse.csr_array]]:
-    """The graph by kinds of relations, and whole."""
+    """Yields the name and adjacency matrix of each kind of relation, and of all together if there are several."""
     kinds = list(dict.fromkeys(each.kind for each in graph.relations))
     for kind in kinds:
         yield kind, graph.adjacency([kind])
@@ -124,7 +125,7 @@ def variants(graph: ItemGraph) -> Iterator[tuple[str, sparse.csr_array]]:
 
 
 def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph) -> list[list[str]]:
-    """A row for each of the three uses, and one for each recommender without the graph."""
+    """Returns a row for each use of the graph, and one for each recommender without it."""
     text = fit_baseline(data, "text").model
     statistics, unit = data.item_weight_statistics(settings), data.unit_text
 
@@ -164,7 +165,7 @@ def used(
     tries: dict[str, Callable[[], Recommender]],
     use: str,
 ) -> list[list[str]]:
-    """The row of a recommender without the graph and that of the best try, chosen on validation."""
+    """Returns the row of a recommender without the graph and that of the try that is best on validation queries."""
     without = plain()
     base = data.measure(without)
     results: dict[str, Result] = {}
@@ -202,12 +203,12 @@ def used(
 
 
 def enough(result: Result, label: str) -> bool:
-    """Whether a column has targets enough to be shown."""
+    """Returns whether a column has enough targets to be shown."""
     return result.counts[targets_of(label)] >= MIN_TARGETS
 
 
 def targets_of(label: str) -> str:
-    """The name of the number of targets behind a metric."""
+    """Returns the key of a metric's number of targets in the counts of a result."""
     return "/".join(["targets", *label.split("/")[1:]])
 
 
@@ -216,14 +217,14 @@ def listed(numbers: Sequence[float]) -> str:
 
 
 def fitted(run: Run, data: TrainingData, overrides: Mapping[str, object], name: str) -> Recommender:
-    """The run's hybrid, trained again with some settings."""
+    """Returns the run's hybrid, trained again with some settings changed."""
     config = with_settings(run.config, {**NO_GRAPH, **overrides})
     folder = run.folder / ABLATION / f"graph, {name}".replace(",", "").replace(" ", "_")
     return fit_hybrid(data, config, folder, to_stderr).model
 
 
 def of_fits(run: Run, graph: ItemGraph, overrides: Mapping[str, object]) -> list[list[str]]:
-    """A row for the hybrid without the graph, and one for each use of it."""
+    """Returns a row for the hybrid without the graph, and one for each use of it."""
     data = replace(run.training_data, graph=graph)
     plain = fitted(run, data, overrides, "none")
     rows: list[list[str]] = []
@@ -290,7 +291,10 @@ def of_run(folder: Path, edges: Path | None, fits: bool, overrides: Mapping[str,
 
 
 def of_citeulike(folder: Path, command: str) -> None:
-    """Libraries of articles: a tenth of the articles is held out whole. Text is the articles' tags."""
+    """Measures the uses of the graph on CiteULike: users' libraries of articles, whose text is their tags.
+
+    A tenth of the articles is held out with all their events.
+    """
     from tfllmrec.text.encoder import TextEncoder
     from tfllmrec.text.store import VectorStore, encode_items
     from tfllmrec.text.template import ItemTemplate
@@ -315,7 +319,7 @@ def of_citeulike(folder: Path, command: str) -> None:
 
 
 def best_text(data: TrainingData) -> tuple[ItemWeightSettings, float]:
-    """The starting settings with the best strength of the text, and their selection value."""
+    """Returns the starting settings with the best strength of the text, and their selection value."""
     start = starting_item_weights(data)
     tried = {}
     for text in TEXTS:
@@ -327,7 +331,10 @@ def best_text(data: TrainingData) -> tuple[ItemWeightSettings, float]:
 
 
 def citeulike_files(folder: Path, out: Path) -> dict[str, Path]:
-    """``events``, ``items`` and ``edges`` as CSV files, from lines whose first number is how many follow."""
+    """Converts the files of CiteULike to the CSV files ``events``, ``items`` and ``edges``.
+
+    The first number of each line in the source files is the number of entries that follow.
+    """
 
     def lists(name: str) -> list[list[str]]:
         with gzip.open(folder / name, "rt") as lines:
@@ -356,9 +363,9 @@ def citeulike_files(folder: Path, out: Path) -> dict[str, Path]:
 
 
 def convert_recbole(triples: Path, links: Path, out: Path) -> None:
-    """Writes RecBole's atomic files as a file of edges whose heads and tails are item ids where they are items.
+    """Converts RecBole's atomic files to a file of edges; heads and tails that are items have item ids.
 
-    Of the two names that a relation has in both directions, the one from the film is kept.
+    Relations have a name for each direction; only the name whose head is the film is kept.
     """
     frame = pd.read_csv(triples, sep="\t", names=["head", "relation", "tail"], skiprows=1, dtype=str)
     link = pd.read_csv(links, sep="\t", names=["item", "entity"], skiprows=1, dtype=str)
@@ -371,7 +378,7 @@ def convert_recbole(triples: Path, links: Path, out: Path) -> None:
 
 
 class Built(NamedTuple):
-    """A relation and what it cost."""
+    """A relation and its cost."""
 
     relation: Relation
     seconds: float
@@ -380,7 +387,7 @@ class Built(NamedTuple):
 
 
 def made_up_texts(n_items: int) -> np.ndarray:
-    """Texts of width 384, scattered around a topic for a hundred items."""
+    """Returns random text vectors of width 384 around topics, one topic per hundred items."""
     rng = np.random.default_rng(SEED)
     topics = rng.standard_normal((max(n_items // 100, 1), 384), np.float32)
     text = topics[rng.integers(len(topics), size=n_items)]
@@ -389,13 +396,13 @@ def made_up_texts(n_items: int) -> np.ndarray:
 
 
 def texts_by_cells(n_items: int) -> Built:
-    """As ``tfllmrec graph`` does it."""
+    """Builds the relation of texts as ``tfllmrec graph`` does."""
     text, clock = made_up_texts(n_items), Clock()
     return Built(text_relation(text, NEIGHBOURS), *clock.cost(), peak_gb())
 
 
 def texts_by_scann(n_items: int) -> Built:
-    """The same relation by the settings that ScaNN's documentation advises: a tree, codes of 4 bits, exact scores."""
+    """Builds the same relation by ScaNN with settings from its documentation: a tree, 4-bit codes, exact reordering."""
     import scann
 
     text, clock, leaves = made_up_texts(n_items), Clock(), round(2 * n_items**0.5)
@@ -411,7 +418,7 @@ def texts_by_scann(n_items: int) -> Built:
 
 
 def use_together(n_items: int) -> Built:
-    """Ten events an item, by users of ten events who stay in a neighbourhood of the catalogue."""
+    """Builds the relation of use from ten events per item, by users with ten events on items of nearby indices."""
     rng, users = np.random.default_rng(SEED), n_items * EVENTS_PER_ITEM // 10
     near = rng.integers(n_items, size=(users, 1)) + rng.laplace(scale=30, size=(users, 10))
     histories = Ragged(near.round().astype(np.int64).ravel() % n_items, np.arange(0, users * 10 + 1, 10))
@@ -420,7 +427,7 @@ def use_together(n_items: int) -> Built:
 
 
 def of_size(n_items: int, command: str) -> None:
-    """Time and memory for made-up items, each relation in a process of its own."""
+    """Measures time and memory for synthetic items, each relation in a separate process."""
     makers = {"text": texts_by_cells, "text, by ScaNN": texts_by_scann, "use": use_together}
     spawn, built = multiprocessing.get_context("spawn"), {}
     for name, make in makers.items():
@@ -457,7 +464,7 @@ def of_size(n_items: int, command: str) -> None:
 
 
 def recall(relation: Relation, text: np.ndarray, k: int = NEIGHBOURS, asked: int = 200) -> float:
-    """The share of the exact mutual neighbours of some items that are edges."""
+    """Returns the share of the exact mutual neighbours of ``asked`` random items that are edges of the relation."""
 
     def nearest(rows: np.ndarray) -> np.ndarray:
         cosines = text[rows] @ text.T

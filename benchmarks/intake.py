@@ -1,14 +1,15 @@
-"""Event intake: events per second with durable batches, and a hundred kills; a section of RESULTS.md.
+"""Measures the event intake: events per second with durable batches, and a hundred kills; a section of RESULTS.md.
 
     python benchmarks/intake.py
     python benchmarks/intake.py --kills 10 --seconds 1 --folder /mnt/disk
 
-Every contender writes the same events and synchronises its file before it acknowledges a batch; they take turns. ``JSON
-lines`` is the plain alternative: each batch is appended to a file as JSON lines. It checks nothing, and an event that
-is sent twice is there twice. ``fsync`` writes as many bytes without making JSON: the limit of the disk.
+Every contender writes the same events and synchronises its file before it acknowledges a batch; the contenders take
+turns. ``JSON lines`` is the simplest alternative: it appends each batch to a file as JSON lines, without any checks; an
+event that is sent twice is stored twice. ``fsync`` writes as many bytes without encoding JSON: the limit of the disk.
 
-Kills: a server takes events from four clients, by REST and gRPC, and is killed (SIGKILL) at a random moment. What was
-not acknowledged is sent again to the next server. In the end every acknowledged event must be in the log exactly once.
+Kills: a server receives events from four clients over REST and gRPC and is killed (SIGKILL) at a random moment. Events
+that were not acknowledged are sent again to the next server. In the end, every acknowledged event must be in the log
+exactly once.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Append = Callable[[list[Event]], None]
 
 
 def event(rng: random.Random, name: str) -> Event:
-    """An event as a shop would send it, about 200 bytes of JSON; its id begins with the time, as UUIDv7 do."""
+    """Returns an event as a shop would send it, about 200 bytes of JSON; like a UUIDv7, its id begins with the time."""
     return {
         "event_id": f"{time.time_ns():016x}-{name}",
         "user_id": f"user-{rng.randrange(100_000)}",
@@ -73,7 +74,7 @@ def event_log(folder: Path) -> Iterator[Append]:
 
 @contextmanager
 def random_ids(folder: Path) -> Iterator[Append]:
-    """The event log with ids in random order, as UUIDv4 are."""
+    """Opens the event log as a contender whose event ids are random, like UUIDv4."""
     with event_log(folder) as append:
         yield lambda events: append([{**each, "event_id": uuid.uuid4().hex} for each in events])
 
@@ -104,7 +105,7 @@ def fsync(folder: Path) -> Iterator[Append]:
 
 @contextmanager
 def server(scheme: str, folder: Path) -> Iterator[Append]:
-    """A server in a process of its own, which shares the cores with its clients."""
+    """Starts a server in a separate process, which shares the cores with its clients."""
     (folder / "models").mkdir()
     with (
         served(folder / "models", (), "--log", str(folder / "log")) as running,
@@ -129,7 +130,7 @@ def grpc(folder: Path) -> Iterator[Append]:
         yield append
 
 
-#: Name -> how it is opened, and how many threads append at once.
+#: By name: the function that opens the contender, and the number of threads that append at once.
 CONTENDERS: dict[str, tuple[Callable[[Path], Any], int]] = {
     "fsync": (fsync, 1),
     "JSON lines": (json_lines, 1),
@@ -141,7 +142,7 @@ CONTENDERS: dict[str, tuple[Callable[[Path], Any], int]] = {
 
 
 def rate(append: Append, size: int, threads: int, seconds: float, name: str, seed: int) -> tuple[float, float]:
-    """Events per second, and the median milliseconds of a batch, of ``threads`` that append batches of ``size``."""
+    """Appends batches of ``size`` from ``threads``; returns the events per second and the median ms of a batch."""
     ends = time.perf_counter() + seconds
 
     def work(thread: int) -> list[float]:
@@ -160,7 +161,7 @@ def rate(append: Append, size: int, threads: int, seconds: float, name: str, see
 
 
 def speed(folder: Path, seconds: float, seed: int) -> list[str]:
-    """A table: a row for each contender, a column for each size of batch."""
+    """Returns a table with a row for each contender and a column for each batch size."""
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with ExitStack() as stack:
         opened = {}
@@ -186,7 +187,7 @@ def speed(folder: Path, seconds: float, seed: int) -> list[str]:
 
 @dataclass
 class Sender:
-    """A client that sends batches until its server dies; what was not acknowledged, it sends again."""
+    """A client that sends batches until its server dies, and first sends again what was not acknowledged."""
 
     name: str
     rng: random.Random
@@ -215,7 +216,16 @@ class Sender:
 
 @dataclass(frozen=True)
 class Kills:
-    """``twice`` and ``lost``: acknowledged events; ``unasked``: events of the log that nobody sent."""
+    """The outcome of all kills.
+
+    Attributes:
+      kills: The number of kills.
+      acknowledged: The number of acknowledged events.
+      sent_again: The number of events that were in the log already when they were sent again.
+      lost: The number of acknowledged events that are not in the log.
+      twice: The number of surplus copies of events in the log.
+      unasked: The number of events in the log that nobody sent.
+    """
 
     kills: int
     acknowledged: int
@@ -226,7 +236,7 @@ class Kills:
 
 
 def kill(folder: Path, kills: int, seed: int) -> Kills:
-    """Kills the server ``kills`` times while four clients send, and compares its log with what was acknowledged."""
+    """Kills the server ``kills`` times while four clients send, and compares its log with the acknowledged events."""
     rng = random.Random(seed)
     senders = [Sender(f"s{n}", random.Random(seed + 1 + n)) for n in range(4)]
     (folder / "models").mkdir()
@@ -257,7 +267,7 @@ def kill(folder: Path, kills: int, seed: int) -> Kills:
 
 
 def told(result: Kills) -> str:
-    """A line on the kills."""
+    """Returns a line on the outcome of the kills."""
     good = not (result.lost or result.twice or result.unasked)
     return (
         f"{result.kills} kills of a server with four clients: {result.acknowledged:,} events were acknowledged; "

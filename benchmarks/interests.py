@@ -1,10 +1,10 @@
-"""Do a user's interests predict the labels of the next item? A section of RESULTS.md for each run.
+"""Measures how well users' interests predict the labels of the next item; writes a section of RESULTS.md for each run.
 
     python benchmarks/interests.py runs/quality/beauty runs/quality/movielens-100k
 
-The lists are those of the served signature: learned labels, and labels as they are counted in the history; each is
-compared with the labels of the test queries' items. In a run without a forecast, labels are learned first; the run
-stays as it is.
+The lists of labels are those of the served signature: labels of the learned forecast, and labels counted in the
+history. Each is compared with the labels of the test queries' targets. If a run has no forecast, one is trained first;
+the run itself is not changed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tfllmrec.training.interests import (
 )
 
 K = 5
-USERS = 20  # whose labels are shown
+USERS = 20  # number of users whose labels are shown
 FIGURES = {"precision": f"precision@{K}", "recall": f"recall@{K}", "specific": f"recall@{K} of specific labels"}
 LEARNED, COUNTED, NAMES, LAST, FREQUENT = (
     "learned", "as counted in the history", "names alone (categories, authors), as counted",
@@ -56,7 +56,7 @@ def last_only(queries: Queries) -> Queries:
 
 
 def named_only(found: Interests) -> Interests:
-    """With the names that the catalogue gives, such as categories, and no phrase."""
+    """Returns the interests with only the labels that are names in the catalogue, such as categories; no phrases."""
     named = np.append(found.named, False)[found.columns]
     return replace(
         found,
@@ -66,7 +66,7 @@ def named_only(found: Interests) -> Interests:
 
 
 def cells_of(figures: LabelFigures, learned: LabelFigures, users: np.ndarray) -> list[str]:
-    """A row's means, and how much higher those of ``learned`` are, with the paired 95 % interval over users."""
+    """Returns a row's means, and how much higher those of ``learned`` are, with the paired 95 % interval over users."""
     cells = []
     for name in FIGURES:
         values = getattr(figures, name)
@@ -81,10 +81,14 @@ def cells_of(figures: LabelFigures, learned: LabelFigures, users: np.ndarray) ->
 
 
 def shown(run: Run, found: Interests, queries: Queries, lists: np.ndarray | None, counted: np.ndarray) -> str:
-    """A table of the labels of a few users and of the titles of their newest items.
+    """Returns a table of the labels of a few users, with the titles of their newest items and of the next item.
 
     Args:
-      lists: learned; ``None``: there are none.
+      run: The run.
+      found: The interests.
+      queries: The queries.
+      lists: The learned labels of each query; ``None`` if there is no forecast.
+      counted: The labels counted in the history of each query.
     """
     items, names = run.split.items, np.append(found.labels, "")
     titles = items[TITLE] if TITLE in items else items["item_id"]
@@ -103,7 +107,7 @@ def shown(run: Run, found: Interests, queries: Queries, lists: np.ndarray | None
 
 
 def learned_of(run: Run, found: Interests, hybrid: Servable) -> tuple[LabelForecast | None, InterestRecord | None]:
-    """The run's forecast, whether it was kept or not, or one that is learned now; ``None`` with too little to learn."""
+    """Returns the run's forecast, even an unused one, or trains one; ``None`` if there is too little data."""
     folder = run.folder / INTERESTS
     if (folder / FORECAST).is_file():
         return LabelForecast.load(folder / FORECAST, REMEDY), InterestRecord.load(folder)

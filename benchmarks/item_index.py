@@ -1,13 +1,13 @@
-"""Top 10 inside the graph, with a million items or as many as you like; a section of RESULTS.md.
+"""Measures the top 10 of the item index, with a million items or as many as you like; writes a section of RESULTS.md.
 
     python benchmarks/item_index.py
     python benchmarks/item_index.py --items 12000 100000 --dims 64
 
-Vectors are made like learned ones: directions in clusters of clusters whose sizes follow a power law, lengths as gates
-scale them. Queries lie near items; recall is measured on others than a partition was chosen on. Each catalogue's
-contenders take turns, one query at a time, and the limit is one of them: the time in which the same process only reads
-the bytes of the float32 vectors (the largest number of all). So a figure that counts is the ratio to it; the machine
-may be busy.
+Synthetic vectors resemble learned ones: directions in clusters of clusters whose sizes follow a power law, and lengths
+that vary as if scaled by gates. Queries lie near items; recall is measured on queries other than those that a partition
+was chosen on. For each catalogue, the contenders take turns, one query at a time. One of them is the limit: the time in
+which the same process only reads the bytes of the float32 vectors (their maximum). The machine may be busy, so the
+figure to compare is the ratio to the limit.
 """
 
 from __future__ import annotations
@@ -30,14 +30,20 @@ from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.item_vectors import ItemVectors
 from tfllmrec.serving.signatures import SAMPLED
 
-QUERIES = 300  # that are asked: others than the SAMPLED that a partition is chosen on
-PAIRS = 10_240  # of the sparse part: a history of 20 with 512 neighbours each
+QUERIES = 300  # number of measured queries, beside the SAMPLED queries that a partition is chosen on
+PAIRS = 10_240  # number of pairs of the sparse part: a history of 20 items with 512 neighbours each
 LIMIT = "the bytes read once"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """``milliseconds`` of each turn; ``recall`` of the exact top 10."""
+    """The figures of a contender.
+
+    Attributes:
+      name: The name of the contender.
+      milliseconds: The time of each turn.
+      recall: The share of the exact top 10 that it finds; ``None`` if not measured.
+    """
 
     name: str
     milliseconds: np.ndarray
@@ -45,7 +51,7 @@ class Contender:
 
 
 def clustered(items: int, dim: int, queries: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Item vectors float32 ``[N, D]`` and queries float32 ``[Q, D]``."""
+    """Returns random clustered item vectors, float32 ``[N, D]``, and unit queries near items, float32 ``[Q, D]``."""
     fine = max(items // 60, 2)
     coarse = rng.standard_normal((max(fine // 60, 2), dim), np.float32)
     centres = coarse[rng.integers(0, len(coarse), fine)] + 0.7 * rng.standard_normal((fine, dim), np.float32)
@@ -59,7 +65,7 @@ def clustered(items: int, dim: int, queries: int, rng: np.random.Generator) -> t
 
 
 def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender], str]:
-    """All contenders on one catalogue, and a line on the partition and on ScaNN."""
+    """Measures all contenders on one catalogue; also returns a line on the partition and on ScaNN."""
     rng = np.random.default_rng(seed)
     vectors, queries = clustered(items, dim, SAMPLED + QUERIES, rng)
     sampled, asked = queries[:SAMPLED], queries[SAMPLED:]
@@ -95,7 +101,7 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
     taken: dict[str, list[float]] = {name: [] for name in ask}
     hits: dict[str, list[float]] = {name: [] for name in indexes}
     for name, function in ask.items():
-        function(asked[:1])  # the first call plans the graph
+        function(asked[:1])  # warm-up: the first call plans the graph
         if name in hits and name != "exact":
             for query, best in zip(asked, wanted, strict=True):
                 hits[name].append(len(best & set(np.asarray(function(query[np.newaxis])).ravel().tolist())) / RECALL_AT)
@@ -109,13 +115,13 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
 
 
 def reader(vectors: ItemVectors) -> Callable[..., object]:
-    """Reads the bytes of float32 ``vectors`` once, whatever it is given: the limit of a scan."""
+    """Returns a function that reads the bytes of float32 ``vectors`` once and ignores its arguments: a scan's limit."""
     read = tf.function(lambda: tf.reduce_max(vectors.whole)).get_concrete_function()
     return lambda *_: read().numpy()
 
 
 def _asker(index: ItemIndex, pairs: tuple[np.ndarray, np.ndarray] | None = None) -> Callable[[np.ndarray], object]:
-    """One query ``[1, D]`` -> indices ``[1, 10]``, as a served signature would."""
+    """Returns a function from a query ``[1, D]`` to item indices ``[1, 10]``, traced like a served signature."""
     given = None if pairs is None else (tf.constant(pairs[0]), tf.constant(pairs[1]))
     top = tf.function(lambda query: index.top_k(query, [RECALL_AT], pairs=given)[0]).get_concrete_function(
         tf.TensorSpec([None, index.vectors.dim], tf.float32)
@@ -124,7 +130,7 @@ def _asker(index: ItemIndex, pairs: tuple[np.ndarray, np.ndarray] | None = None)
 
 
 def table(contenders: list[Contender]) -> list[str]:
-    """Median and lowest time, and their ratio to the limit; the limit's own is the first row."""
+    """Returns a table of the median and lowest times, and the lowest as a ratio to the limit's, in the first row."""
     limit = contenders[0].milliseconds
     rows = ["| | median ms | lowest ms | lowest, against the limit | recall@10 |", "|---|---:|---:|---:|---:|"]
     for c in contenders:

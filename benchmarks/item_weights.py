@@ -1,11 +1,11 @@
-"""Item-item weights by rank: accuracy, seconds, memory; a section of RESULTS.md.
+"""Measures accuracy, time and memory of item-item weights by rank; writes a section of RESULTS.md.
 
     python benchmarks/item_weights.py ../shared/data/amazon-2014/beauty
     python benchmarks/item_weights.py --synthetic 100000
 
-A folder is measured on its validation queries. Made data has no accuracy worth a look: a million events of people who
-stay in a neighbourhood of the catalogue, some items far more popular than others, and random text vectors.
-With the rank *all* they are solved exactly.
+The data set in a folder is measured on its validation queries. On synthetic data, accuracy is not measured: it has a
+million events of users who stay near a random place of the catalogue, a few very popular items, and random text
+vectors. With the rank *all*, the weights are solved exactly.
 """
 
 from __future__ import annotations
@@ -44,7 +44,16 @@ EVENTS, USERS = 1_000_000, 100_000
 
 @dataclass(frozen=True)
 class Task:
-    """Training histories, text, and what to measure on (nothing, for made data)."""
+    """The training data and the queries to measure on.
+
+    Attributes:
+      histories: The training histories.
+      text: The text vectors of the items.
+      settings: The settings of the item-item weights.
+      validation: The validation queries; ``None`` for synthetic data.
+      train_counts: The number of training events of each item.
+      strata: The strata of the items; empty for synthetic data.
+    """
 
     histories: Ragged
     text: np.ndarray
@@ -56,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     rank: str
     neighbours: int
@@ -96,7 +105,7 @@ def made(n_items: int, text_width: int, settings: ItemWeightSettings) -> Task:
 
 
 class Weights:
-    """Item-item weights as a Recommender."""
+    """Item-item weights as a recommender."""
 
     def __init__(self, weights: PrunedWeights, decay: float) -> None:
         self.weights, self.decay = weights, decay
@@ -128,7 +137,7 @@ def solved(task: Task, neighbours: int, rank: int | Literal["all"]) -> Row:
 
 
 class Clock:
-    """Seconds, and CPU seconds of this process, since it was made."""
+    """Measures the seconds and the CPU seconds of this process since the clock was created."""
 
     def __init__(self) -> None:
         self.started, self.cpu = time.perf_counter(), time.process_time()
@@ -138,12 +147,12 @@ class Clock:
 
 
 def peak_gb() -> float:
-    """The most memory that this process has had at once."""
+    """Returns the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def rows_of(task: Task, neighbours: list[int], ranks: list[int | Literal["all"]]) -> Iterator[Row]:
-    """Each solution in a process of its own, for a peak of its own; it includes the data."""
+    """Yields a row for each solution, solved in a separate process with its own peak memory (including the data)."""
     spawn = multiprocessing.get_context("spawn")
     for rank in ranks:
         for kept in neighbours if rank == "all" else neighbours[-1:]:

@@ -1,16 +1,19 @@
-"""Kills intakes, updates, promotions and rollbacks at random moments while requests run, and looks at what is left.
+"""Kills intakes, updates, promotions and rollbacks at random moments during requests, and checks the state they leave.
 
     python benchmarks/kill_updates.py --kills 100                         # planted data, a run that takes a minute
     python benchmarks/kill_updates.py runs/shop --events june.csv --kills 100
 
-exports the run, and serves it by ``tfllmrec serve`` with an event log. Clients ask the version ``stable`` all the time,
-and send an event after each answer. Meanwhile ``events append``, ``update``, ``promote`` and ``rollback`` are started
-and killed (SIGKILL) after a random part of the processor time that each takes undisturbed, so that kills on a busy
-machine do not all come too early. An update starts in a process that has loaded TensorFlow already, so that the kill
-meets the update. After each kill: ``promotions.json`` has the state before the command or the one after it, and the
-versions that it names are whole. At the end the killed update goes on to the result of one without interruption, and
-the log has each event once: those that were acknowledged, and those of the appended files. A section of RESULTS.md; the
-exit code is 1 where any of this failed or a request did. Nothing is written beside the run.
+exports the run and serves it by ``tfllmrec serve`` with an event log. Clients continuously send requests to the version
+``stable``, and an event after each answer. Meanwhile ``events append``, ``update``, ``promote`` and ``rollback`` are
+started and killed (SIGKILL) after a random share of the processor time that each takes without a kill; on a busy
+machine, kills after a share of the wall time would all come too early. An update starts in a process that has already
+loaded TensorFlow, so that the kill hits the update itself.
+
+After each kill, ``promotions.json`` must have the state before the command or the one after it, and the versions that
+it names must be complete. At the end, the killed update is resumed and must reach the same result as one without
+interruption, and the log must have each acknowledged event and each event of the appended files exactly once. Writes a
+section of RESULTS.md. The exit code is 1 if any of these checks or a request failed. Nothing is written to the run's
+folder.
 """
 
 from __future__ import annotations
@@ -47,11 +50,11 @@ from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest, version_folders
 from tfllmrec.serving.promotion import Promotions, read_promotions
 
 ACTIONS = ("intake", "update", "promote", "rollback")
-#: Seconds between two looks at a process; the longest time to a kill, as a share of the undisturbed one.
+#: Seconds between two polls of a process; the longest processor time before a kill, as a share of the undisturbed one.
 POLL_S, LONGEST = 0.002, 1.1
-#: Events of a file that is appended.
+#: The number of events in a file that is appended.
 APPENDED = 20_000
-#: Settings of the fit on planted data, which is not meant to be good.
+#: Settings of the fit on planted data, whose quality does not matter.
 SMALL = (
     "model.embedding_dim=16", "model.blocks=1", "training.epochs=1", "ranking.epochs=1", "evaluation.bootstrap=20",
     "evaluation.baselines=[popularity]", "board.details=false",
@@ -60,7 +63,18 @@ SMALL = (
 
 @dataclass
 class Figures:
-    """By action: kills, commands that ended before, those that left the new state, and the CPU seconds of one."""
+    """The counts and measurements of the benchmark.
+
+    Attributes:
+      kills: The number of kills by action.
+      ended: The number of commands that ended before the kill, by action.
+      done: The number of commands that left the new state, by action.
+      seconds: The processor time of an undisturbed command, by action.
+      answers: The number of answers to the clients.
+      acknowledged: The number of events that were acknowledged.
+      failures: The errors of requests.
+      troubles: The failed checks.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
@@ -73,10 +87,10 @@ class Figures:
 
 
 class Asker(threading.Thread):
-    """Asks the stable version, and sends an event after each answer, until told to stop.
+    """A client that sends requests to the stable version, and an event after each answer, until ``stop`` is set.
 
     Attributes:
-      sent: the ids of the events that were acknowledged.
+      sent: The ids of the acknowledged events.
     """
 
     def __init__(self, address: str, model: str, items: list[str], figures: Figures, seed: int) -> None:
@@ -97,14 +111,23 @@ class Asker(threading.Thread):
                     [{"user_id": self._name, "item_id": answer[0].item_id, "event_id": event_id, "kind": "click"}]
                 )
                 self.sent.append(event_id)
-            except Exception as error:  # whatever it is, it counts
+            except Exception as error:  # any error counts as a failure
                 self._figures.failures.append(f"{type(error).__name__}: {error}")
             time.sleep(0.05)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the commands work on: the run and its new events, the model's folder, the updated run, the log, its file."""
+    """The paths that the commands work on.
+
+    Attributes:
+      run: The run.
+      events: The new events for an update.
+      model: The folder of the exported model.
+      out: The folder of the updated run.
+      log: The event log.
+      appended: The file of events that is appended to the log.
+    """
 
     run: Path
     events: Path
@@ -133,10 +156,10 @@ def _update(run: Path, events: Path, out: Path) -> None:
 
 
 class Started:
-    """A command, or an update in a process that is forked from one that has loaded TensorFlow.
+    """A started command, or an update in a process that is forked from one that has loaded TensorFlow.
 
     Attributes:
-      cpu_s: the processor time that it has taken, once it has ended.
+      cpu_s: The processor time that it has taken; complete when it has ended.
     """
 
     def __init__(self, work: Work, action: str) -> None:
@@ -154,7 +177,11 @@ class Started:
         return self._popen.poll() if self._forked is None else self._forked.exitcode
 
     def end(self, within_s: float | None = None) -> int:
-        """The exit code, after a kill once it has taken so much processor time; ``None``: it is not killed."""
+        """Waits for its end and returns the exit code.
+
+        Args:
+          within_s: The processor time after which it is killed; ``None``: it is not killed.
+        """
         pid = (self._popen or self._forked).pid
         while (code := self._code()) is None:
             self.cpu_s = max(self.cpu_s, cpu_seconds(pid))
@@ -171,7 +198,7 @@ _FORKED = multiprocessing.get_context("forkserver")
 
 
 def undisturbed(work: Work, action: str) -> float:
-    """Its processor time."""
+    """Runs a command to its end and returns its processor time."""
     started = Started(work, action)
     if code := started.end():
         raise SystemExit(f"{action} ended with exit code {code}: start it by hand to see why")
@@ -179,7 +206,7 @@ def undisturbed(work: Work, action: str) -> float:
 
 
 def planted(folder: Path) -> tuple[Path, Path]:
-    """A run that was fitted on users who walk along a ring of items, and a file of later steps."""
+    """Fits a run on users who walk along a ring of items; returns its folder and a file of later steps."""
     draw = np.random.default_rng(0)
 
     def steps(first_s: int, users: int, count: int) -> pd.DataFrame:
@@ -201,14 +228,14 @@ def planted(folder: Path) -> tuple[Path, Path]:
 
 
 def copied(model: Path) -> None:
-    """The next version, a copy of the newest one."""
+    """Adds the next version of a model as a copy of its newest one."""
     newest = max(version_folders(model))
     shutil.copytree(model / str(newest), model / ".copy")
     (model / ".copy").rename(model / str(newest + 1))
 
 
 def problem(model: Path, before: Promotions, after: Promotions) -> str | None:
-    """What is wrong with the state that a killed command left."""
+    """Returns what is wrong with the state that a killed command left, or ``None``."""
     changed = after.history[: len(before.history)] == before.history and len(after.history) <= len(before.history) + 2
     if after != before and not (changed and len(after.history) > len(before.history)):
         return f"another state than before or after: {after.labels}"
@@ -220,7 +247,7 @@ def problem(model: Path, before: Promotions, after: Promotions) -> str | None:
 
 
 def count(figures: Figures, number: int, action: str, code: int) -> None:
-    """A kill, or a command that ended before it came, which must have succeeded."""
+    """Counts a kill, or a command that ended before it, which must have succeeded."""
     if code == -signal.SIGKILL:
         figures.kills[action] += 1
     else:
@@ -230,7 +257,7 @@ def count(figures: Figures, number: int, action: str, code: int) -> None:
 
 
 def lost_or_twice(log: Path, askers: list[Asker], files: int) -> list[str]:
-    """What is wrong with the events of a log: each acknowledged one, and each of so many files, must be there once."""
+    """Returns what is wrong with the log: it must have each acknowledged event and each event of all files once."""
     with EventLog(log) as opened:
         found = Counter(event["event_id"] for event in opened.replay())
     expected = {event_id for asker in askers for event_id in asker.sent}
@@ -249,7 +276,7 @@ def write_appended(path: Path, number: int) -> None:
 
 
 def kill_all(run: Path, events: Path, kills: int, seed: int) -> Figures:
-    """The whole of it."""
+    """Runs the benchmark with ``kills`` kills, which take turns among :data:`ACTIONS`."""
     figures, draw, files = Figures(), random.Random(seed), 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -316,7 +343,7 @@ def kill_all(run: Path, events: Path, kills: int, seed: int) -> Figures:
 
 
 def section(figures: Figures, made: str) -> str:
-    """Whether it passed, and the counts."""
+    """Returns the text of the section: whether all checks passed, and the counts."""
     failed = [*figures.troubles, *figures.failures[:3]]
     counts = [
         f"{action}: {figures.kills[action]} kills within {figures.seconds[action] * LONGEST:.1f} CPU seconds, "

@@ -1,9 +1,9 @@
-"""Search in English, Chinese and German by each bundled encoder; a section of benchmarks/RESULTS.md.
+"""Measures search in English, Chinese and German with each bundled encoder; a section of benchmarks/RESULTS.md.
 
     python benchmarks/languages.py
 
-300 films with titles and categories in three languages, and 100 queries in each language, which do not use the words of
-the titles (tests/text/multilingual). Films and queries are in the same language. Nothing is trained.
+The data are 300 films with titles and categories in three languages, and 100 queries in each language, which do not use
+the words of the titles (tests/text/multilingual). Films and queries are in the same language. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def rows(name: str) -> list[dict]:
 
 
 def recalls(encoder: Encoder | None, language: str) -> np.ndarray:
-    """recall@10 of each query, float64 ``[100]``; without an encoder, by shared n-grams alone."""
+    """Returns recall@10 of each query, float64 ``[100]``; without an encoder, by shared n-grams alone."""
     films, queries = rows("films.jsonl"), rows("queries.jsonl")
     texts = [f"{film[f'title_{language}']} ({', '.join(film[f'categories_{language}'])})" for film in films]
     asked = [query[f"query_{language}"] for query in queries]
@@ -47,7 +47,7 @@ def recalls(encoder: Encoder | None, language: str) -> np.ndarray:
         items = encoder.encode(texts)
         factors, _, _ = search_weights(items, encoder.widths)
         scores = encoder.for_queries.encode(asked) * factors @ items.T
-    # Hidden from a list: films that share nothing with the query, which would come in the order of the file.
+    # Films with a score of 0 are left out of the lists: they share nothing with the query, and would be in file order.
     ids = np.array([film["item_id"] for film in films])
     found = [set(ids[np.argsort(-row, kind="stable")[:K]][np.sort(row)[::-1][:K] != 0]) for row in scores]
     relevant = [set(query["relevant"]) for query in queries]
@@ -55,7 +55,7 @@ def recalls(encoder: Encoder | None, language: str) -> np.ndarray:
 
 
 def tf_idf_cosines(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """float64 ``[B, N]``: cosines of the counts of n-grams, weighed by ``log(N / texts with the n-gram)``."""
+    """Returns cosines of n-gram counts weighted by ``log(N / texts with the n-gram)``, float64 ``[B, N]``."""
     counts = [Counter(n_grams(text)) for text in texts]
     frequency = Counter(gram for count in counts for gram in count)
     column = {gram: i for i, gram in enumerate(frequency)}
@@ -69,7 +69,7 @@ def tf_idf_cosines(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
 
 def n_grams(text: str) -> list[str]:
-    """Words and their runs of four characters; of Chinese, characters and pairs of them."""
+    """Returns the words of a text and their runs of four characters; for Chinese, single characters and pairs."""
     grams = []
     for word in re.findall(r"[\u4e00-\u9fff]+|[^\W\u4e00-\u9fff]+", text.casefold()):
         sizes = (1, 2) if word[0] >= "\u4e00" else (4, len(word) + 2)

@@ -1,9 +1,10 @@
-"""What a cap for each category and a share for the tail cost; a section of RESULTS.md for each run.
+"""Measures what a cap per category and a share for tail items cost; writes a section of RESULTS.md for each run.
 
     python benchmarks/list_rules.py runs/quality/movielens-100k
 
-Lists of 10 out of the best 50 items, as ``recommend_full`` makes them (``tfllmrec.layers.list_order``), on the test
-queries: in the order of the ranking model if the run has one that changes it. Nothing is trained.
+Lists of 10 out of the best 50 items are made for the test queries as by ``recommend_full``
+(``tfllmrec.layers.list_order``), in the order of the ranking model if the run has one that changes the order. Nothing
+is trained.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tfllmrec.runs.run import Run
 CAPS = (0, 1, 2, 3, 5, 8)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 Setting = tuple[int, float]
-"""A cap and a share."""
+"""A cap per category (0: none) and a share for tail items."""
 
 
 def served(run: Run) -> tuple[Recommender, str]:
@@ -39,7 +40,7 @@ def served(run: Run) -> tuple[Recommender, str]:
 
 
 def category_matrix(cells: Sequence[str]) -> np.ndarray:
-    """The numbers of the categories of each item, int32 ``[N, M]``, filled up with -1."""
+    """Returns the numbers of each item's categories, int32 ``[N, M]``, padded with -1."""
     names = list(map(category_names, cells))
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for row in names for name in row))}
     matrix = np.full((len(names), max([1, *map(len, names)])), -1, np.int32)
@@ -49,7 +50,7 @@ def category_matrix(cells: Sequence[str]) -> np.ndarray:
 
 
 def lists(run: Run, recommender: Recommender, settings: Sequence[Setting]) -> dict[Setting, np.ndarray]:
-    """The lists of all test queries by each setting, int ``[Q, K]``, -1 where a list is shorter."""
+    """Returns the lists of all test queries for each setting, int ``[Q, K]``; shorter lists are padded with -1."""
     items = run.split.items
     categories = category_matrix(items[CATEGORIES].tolist() if CATEGORIES in items else [""] * len(items))
     tail = run.split.strata(run.config.evaluation.head_share)["tail"]
@@ -79,10 +80,13 @@ def lists(run: Run, recommender: Recommender, settings: Sequence[Setting]) -> di
 
 
 def figures(listed: np.ndarray, targets: np.ndarray, tail: np.ndarray, categories: np.ndarray) -> dict[str, float]:
-    """Of lists int ``[Q, K]``.
+    """Returns the figures of lists.
 
     Args:
-      targets: int ``[Q]``. tail: bool ``[N]``. categories: int32 ``[N, M]``, see :func:`category_matrix`.
+      listed: The lists, int ``[Q, K]``, padded with -1.
+      targets: The target of each query, int ``[Q]``.
+      tail: Whether an item is a tail item, bool ``[N]``.
+      categories: The categories of each item, int32 ``[N, M]``, see :func:`category_matrix`.
     """
     found, there = listed == targets[:, np.newaxis], listed >= 0
     of_lists = np.where(there[..., np.newaxis], categories[listed], -1).reshape(len(listed), -1)
@@ -98,7 +102,7 @@ def figures(listed: np.ndarray, targets: np.ndarray, tail: np.ndarray, categorie
 
 
 def table(name: str, rows: Mapping[str, dict[str, float]]) -> list[str]:
-    """A table with a row for each value of a rule; the first is without it."""
+    """Returns a table with a row for each value of a rule; the first row is without the rule."""
     plain = next(iter(rows.values()))
     header = [name, *plain]
     cells = [

@@ -1,10 +1,10 @@
-"""Fits a data set with text alone, with the fields of its items, and with a second encoder's vectors as one more field.
+"""Fits a data set with text alone, with the fields of its items, and with a second encoder's vectors as another field.
 
     python benchmarks/modalities.py beauty --encoder use --seeds 1 2 42
 
-The vectors of the second encoder are a column of the items (``text.encoder`` stays the default), so they are read as an
-image's or a sound's would be. Each variant is fitted for each seed into runs/modalities/SET, without baselines; an
-interrupted fit is resumed. Writes a section of benchmarks/RESULTS.md.
+The vectors of the second encoder are a column of the items (``text.encoder`` keeps its default), so the model reads
+them like vectors of images or sounds. Each variant is fitted for each seed into runs/modalities/SET, without baselines;
+an interrupted fit is resumed. Writes a section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tfllmrec.text.template import ItemTemplate
 
 #: The column of the vectors.
 VECTORS = "second_vector"
-#: How the line of a fit begins that says whether the fields are read.
+#: The beginning of the fit's line that says whether the fields are read.
 CHOSEN = "fields of items"
-#: By name: the settings of a variant.
+#: The settings of each variant by name.
 VARIANTS = {
     "text and id": ["model.item_fields=none"],
     "and the fields of items": ["model.item_fields=all", f"data.fields.{VECTORS}.use=false"],
@@ -53,7 +53,7 @@ def items_with_vectors(data: dict[str, str], encoder_name: str, path: Path) -> N
 
 
 def about(encoder: str) -> str:
-    """What the variants have in common."""
+    """Describes what the variants have in common."""
     return f"Each row reads all that the row above it reads. The vectors are those of the encoder {encoder}."
 
 

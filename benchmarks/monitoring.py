@@ -1,4 +1,4 @@
-"""Alarms of monitoring on simulated days: without a change, and with one change planted; a section of RESULTS.md.
+"""Counts the alarms of monitoring on simulated days without a change and with one planted; a section of RESULTS.md.
 
     python benchmarks/monitoring.py
 
@@ -33,15 +33,25 @@ CATALOGUE = pd.DataFrame(
 
 @dataclass(frozen=True)
 class Service:
-    """How a simulated service behaves on a day.
+    """The behaviour of a simulated service on a day.
+
+    Users differ in the share of items that they click, in the length of their histories and in their devices. There is
+    one search for every three lists.
 
     Attributes:
-      users: who come. lists: for which each asks, on the mean; users like what is shown more or less than others.
-      clicks: mean share of shown items that are clicked. bought: of these, those that are bought. stay_s: mean dwell.
-      history: mean length of histories. unknown: share of their ids that the model does not know.
-      empty: share of lists.
-      score: mean best score. phone: share of requests from phones. steepness: how much popular items are preferred.
-      letters, script: of searches, one for each three lists.
+      users: The number of users.
+      lists: The mean number of lists that a user requests.
+      clicks: The mean share of shown items that are clicked.
+      bought: The share of clicked items that are bought.
+      stay_s: The mean dwell time after a click.
+      history: The mean length of histories.
+      unknown: The share of ids in histories that the model does not know.
+      empty: The share of lists that are empty.
+      score: The mean of the lists' best scores.
+      phone: The share of requests from phones.
+      steepness: The preference for popular items: the exponent of the power law of their ranks.
+      letters: The length of search texts: 1 plus a Poisson number with this mean.
+      script: The script of search texts.
     """
 
     users: int = 400
@@ -59,7 +69,7 @@ class Service:
     script: str = "LATIN"
 
 
-#: Name of the change -> what it changes, and the words with which its own alarms begin.
+#: By the name of a change: the settings that it replaces, and the beginnings of the names of its own alarms.
 CHANGES: dict[str, tuple[dict[str, float | str], tuple[str, ...]]] = {
     "clicks fall by 30 %": ({"clicks": 0.056}, ("ctr", "bounce", "conversion")),
     "purchases fall by half": ({"bought": 0.075}, ("conversion",)),
@@ -77,7 +87,7 @@ CHANGES: dict[str, tuple[dict[str, float | str], tuple[str, ...]]] = {
     "texts in another script": ({"script": "CYRILLIC"}, ("script of texts",)),
 }
 
-#: Name -> how the service is before and after, where nothing changed but how many users came and how often.
+#: By name: settings of the service before and after, which differ only in the number of users and of their lists.
 ACTIVITY: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "seven days before one hour": ({"lists": 42.0}, {"lists": 1.2, "users": 100}),
     "half as many lists a user": ({}, {"lists": 3.0}),
@@ -86,7 +96,7 @@ ACTIVITY: dict[str, tuple[dict[str, float], dict[str, float]]] = {
 
 
 def day_of(service: Service, rng: np.random.Generator, day: int) -> Observed:
-    """One day of a service."""
+    """Simulates one day of a service."""
     start = 1.79e9 + day * DAY_S
     lists = rng.geometric(1 / service.lists, service.users)
     user = np.repeat(np.arange(service.users), lists)
@@ -140,7 +150,7 @@ def report_of(before: Observed, now: Observed) -> Report:
 
 
 def without_change(days: int, seed: int, service: Service = Service()) -> list[list[str]]:
-    """What the alarms of each day are about."""
+    """Returns the subjects of the alarms of each simulated day, without a change."""
     rng = np.random.default_rng(seed)
     before, found = day_of(service, rng, 0), []
     for day in range(1, days + 1):
@@ -151,7 +161,7 @@ def without_change(days: int, seed: int, service: Service = Service()) -> list[l
 
 
 def with_change(name: str, days: int, seed: int, service: Service = Service()) -> tuple[int, int]:
-    """On how many days a planted change has its alarm, and on how many there is any other."""
+    """Returns the number of days on which a planted change has its alarm, and of those with any other alarm."""
     changed, own = CHANGES[name]
     rng = np.random.default_rng(seed)
     found = other = 0
@@ -165,7 +175,7 @@ def with_change(name: str, days: int, seed: int, service: Service = Service()) -
 
 
 def with_activity(name: str, days: int, seed: int, service: Service = Service()) -> list[list[str]]:
-    """What the alarms are about where users only came more or less often."""
+    """Returns the subjects of the alarms of each pair of days that differ only in activity, see :data:`ACTIVITY`."""
     rng = np.random.default_rng(seed)
     before, after = (replace(service, **changed) for changed in ACTIVITY[name])  # type: ignore[arg-type]
     return [

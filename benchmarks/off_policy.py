@@ -1,9 +1,9 @@
-"""What the other policy's log earned, estimated from one log of Open Bandit; and coverage over simulated logs.
+"""Estimates the reward of one policy from the log of another on Open Bandit, and coverage over simulated logs.
 
     python benchmarks/off_policy.py
 
 The small Open Bandit data (Saito et al. 2020) has 10,000 impressions of a random policy and of Bernoulli Thompson
-sampling (BTS) for each of two campaigns. A section of RESULTS.md. Nothing is trained; it takes some minutes.
+sampling (BTS) for each of two campaigns. Writes a section of RESULTS.md. Nothing is trained; it takes some minutes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tfllmrec.feedback.off_policy import (
 )
 
 CAMPAIGNS = ("men", "women")
-#: Exposures that the mean click rate of a campaign counts as in the simulated click rate of an item at a position.
+#: The weight, in exposures, of a campaign's mean click rate in the simulated click rate of an item at a position.
 PRIOR = 300.0
 
 
 def read_log(data: Path, policy: str, campaign: str) -> pd.DataFrame:
-    """A log of Open Bandit as an exposure log."""
+    """Reads a log of Open Bandit as an exposure log."""
     frame = pd.read_csv(
         data / f"{policy}_{campaign}.csv.gz", usecols=["item_id", "position", "click", "propensity_score"]
     )
@@ -45,13 +45,13 @@ def read_log(data: Path, policy: str, campaign: str) -> pd.DataFrame:
 
 
 def frequencies(frame: pd.DataFrame) -> pd.DataFrame:
-    """How often each item was shown at each position, as a policy table."""
+    """Returns the relative frequency of each item at each position, as a policy table."""
     counts = frame.groupby([POSITION, ITEM]).size()
     return (counts / counts.groupby(POSITION).transform("sum")).rename(PROBABILITY).reset_index()
 
 
 def uniform(frame: pd.DataFrame) -> pd.DataFrame:
-    """The random policy over all items of a campaign."""
+    """Returns the random policy over all items of a campaign, as a policy table."""
     items = np.arange(frame[ITEM].max() + 1)
     return pd.DataFrame({ITEM: items, PROBABILITY: 1 / len(items)})
 
@@ -62,7 +62,13 @@ def estimated(frame: pd.DataFrame, target: pd.DataFrame) -> OffPolicy:
 
 
 class World(NamedTuple):
-    """A campaign to simulate logs of: click rates and two policies, float64 ``[P, A]`` each."""
+    """A campaign whose logs are simulated; all arrays are float64 ``[P, A]``, by position and item.
+
+    Attributes:
+      clicks: The click rates.
+      random: The probabilities of the random policy.
+      bts: The probabilities of the BTS policy.
+    """
 
     clicks: np.ndarray
     random: np.ndarray
@@ -86,7 +92,7 @@ class World(NamedTuple):
 
 
 def world(data: Path, campaign: str) -> World:
-    """Click rates of both logs together, shrunk to their mean, and the policies."""
+    """Returns a campaign with the click rates of both logs together, shrunk to their mean, and both policies."""
     logs = [read_log(data, policy, campaign) for policy in ("random", "bts")]
     items = int(max(frame[ITEM].max() for frame in logs)) + 1
     both = pd.concat(logs)
@@ -100,7 +106,7 @@ def world(data: Path, campaign: str) -> World:
 
 
 def coverage(of: World, rows: int, repeats: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By estimator, for each simulated log of the random policy: whether the interval covers, and its width."""
+    """Returns by estimator, for each simulated log of the random policy, whether the interval covers, and its width."""
     rng, truth = np.random.default_rng(seed), float((of.bts * of.clicks).sum(axis=1).mean())
     covered: dict[str, list[bool]] = {name: [] for name in ESTIMATORS}
     widths: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
@@ -122,7 +128,7 @@ def cell(found: Estimate) -> str:
 
 
 def rows_of_campaign(data: Path, campaign: str) -> list[list[str]]:
-    """The estimates from each log for the other policy, beside what the other policy's own log earned."""
+    """Returns rows with the estimates for each policy from the other's log, beside the click rate of its own log."""
     rows = []
     for logging, other in (("random", "bts"), ("bts", "random")):
         frame, truth = read_log(data, logging, campaign), read_log(data, other, campaign)

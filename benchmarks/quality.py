@@ -1,4 +1,4 @@
-"""Fits a data set with no other setting than its files, and writes its figures beside the published ones.
+"""Fits a data set with default settings and compares its figures with published ones.
 
     python benchmarks/quality.py beauty --seeds 1 2 42
 
@@ -27,7 +27,7 @@ from tfllmrec.runs.run import Run
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.ranking import ranking_lines
 
-#: Event log and catalogue of each set, below the folder of all data; without any: fetched by its name.
+#: The event log and catalogue of each set, below the folder of all data; a set without files is fetched by its name.
 SETS = {
     "movielens-100k": (),
     "beauty": ("amazon-2014/beauty/interactions.tsv.gz", "amazon-2014/beauty/items.jsonl.gz"),
@@ -39,7 +39,15 @@ SETS = {
 
 
 class Published(NamedTuple):
-    """A figure that others published: leave-last-out, whole catalogue, known items masked, as here."""
+    """Published figures of a model: leave-last-out, with the whole catalogue ranked and known items masked, as here.
+
+    Attributes:
+      ndcg: ndcg@10.
+      recall: recall@10.
+      source: The publication.
+      reads: What the model reads.
+      differs: What else differs from the measurement here.
+    """
 
     ndcg: float
     recall: float
@@ -50,7 +58,7 @@ class Published(NamedTuple):
 
 HSTU_TIES = "preprocessing of HSTU: ties in time are broken differently"
 
-#: By set and model, at 10.
+#: Published figures by data set and model.
 PUBLISHED = {
     "beauty": {
         "LightGCN": Published(0.0242, 0.0480, "MTandHJ/RecBoard"),
@@ -87,7 +95,7 @@ PUBLISHED = {
 
 
 def section(name: str, runs: Sequence[Run], command: str) -> str:
-    """How the runs were made, their table with the published rows, what was chosen from the data."""
+    """Returns the text of a section: how the runs were made, their figures and the published ones, and their course."""
     first = runs[0]
     data, split = first.metrics["data"], first.metrics["split"]
     published = {
@@ -123,7 +131,7 @@ def section(name: str, runs: Sequence[Run], command: str) -> str:
 
 
 def _course(run: Run) -> list[str]:
-    """How the fit of a run went, a line each."""
+    """Returns lines on the course of a run's fit."""
     record, trained, order = run.record, FitState.load(run.folder / "checkpoints"), run.metrics.get("ranking")
     lines = [
         f"{record['seconds']:.0f} s in all, peak memory {record['peak_memory_mb'] / 1000:.1f} GB; "
@@ -136,24 +144,26 @@ def _course(run: Run) -> list[str]:
 
 
 def files_of(name: str, folder: Path) -> dict[str, str]:
-    """The ``data`` section of a set whose files are below ``folder``."""
+    """Returns the ``data`` section of a set whose files are below ``folder``."""
     files = dict(zip(("events", "items"), (str(folder / path) for path in SETS[name]), strict=False))
     return {"name": name, **files} if files else {"source": name}
 
 
 def folder_of(base: Path, seed: int) -> Path:
-    """The run folder of a seed: that of seed 42 has no suffix."""
+    """Returns the run folder of a seed; that of seed 42 has no suffix."""
     return base if seed == 42 else base.with_name(f"{base.name}-seed{seed}")
 
 
 def fitted_run(config: ExperimentConfig, out: Path, base: Path = Path()) -> Run:
-    """The run in ``out``: fitted, gone on with where it was interrupted, or only read.
+    """Returns the run in ``out``: fits it, resumes it if it was interrupted, or only reads it if it is complete.
 
     Args:
-      config: of the run. base: where its relative paths start.
+      config: The config of the run.
+      out: The folder of the run.
+      base: The folder that relative paths of the config start from.
 
     Raises:
-      SystemExit: the run was started with other settings.
+      SystemExit: The run was started with other settings.
     """
     begun = (out / "config.yaml").is_file()
     if begun and (lines := contradictions(config, Run(out).config)):

@@ -2,9 +2,9 @@
 
     python benchmarks/query_tower.py ../shared/data/amazon-2014/beauty
 
-Items are always encoded by the float32 encoder, as an exported model holds them; only what a person types goes through
-the small tower. Figures are of queries cut from items that distillation did not see. ``--items`` takes a sample of the
-catalogue; RESULTS.md is left alone then.
+Items are always encoded by the float32 encoder, as in an exported model; only search queries are encoded by the small
+tower. The measured queries are cut from texts of items that distillation did not see. With ``--items``, a sample of the
+catalogue is used and RESULTS.md is not changed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ KINDS = ("title", "phrase")
 
 
 class Int8(tf.Module):
-    """A matrix as int8 with one float32 scale a row or column; reads as float32 wherever TensorFlow takes a tensor.
+    """A matrix as int8 with one float32 scale per row or column, which TensorFlow reads as a float32 tensor.
 
     Args:
-      axis: over which one scale holds: 0 for kernels ``[in, out]``, 1 for tables that rows are looked up in.
+      matrix: The matrix.
+      axis: The axis along which entries share a scale: 0 for kernels ``[in, out]``, 1 for tables with row lookup.
     """
 
     def __init__(self, matrix: tf.Variable, axis: int):
@@ -57,11 +58,11 @@ class Int8(tf.Module):
         self.values = tf.Variable(np.round(matrix.numpy() / scale).astype(np.int8), trainable=False)
 
     def sparse_read(self, rows: tf.Tensor, name: str | None = None) -> tf.Tensor:
-        """What ``tf.gather`` calls: only the rows asked for are made float32."""
+        """Returns rows as float32. ``tf.gather`` calls this, so that only the requested rows are converted."""
         return tf.cast(tf.gather(self.values, rows), tf.float32) * tf.gather(self.scale, rows)
 
     def __call__(self, rows: tf.Tensor) -> tf.Tensor:
-        """What our BERT calls of a table that is no variable."""
+        """Returns rows as float32. The package's BERT calls this for a table that is not a variable."""
         return self.sparse_read(rows)
 
     def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
@@ -69,7 +70,7 @@ class Int8(tf.Module):
 
 
 def int8_bert(teacher: TextEncoder) -> TextToVector:
-    """All layers of the teacher, its kernels and word embeddings as int8."""
+    """Returns a copy of the teacher with all its layers, whose kernels and word embeddings are int8."""
     layers = sum("attention/query/kernel" in v.name for v in teacher.text_to_vector.encoder.variables)
     tower = few_layers(teacher, layers)
     tower.encoder.word_embedding = Int8(tower.encoder.word_embedding, axis=1)
@@ -80,7 +81,7 @@ def int8_bert(teacher: TextEncoder) -> TextToVector:
 
 
 def int8_ngrams(tower: HashedNgrams) -> HashedNgrams:
-    """The same tower with tables of int8."""
+    """Returns a copy of a tower with int8 tables."""
     copy = HashedNgrams(tower.dim, tower.sizes)
     for name in ("attention", "inner", "bias", "outer", "straight"):
         getattr(copy, name).assign(getattr(tower, name))
@@ -90,12 +91,17 @@ def int8_ngrams(tower: HashedNgrams) -> HashedNgrams:
 
 @dataclass
 class Tower:
-    """What is measured.
+    """A text tower and its figures.
 
     Attributes:
-      call: string ``[B]`` -> float32 ``[B, D]``.
-      size: bytes that it adds to an exported model.
-      milliseconds: of single queries. processor: the same in processor time. rates: texts/s in batches, one a round.
+      name: The name of the tower.
+      call: The function that encodes texts: string ``[B]`` -> float32 ``[B, D]``.
+      size: The number of bytes that it adds to an exported model.
+      milliseconds: The times of single queries.
+      processor: The processor times of single queries, in milliseconds.
+      rates: Texts per second in batches, one figure per round.
+      found: NDCG@10 of search by the kind of query.
+      like: The agreement with the encoder.
     """
 
     name: str
@@ -112,14 +118,14 @@ class Tower:
 
 
 def saved(name: str, text_to_vector: tf.Module, teacher: TextEncoder, folder: Path) -> Tower:
-    """A tower as it comes out of a SavedModel."""
+    """Saves a tower as a SavedModel and returns the tower that is loaded from it."""
     path = folder / name.replace(" ", "-")
     Student(text_to_vector, teacher.fingerprint).save(path)
     return Tower(name, Student.load(path).text_to_vector, bytes_in(path))
 
 
 def rates(name: str) -> dict[str, float]:
-    """The default batch size and learning rate of a kind of tower, as arguments of ``distil``."""
+    """Returns the default batch size and learning rate of a kind of tower, as arguments of ``distil``."""
     return {"batch_size": BATCH_SIZES[name], "learning_rate": LEARNING_RATES[name]}
 
 
@@ -128,7 +134,7 @@ def bytes_in(*folders: Path) -> int:
 
 
 def time_towers(towers: list[Tower], queries: list[str], n_single: int, rounds: int) -> None:
-    """Towers take turns of a few queries, so that what slows the machine slows all."""
+    """Times the towers in turns of a few queries, so that a slowdown of the machine affects all of them."""
     singles = [tf.constant([query]) for query in queries[:n_single]]
     with show_progress("Timing", "turns") as progress:
         for start in range(0, len(singles), TURN):
@@ -151,14 +157,14 @@ def time_towers(towers: list[Tower], queries: list[str], n_single: int, rounds: 
 
 
 def search(vectors: np.ndarray, items: np.ndarray, rows: np.ndarray) -> float:
-    """NDCG@10 of finding item ``rows[i]`` by ``vectors[i]``."""
+    """Returns the mean NDCG@10 of finding item ``rows[i]`` by ``vectors[i]``."""
     queries = Queries.from_histories([[]] * len(rows), targets=[[row] for row in rows])
     ranks = rank_targets(masked(vectors @ items.T, queries), queries.targets)
     return float(ndcg(ranks, len(rows), 10).mean())
 
 
 def measure(options: argparse.Namespace) -> tuple[str, str]:
-    """The data set's name and the section's text."""
+    """Distils and measures all towers; returns the name of the data set and the text of the section."""
     load = os.getloadavg()[0]
     dataset = read_dataset(DataConfig(source=str(options.source)), Path())
     table = dataset.items

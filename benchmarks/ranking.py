@@ -41,7 +41,10 @@ CALLS, UNMEASURED = 50, 5
 
 
 def milliseconds(run: Run, hybrid: Hybrid, model: RankingModel, offered: int) -> tuple[float, float]:
-    """Of one person's ``offered`` candidates, and of the hybrid's scores of the whole catalogue: medians, in turn."""
+    """Returns the median milliseconds to rank one user's ``offered`` candidates, and to score the whole catalogue.
+
+    The ranking model and the hybrid, which scores the catalogue, take turns.
+    """
     queries = run.split.test.take(np.arange(min(CALLS, len(run.split.test))))
     reranked = Reranked(hybrid, model, offered)
     taken: list[tuple[float, float]] = []
@@ -70,13 +73,13 @@ class Measured(NamedTuple):
 
 
 def title_of(run: Run) -> str:
-    """Of the section, which runs with different seeds share."""
+    """Returns the title of a run's section; runs that differ in the seed share it."""
     title, encoder = f"{run.dataset.name}: what the ranking model brings", run.config.text.encoder
     return title if encoder == "minilm" or "/" in encoder else f"{title}, text.encoder={encoder}"
 
 
 def measured(run: Run) -> Measured:
-    """The ranking model of a run, which is trained here if the run has none."""
+    """Measures the ranking model of a run, which is trained here if the run has none."""
     hybrid, split, config = run.load_model(), run.split, run.config
     model, record = run.load_ranking(hybrid), run.ranking_record
     learnt = []

@@ -1,11 +1,11 @@
-"""How well ratings are predicted, beside biases, matrix factorization and boosted trees; a section of RESULTS.md.
+"""Compares rating prediction with biases, matrix factorization and boosted trees; writes a section of RESULTS.md.
 
     python benchmarks/ratings.py movielens-100k --seeds 42 1 2
     python benchmarks/ratings.py movielens-1m --seeds 42 1 2
 
-MovieLens 100K: the test is the first 20,000 lines of ``u.data`` (the split u1). MovieLens 1M: the test is a tenth of
-all ratings, drawn at random with each seed. All contenders learn from the same rows, and choose what they choose on a
-tenth of these. LightGBM and YDF take part where they are installed (``pip install lightgbm ydf``).
+MovieLens 100K: the test ratings are the first 20,000 lines of ``u.data`` (the split u1). MovieLens 1M: the test ratings
+are a tenth of all ratings, drawn at random with each seed. All contenders are trained on the same rows, and choose
+their settings on a tenth of these. LightGBM and YDF take part if they are installed (``pip install lightgbm ydf``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.rating_factors import fit_rating_factors
 
 OURS = "rating factors"
-#: RMSE, and what differs. Each was read in the repository that is named.
+#: Published RMSEs by data set and model, with what differs from the measurement here. Each figure is from the named
+#: repository.
 PUBLISHED = {
     "movielens-100k": {"GLocal-K, best epoch on the test (usydnlp/Glocal_K)": 0.8889},
     "movielens-1m": {
@@ -42,14 +43,22 @@ PUBLISHED = {
         "BiasedMF, another draw (usydnlp/Glocal_K)": 0.845,
     },
 }
-#: Of alternating least squares: what is tried on held-out ratings.
+#: The ranks and penalties of alternating least squares that are tried on held-out ratings, and its number of rounds.
 RANKS, PENALTIES, ROUNDS = (8, 16), (0.03, 0.06, 0.12), 12
 TREES, TREE_PATIENCE = 1000, 30
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Users, items (indices) and ratings, ``[E]`` each; and the text vectors of all items."""
+    """Ratings of items by users.
+
+    Attributes:
+      users: The indices of the users, ``[E]``.
+      items: The indices of the items, ``[E]``.
+      ratings: The ratings, ``[E]``.
+      n_users: The number of users.
+      text: The text vectors of all items.
+    """
 
     users: np.ndarray
     items: np.ndarray
@@ -65,7 +74,7 @@ class Ratings:
         return Ratings(self.users[rows], self.items[rows], self.ratings[rows], self.n_users, self.text)
 
     def divided(self, seed: int) -> tuple[Ratings, Ratings]:
-        """Nine tenths, and a tenth on which settings are chosen."""
+        """Returns nine tenths for training, and a tenth on which settings are chosen."""
         held_out = np.random.default_rng(seed).random(len(self.ratings)) < 0.1
         return self.take(~held_out), self.take(held_out)
 
@@ -74,7 +83,7 @@ Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def ours(train: Ratings, seed: int, text: bool = True) -> Predict:
-    """Users are solved for from their training ratings, as in serving."""
+    """Fits the package's rating factors; the vectors of users are solved from their training ratings, as in serving."""
     model = fit_rating_factors(
         train.users, train.items, train.ratings, train.n_items, train.text if text else None, seed=seed
     )
@@ -90,7 +99,7 @@ def ours(train: Ratings, seed: int, text: bool = True) -> Predict:
 
 
 def biases(train: Ratings, seed: int) -> Predict:
-    """Shrunk means of items and of users in turn, with a penalty that is chosen on held-out ratings."""
+    """Fits biases of items and users alternately as shrunk means, with a penalty that is chosen on held-out ratings."""
 
     def fitted(rows: Ratings, penalty: float) -> Predict:
         mean = rows.ratings.mean()
@@ -110,7 +119,7 @@ def biases(train: Ratings, seed: int) -> Predict:
 
 
 def factorization(train: Ratings, seed: int) -> Predict:
-    """Biased matrix factorization by alternating least squares, penalties times the number of ratings (ALS-WR)."""
+    """Fits biased matrix factorization by alternating least squares, with penalties times rating counts (ALS-WR)."""
 
     def fitted(rows: Ratings, rank: int, penalty: float) -> Predict:
         generator, mean = np.random.default_rng(seed), rows.ratings.mean()
@@ -119,7 +128,7 @@ def factorization(train: Ratings, seed: int) -> Predict:
         there = sparse.csr_array((np.ones(len(rows.ratings)), place), shape=shape)
         above = sparse.csr_array((rows.ratings - mean, place), shape=shape)
         sides = [0.1 * generator.normal(size=(n, rank + 2)) for n in shape]
-        for bias, side in enumerate(sides):  # column 0 and 1: the other side's bias is added as it is
+        for bias, side in enumerate(sides):  # columns 0 and 1: bias of users and of items, else 1
             side[:, bias], side[:, 1 - bias] = 0.0, 1.0
         for _ in range(ROUNDS):
             for bias, (known, value) in enumerate([(there, above), (there.T.tocsr(), above.T.tocsr())]):
@@ -139,9 +148,10 @@ def factorization(train: Ratings, seed: int) -> Predict:
 
 
 class Columns:
-    """What trees read of a rating: shrunk means, counts, ids, and components of the item's text.
+    """The features of a rating for trees: shrunk means, counts, ids, and principal components of the item's text.
 
-    Means of training ratings are those of the nine other folds: a mean without the rating alone would give it away.
+    The means and counts of training ratings are those of the nine other folds: a mean that leaves out only the rating
+    itself would reveal it.
     """
 
     def __init__(self, rows: Ratings, seed: int) -> None:
@@ -157,7 +167,14 @@ class Columns:
         self.text = left[:, :20] * scale[:20]
 
     def table(self, users: np.ndarray, items: np.ndarray, fold: np.ndarray | None = None) -> pd.DataFrame:
-        """``fold``: of training ratings, their own folds."""
+        """Returns the features of pairs of users and items.
+
+        Args:
+          users: The users, ``[R]``.
+          items: The items, ``[R]``.
+          fold: The folds of training ratings, ``[R]``, which are left out of their means and counts; ``None``: no fold
+            is left out.
+        """
         columns: dict[str, np.ndarray] = {}
         for name, of, sums, counts in zip(("user", "item"), (users, items), self.sums, self.counts, strict=True):
             total, count = sums.sum(axis=1)[of], counts.sum(axis=1)[of]
@@ -216,17 +233,17 @@ PACKAGES = {"LightGBM": "lightgbm", "YDF": "ydf"}
 
 
 def squared_errors(predict: Predict, rows: Ratings) -> np.ndarray:
-    """Float64 ``[E]``, of predictions on a scale of 1 to 5."""
+    """Returns the squared errors of predictions clipped to the scale of 1 to 5, float64 ``[E]``."""
     return (np.clip(predict(rows.users, rows.items), 1, 5) - rows.ratings) ** 2
 
 
 def error(predict: Predict, rows: Ratings) -> float:
-    """RMSE."""
+    """Returns the RMSE."""
     return float(np.sqrt(squared_errors(predict, rows).mean()))
 
 
 def read(name: str, folder: Path) -> Dataset:
-    """All ratings of a data set; those of MovieLens 1M without their order, which a few rows lack."""
+    """Reads all ratings of a data set; those of MovieLens 1M without their order, which a few rows lack."""
     if name == "movielens-100k":
         return read_dataset(DataConfig(source=str(folder / name)), test_events="0:20000")
     events = pd.read_csv(folder / name / "interactions.tsv.gz", sep="\t")
@@ -235,7 +252,7 @@ def read(name: str, folder: Path) -> Dataset:
 
 
 def text_of(dataset: Dataset) -> np.ndarray:
-    """The items' text vectors, from the vector store where they have been encoded before."""
+    """Returns the items' text vectors; those encoded before are read from the vector store."""
     from tfllmrec.assets import cache_folder
     from tfllmrec.text.encoder import TextEncoder
     from tfllmrec.text.store import VectorStore, encode_items
@@ -248,7 +265,7 @@ def text_of(dataset: Dataset) -> np.ndarray:
 
 
 def divided(dataset: Dataset, text: np.ndarray, seed: int) -> tuple[Ratings, Ratings]:
-    """Training and test ratings: the test events of the data set, or a tenth of all."""
+    """Returns training and test ratings; the latter are the test events of the data set, or a random tenth of all."""
     events = dataset.events
     whole = Ratings(
         events[USER_INDEX].to_numpy(), events[ITEM_INDEX].to_numpy(), events[RATING].to_numpy(float),
@@ -262,7 +279,7 @@ def divided(dataset: Dataset, text: np.ndarray, seed: int) -> tuple[Ratings, Rat
 
 
 def measured(dataset: Dataset, text: np.ndarray, seeds: Sequence[int], names: Sequence[str]) -> list[list[str]]:
-    """A row for each contender: RMSE, how far ours is ahead, seconds."""
+    """Returns a row for each contender: RMSE, how much its squared error is above ours, and seconds."""
     errors: dict[str, list[np.ndarray]] = {name: [] for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     users = []
@@ -293,7 +310,7 @@ def measured(dataset: Dataset, text: np.ndarray, seeds: Sequence[int], names: Se
 
 
 def section(name: str, dataset: Dataset, rows: list[list[str]], missing: Sequence[str], made: str) -> str:
-    """The text of a section."""
+    """Returns the text of a section."""
     test = (
         f"the {int(dataset.events[TEST_EVENT].sum()):,} ratings in the first lines of the file are the test (u1)"
         if TEST_EVENT in dataset.events

@@ -1,6 +1,6 @@
-"""Training speed of RecTools' SASRecModel on given events; run by benchmarks/speed.py with another Python.
+"""Measures the training speed of RecTools' SASRecModel on given events; run by benchmarks/speed.py with another Python.
 
-RecTools needs PyTorch, which does not belong into the environment of this package. Prints one line of JSON.
+RecTools needs PyTorch, which does not belong in the environment of this package. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rectools.models import SASRecModel
 
 
 class Stopwatch(Callback):
-    """Targets and seconds of the steps after the first ``warm_up`` ones, loading of data included."""
+    """Counts the targets and seconds of the steps after the first ``warm_up`` ones, including data loading."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
@@ -36,7 +36,7 @@ class Stopwatch(Callback):
 
 
 def quiet_trainer(warm_up: int, steps: int) -> Trainer:
-    """As RecTools makes it by default, but for the length and the stopwatch."""
+    """Returns RecTools' default trainer, except for the number of steps, the stopwatch and suppressed output."""
     return Trainer(
         accelerator="cpu",
         devices=1,

@@ -1,10 +1,10 @@
-"""How good the settings are that are chosen from the data: a search beside them, judged on validation.
+"""Compares the settings that are chosen from the data with those of a search, on validation queries.
 
     python benchmarks/search.py movielens-100k --trials 16
 
-is ``tfllmrec tune`` on one of the sets of quality.py, followed by a section of benchmarks/RESULTS.md. Its first trial
-has the settings that ``fit`` chooses by itself. An interrupted search is gone on with; a complete one is only written
-down.
+runs ``tfllmrec tune`` on one of the sets of quality.py and writes a section of benchmarks/RESULTS.md. The first trial
+has the settings that ``fit`` chooses by itself. An interrupted search is resumed; for a complete one, only the section
+is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
 
 
 def section(search: Search, made: str) -> str:
-    """Where the first trial stands, and the table of all that were not given up."""
+    """Returns the text of the section: the rank of the first trial, and a table of all trials that were not pruned."""
     ranking = search.ranking
     settings = list(ranking[0].settings)
     place = [trial.number for trial in ranking].index(1) + 1

@@ -1,4 +1,4 @@
-"""The file of results: one section a benchmark, replaced when it is run again."""
+"""Reads and writes RESULTS.md, which has one section per benchmark, replaced when the benchmark is run again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ models do not read text, and other differences are named. A column with fewer th
 
 
 def replace_section(title: str, body: str) -> None:
-    """Writes the section ``title`` into RESULTS.md in place of the older one, keeps all others, renews the overview."""
+    """Writes a section to RESULTS.md, replaces an older one with this title, and updates the overview."""
     old = RESULTS.read_text() if RESULTS.exists() else ""
     parts = {part.splitlines()[0]: part.strip() for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
     parts[title] = f"{title}\n\n{body.strip()}"
@@ -52,7 +52,7 @@ def replace_section(title: str, body: str) -> None:
 
 
 def opening(parts: Mapping[str, str]) -> str:
-    """The text above all sections, with a table that has one row for each section of quality.py.
+    """Returns the text above all sections, with a table that has one row for each section of quality.py.
 
     Args:
       parts: The text of each section by its title.
@@ -93,11 +93,12 @@ def _overview_row(title: str, part: str) -> list[str]:
 
 
 def sections_of_runs(doc: str, kind: str, section: Callable[[Run, str], str]) -> None:
-    """The program of a benchmark that reads runs: a section of RESULTS.md for each, which it prints, too.
+    """Runs the command line of a benchmark of complete runs: writes and prints a section of RESULTS.md for each.
 
     Args:
-      doc: of the module. kind: before the name of the data set in the section's title.
-      section: the body, of a complete run and the command.
+      doc: The docstring of the benchmark's module.
+      kind: The section's title, before the name of the data set.
+      section: Returns the body of the section for a run and the command.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="Complete runs.")
@@ -109,8 +110,8 @@ def sections_of_runs(doc: str, kind: str, section: Callable[[Run, str], str]) ->
 
 
 def made_by(command: str, seeds: int | Sequence[int] | None = None, date: str | None = None) -> str:
-    """A line on how figures were made: command, seeds, date (today), machine."""
-    # Folders of this machine mean nothing to others.
+    """Returns a line on how figures were made: the command, seeds, date (by default today) and machine."""
+    # Remove folders that exist only on this machine.
     command = re.sub(r"(?<![^\s=])/\S*/(?=[^/\s]+/[^/\s]+)", "", command)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}"
     numbers = [seeds] if isinstance(seeds, int) else list(seeds or ())
@@ -119,7 +120,7 @@ def made_by(command: str, seeds: int | Sequence[int] | None = None, date: str | 
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells."""
+    """Returns the processor's name if the system provides it."""
     try:
         return re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Runs of several seeds: their results averaged, and tables of differences beyond chance."""
+"""Averages the results of runs with several seeds, and makes tables of differences beyond chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfllmrec.evaluation.report import between_seeds, hidden_columns, markdown_t
 from tfllmrec.explain.sections import CLAIM_TARGETS
 from tfllmrec.runs.run import Run
 
-#: How a figure of several seeds is to be read; stands above each table that has such figures.
+#: Explains figures of several seeds; shown above each table with such figures.
 SEEDS = (
     "Each user's values are averaged over the seeds first; intervals are those of a paired bootstrap over users. In "
     "brackets the lowest and the highest figure of a seed, where seeds differ."
@@ -24,12 +24,12 @@ MARKS = (
     "* where its paired 95 % interval over users excludes 0; (*) where it does so with fewer than 3 seeds or "
     "500 targets."
 )
-#: The seeds that a claim needs beside :data:`CLAIM_TARGETS`; a difference beyond chance with fewer is only a hint.
+#: The fewest seeds for a claim, which also needs :data:`CLAIM_TARGETS`; a significant difference with fewer is a hint.
 CLAIM_SEEDS = 3
 
 
 def check_seeds(runs: Sequence[Run]) -> None:
-    """Refuses runs that are not one experiment with several seeds.
+    """Checks that runs are one experiment with several seeds.
 
     Raises:
       ModelError: Two runs have the same seed, other data or other test users.
@@ -49,7 +49,7 @@ def check_seeds(runs: Sequence[Run]) -> None:
 
 
 def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
-    """The results of each recommender, averaged over the seeds of the runs.
+    """Returns the results of each recommender, averaged over the seeds of the runs.
 
     Raises:
       ModelError: See :func:`check_seeds`; or one of several runs has other baselines.
@@ -62,11 +62,11 @@ def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
 
 
 def pooled(results: Sequence[Result], user_ids: Sequence[np.ndarray]) -> Result:
-    """The results of one recommender on the test users that each seed drew, as one result on all of these queries.
+    """Pools the results of one recommender on the test users of each seed into one result on all of their queries.
 
     Args:
-      results: Of each seed, measured in the same way. user_ids: of the queries of each; a user whom several seeds drew
-        is resampled as one.
+      results: The result of each seed, measured in the same way.
+      user_ids: The user ids of each seed's queries; a user whom several seeds drew is resampled as one.
     """
     per_query = {label: np.concatenate([each.per_query[label] for each in results]) for label in results[0].per_query}
     known = {label: [value for each in results if (value := each.metrics[label]) is not None] for label in per_query}
@@ -84,7 +84,7 @@ def pooled(results: Sequence[Result], user_ids: Sequence[np.ndarray]) -> Result:
 def differences(
     results: Mapping[str, Result], n_seeds: int, more: Mapping[str, Mapping[str, str]] | None = None
 ) -> list[str]:
-    """A Markdown table of ranking metrics; the first result with its figures, the others with their difference to it.
+    """Returns a Markdown table of ranking metrics; all rows but the first also show the difference to the first one.
 
     A ``*`` marks a difference whose paired 95 % interval excludes zero, with at least :data:`CLAIM_SEEDS` seeds and
     :data:`CLAIM_TARGETS` targets; ``(*)`` marks one with fewer. Figures of several seeds show their spread.

@@ -1,6 +1,6 @@
-"""Encoding speed of sentence-transformers; run by benchmarks/text_encoding.py with another Python.
+"""Measures the encoding speed of sentence-transformers; run by benchmarks/text_encoding.py with another Python.
 
-It needs PyTorch, which does not belong into the environment of this package. Prints one line of JSON.
+sentence-transformers needs PyTorch, which does not belong in the environment of this package. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    # A model folder as the hub has it: the weights' own folder lacks the tokenizer's file, and is not ours to write to.
+    # Make a model folder in Hub format: the folder of the weights lacks the tokenizer's file and must not be changed.
     folder = options.vectors.with_suffix("")
     folder.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "vocab.txt"):

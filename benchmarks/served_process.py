@@ -1,4 +1,4 @@
-"""``tfllmrec serve`` as a program, and the memory and time of its processes; Linux only, they are read in /proc."""
+"""Starts ``tfllmrec serve`` and reads the memory and CPU time of its processes from /proc, so on Linux only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ ENDS_WITHIN_S = 60.0
 
 @dataclass(frozen=True)
 class Served:
-    """A server whose models answer; ``addresses`` by protocol, ``seconds`` until they did."""
+    """A server whose models are available.
+
+    Attributes:
+      process: The process of the server.
+      addresses: The addresses by protocol.
+      seconds: The time from the start until the models were available.
+    """
 
     process: subprocess.Popen[str]
     addresses: dict[str, str]
     seconds: float
 
     def processes(self) -> list[int]:
-        """The server and the processes of its models."""
+        """Returns the ids of the server's process and of all its descendants, such as those of its models."""
         parents = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
@@ -38,10 +44,10 @@ class Served:
         return found
 
     def megabytes(self) -> float:
-        """Memory of all processes without pages of files, in millions of bytes; 0 once they have ended.
+        """Returns the memory of all processes without file pages, in millions of bytes; 0 once they have ended.
 
-        A page that several processes share counts once (PSS). Pages of files, such as the libraries, are left out: how
-        much of them is ours depends on which other programs use them, too.
+        A page that several processes share counts once (PSS). Pages of files, such as libraries, are left out, because
+        their share depends on which other programs use them.
         """
         kilobytes = 0
         for pid in self.processes():
@@ -52,12 +58,12 @@ class Served:
         return kilobytes * 1024 / 1e6
 
     def cpu_seconds(self) -> float:
-        """Processor time of all processes that run now."""
+        """Returns the processor time of all processes that are running."""
         return sum(map(cpu_seconds, self.processes()))
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process; 0 if there is none."""
+    """Returns the processor time of a process; 0 if it does not exist."""
     with suppress(OSError):
         ticks = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
         return sum(ticks) / os.sysconf("SC_CLK_TCK")
@@ -66,11 +72,11 @@ def cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def served(models: Path, names: Sequence[str], *options: str) -> Iterator[Served]:
-    """``tfllmrec serve`` on the folder with further ``options``, from when all ``names`` are available."""
+    """Runs ``tfllmrec serve`` on a folder of models with further options; yields when all ``names`` are available."""
     begun = time.perf_counter()
     command = [sys.executable, "-m", "tfllmrec", "serve", str(models), "--rest-port", "0", "--grpc-port", "0"]
     command += options
-    # In a session of its own, or Ctrl-C would reach it too, before it is told to stop.
+    # A new session keeps Ctrl-C from reaching the server before it is told to stop.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         ports = {}
@@ -90,7 +96,7 @@ def served(models: Path, names: Sequence[str], *options: str) -> Iterator[Served
 
 
 def answer(process: subprocess.Popen[str]) -> str:
-    """The next line of what it prints."""
+    """Returns the next line that a process prints."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
@@ -99,7 +105,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def stop(process: subprocess.Popen[str]) -> int | None:
-    """Its exit code; ``None`` where it had to be killed."""
+    """Stops a process and returns its exit code; ``None`` if it had to be killed."""
     process.terminate()
     try:
         with suppress(subprocess.TimeoutExpired):

@@ -1,16 +1,16 @@
-"""The embedded server under load: latency, requests per second, time and memory to load; a section of RESULTS.md.
+"""Measures the embedded server: latency, requests per second, time and memory to load; a section of RESULTS.md.
 
     python benchmarks/serving.py saved_models/beauty
     python benchmarks/serving.py saved_models/beauty --quick
 
-``tfllmrec serve`` runs in a process of its own, and so do the clients, which send histories of the test split of the
-run that the model came from. Beside the model, behind the same server and in turn with it, answers what a TFRS user
-would serve: ``BruteForce`` over the same item vectors, asked by the mean of the vectors of the last 50 items of the
-history. That is less work (no ratings, nothing left out, a fixed k), so the ratio to it is what the rest costs.
+``tfllmrec serve`` and the clients run in separate processes. The clients send histories from the test split of the
+model's run. The same server also serves, in turn with the model, what a TFRS user would serve: ``BruteForce`` over the
+same item vectors, whose query is the mean of the vectors of the last 50 items in the history. This is less work (no
+ratings, no excluded items, a fixed k), so the ratio to it shows the cost of the rest.
 
-The synthetic catalogue has the clustered vectors of ``item_index.py``, of width 64, and a query that is the mean of the
-history's vectors too: what is measured there is the index behind a server. The limit is the time in which another
-process reads the bytes of the vectors once; it has its turn between the others.
+The synthetic catalogue has the clustered vectors of ``item_index.py``, of width 64; the query is the mean of the
+history's vectors here, too, so that mainly the index behind a server is measured. The limit is the time in which
+another process reads the bytes of the vectors once; it takes turns with the others.
 """
 
 from __future__ import annotations
@@ -48,20 +48,27 @@ from tfllmrec.serving.warm_up import write_warm_up
 
 OURS, BRUTE_FORCE, EXACT, CELLS = "recommend", "brute_force", "exact", "partitioned"
 CLIENTS = (1, 8, 32)
-PROCESSES = 2  # of clients; one by itself would be busier than the server at 32
+PROCESSES = 2  # number of client processes; with 32 clients, a single one would be busier than the server
 TOP = 10
-LENGTH = 50  # of the histories that BruteForce is asked with: rows of one width can be joined
+LENGTH = 50  # length of the padded histories for BruteForce; only rows of equal length can be joined in a batch
 DIM = 64
-ASKED = 2000  # different requests
-SETTLES_S = 2.5  # a version that was just written is not loaded yet
-MS_REAL, MS_CELLS, LIMITS_EXACT = 15, 10, 3  # what is aimed at
+ASKED = 2000  # number of different requests
+SETTLES_S = 2.5  # wait before serving, because a version that was just written is not loaded yet
+MS_REAL, MS_CELLS, LIMITS_EXACT = 15, 10, 3  # targets, see targets()
 
 
 @dataclass
 class Cell:
-    """One model at one number of clients over one protocol, a figure a turn where it has several.
+    """The figures of one model with one number of clients over one protocol, one entry per turn.
 
-    ``client_cpu`` and ``server_cpu`` are milliseconds a request.
+    Attributes:
+      model: The name of the model.
+      protocol: ``REST`` or ``gRPC``.
+      clients: The number of clients.
+      milliseconds: The times of the requests.
+      rates: Requests per second.
+      client_cpu: The clients' CPU milliseconds per request.
+      server_cpu: The server's CPU milliseconds per request.
     """
 
     model: str
@@ -78,7 +85,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a server takes that has just loaded ``models``, and after it was asked (0: it was not)."""
+    """The cost of loading models.
+
+    Attributes:
+      models: The names of the models.
+      seconds: The time from the start of the server until they were available.
+      megabytes: The memory of the server after loading.
+      afterwards: The memory after the load of requests; 0 if there was none.
+    """
 
     models: str
     seconds: float
@@ -87,7 +101,7 @@ class Loaded:
 
 
 class Catalogue(tf.Module):
-    """``recommend`` over an index alone: inputs, outputs and promises of the real one, with a mean for a network."""
+    """A model whose ``recommend`` has the inputs, outputs and guarantees of a real one, but a mean as its network."""
 
     def __init__(self, ids: Sequence[str], index: ItemIndex) -> None:
         super().__init__(name="catalogue")
@@ -108,7 +122,7 @@ class Catalogue(tf.Module):
 
 
 def save_catalogue(ids: Sequence[str], index: ItemIndex, folder: Path) -> None:
-    """A version of it; the manifest tells the server that its requests may be padded and joined like an export's."""
+    """Saves a version of a catalogue; its manifest tells the server to pad and join requests as for an export."""
     catalogue = Catalogue(ids, index)
     function = catalogue.recommend.get_concrete_function()
     tf.saved_model.save(catalogue, str(folder), {"serving_default": function, "recommend": function})
@@ -118,11 +132,11 @@ def save_catalogue(ids: Sequence[str], index: ItemIndex, folder: Path) -> None:
 
 
 def save_brute_force(ids: Sequence[str], vectors: np.ndarray, folder: Path) -> None:
-    """A version as the TFRS tutorials make it: a Keras tower from ids to the query, within ``BruteForce``."""
-    import tensorflow_recommenders as tfrs  # only once tfllmrec has said which Keras
+    """Saves a version as in the TFRS tutorials: a Keras tower from ids to the query, within ``BruteForce``."""
+    import tensorflow_recommenders as tfrs  # must be imported after tfllmrec, which selects the Keras version
 
     lookup = tf.keras.layers.StringLookup(vocabulary=list(ids), mask_token="")
-    # Indices 0 and 1 are those of the padding and of unknown ids.
+    # Index 0 is the padding, index 1 stands for unknown ids.
     embedding = tf.keras.layers.Embedding(len(ids) + 2, vectors.shape[1], mask_zero=True)
     mean = tf.keras.layers.GlobalAveragePooling1D()
     tower = tf.keras.Sequential([tf.keras.Input((LENGTH,), dtype=tf.string), lookup, embedding, mean])
@@ -134,7 +148,7 @@ def save_brute_force(ids: Sequence[str], vectors: np.ndarray, folder: Path) -> N
 
 
 def load_alone(models: Path, name: str, scratch: Path) -> Loaded:
-    """A server with that model and no other."""
+    """Measures the loading of one model by a server without other models."""
     alone = scratch / f"{models.name}-{name}"
     alone.mkdir()
     (alone / name).symlink_to(models / name, target_is_directory=True)
@@ -149,7 +163,7 @@ def load_nothing(scratch: Path) -> Loaded:
 
 
 class Clients:
-    """Processes that ask; use it in a ``with`` block."""
+    """The client processes; use it in a ``with`` block."""
 
     def __init__(self, requests: Path) -> None:
         self._requests = requests
@@ -168,7 +182,7 @@ class Clients:
             stop(process)
 
     def ask(self, address: str, model: str, clients: int, seconds: float) -> list[Done]:
-        """All processes at once, each with its part of the clients."""
+        """Runs ``clients`` clients, divided among all processes."""
         parts = [clients // PROCESSES + (number < clients % PROCESSES) for number in range(PROCESSES)]
         busy = [(process, part) for process, part in zip(self._processes, parts, strict=True) if part]
         for process, part in busy:
@@ -181,10 +195,15 @@ class Clients:
 def take_turns(
     server: Served, clients: Clients, cells: Sequence[Cell], seconds: float, turns: int, between: Any = lambda: None
 ) -> None:
-    """Fills the cells, ``seconds`` each in ``turns`` parts; a first turn, shorter, is not counted.
+    """Measures the cells in turns and adds the figures to them; a shorter first turn does not count.
 
     Args:
-      between: called once a turn, while the server has nothing to do.
+      server: The server.
+      clients: The client processes.
+      cells: The cells to fill.
+      seconds: The time for each cell, divided among the turns.
+      turns: The number of turns that count.
+      between: Called once per turn, while the server is idle.
     """
     for turn in range(turns + 1):
         print(f"turn {turn} of {turns} ...", file=sys.stderr, flush=True)
@@ -202,7 +221,7 @@ def take_turns(
 
 
 def real(path: Path, scratch: Path, seconds: float, turns: int) -> tuple[str, list[Loaded], list[Cell]]:
-    """An exported model beside ``BruteForce``: what it is, and its figures."""
+    """Measures an exported model and ``BruteForce``; returns a description of the model and the figures."""
     saved = SavedModel.open(path)
     models = scratch / "real"
     for name in (OURS, BRUTE_FORCE):
@@ -235,7 +254,11 @@ def real(path: Path, scratch: Path, seconds: float, turns: int) -> tuple[str, li
 def synthetic(
     items: int, scratch: Path, seconds: float, turns: int, seed: int
 ) -> tuple[list[Loaded], list[Cell], float, np.ndarray]:
-    """Exact, partitioned and ``BruteForce`` on a made-up catalogue: figures, recall@10, milliseconds of the limit."""
+    """Measures the exact and partitioned index and ``BruteForce`` on a synthetic catalogue.
+
+    Returns:
+      The figures of loading, those of the load, recall@10 of the partitioned index, and the milliseconds of the limit.
+    """
     vectors, queries = clustered(items, DIM, SAMPLED + QUERIES, np.random.default_rng(seed))
     exact = build_index(vectors, queries, "exact")
     near = exact.top_k(tf.constant(queries), [TOP])[0].numpy()
@@ -280,7 +303,7 @@ def _measure(
     between: Any = lambda: None,
     histories: Sequence[list[str]] = (),
 ) -> tuple[list[Loaded], float]:
-    """Loads each model by itself, asks them all in turn, and compares the partition's lists with the exact ones."""
+    """Loads each model by itself, measures all in turns, and compares the partition's lists with the exact ones."""
     time.sleep(SETTLES_S)
     loaded = [load_alone(models, name, scratch) for name in requests]
     asked = scratch / f"{models.name}.json"
@@ -309,7 +332,7 @@ def loading_table(loaded: Sequence[Loaded]) -> list[str]:
 
 
 def load_table(cells: Sequence[Cell]) -> list[str]:
-    """Ratios are of each turn by itself (what slows a whole turn slows both), and then their median."""
+    """Returns the table of the load; ratios are medians over turns, because a slow turn slows both models."""
     rows = [
         "| clients | | | p50 ms | p99 ms | requests/s | CPU ms a request: server | client | p50 against BruteForce |",
         "|---:|---|---|---:|---:|---:|---:|---:|---:|",
@@ -329,7 +352,7 @@ def load_table(cells: Sequence[Cell]) -> list[str]:
 
 
 def targets(cells: Sequence[Cell], made: Sequence[Cell], items: int, recall: float, limit: np.ndarray) -> list[str]:
-    """What is aimed at, and what came."""
+    """Returns a table of the targets and the measured figures."""
 
     def said(cells: Sequence[Cell], model: str, figure: Any, form: str) -> str:
         figures = [(c.clients, figure(c)) for c in cells if c.model == model and c.protocol == "gRPC"]
@@ -359,7 +382,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.turns, options.items = 1.0, 2, 20_000
-    # So that whoever ends this ends its server and clients too.
+    # SIGTERM raises SystemExit, so that the server and the clients are stopped, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         scratch = Path(folder).resolve()

@@ -1,9 +1,9 @@
-"""Clients of a served model, in a process of their own and without TensorFlow; ``benchmarks/serving.py`` starts it.
+"""Runs clients of a served model in a separate process without TensorFlow; started by ``benchmarks/serving.py``.
 
     python benchmarks/serving_clients.py REQUESTS.json
 
-REQUESTS.json holds for each model the method of :class:`tfllmrec.client.client.Client` that asks it, and the arguments
-of its calls. A line of JSON on stdin, an :class:`Order`, is answered by a line on stdout, a :class:`Done`.
+REQUESTS.json has for each model the method of :class:`tfllmrec.client.client.Client` that sends its requests, and the
+arguments of the calls. Each line of JSON on stdin, an :class:`Order`, is answered by a line on stdout, a :class:`Done`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from tfllmrec.client.client import Client
 
 @dataclass(frozen=True)
 class Order:
-    """So many clients, each of which asks again as soon as it has its answer, and at least once."""
+    """An order to run clients, each of which sends its next request as soon as it has an answer.
+
+    Attributes:
+      address: The address of the server.
+      model: The name of the model.
+      clients: The number of clients.
+      seconds: The time after which no client sends another request; each sends at least one.
+    """
 
     address: str
     model: str
@@ -32,7 +39,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Done:
-    """``milliseconds`` of each call; ``seconds`` until the last one ended; ``cpu_seconds`` of this process."""
+    """The figures of an order.
+
+    Attributes:
+      milliseconds: The time of each call.
+      seconds: The time until the last call ended.
+      cpu_seconds: The CPU time of this process.
+    """
 
     milliseconds: list[float]
     seconds: float
@@ -40,7 +53,7 @@ class Done:
 
 
 def ask(order: Order, method: str, calls: list[dict[str, Any]]) -> Done:
-    """Carries out an order; any error of the server ends it."""
+    """Carries out an order; an error of the server is raised."""
 
     def one(number: int, until: float) -> list[float]:
         taken, call = [], getattr(client, method)

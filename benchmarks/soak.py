@@ -1,13 +1,13 @@
-"""Keeps the embedded server busy while its versions change: what fails, how long answers take, what memory it takes.
+"""Measures failures, response times and memory of the embedded server under load while its versions are swapped.
 
     python benchmarks/soak.py saved_models/movielens
     python benchmarks/soak.py saved_models/movielens --minutes 1
 
-starts ``tfllmrec serve`` on a copy of the newest version and asks it by tfllmrec's client, over REST and gRPC, without
-a second attempt. Every 20 s, or as soon as the swap before is done, the same version is put in under the next number,
-as ``export`` does it (written beside, then renamed), and the old one is removed once the new one answers. A section of
-RESULTS.md; the exit code is 1 where a request or a swap failed, a version never answered, or the server's memory grew
-beyond the bound. Linux only: memory is read in /proc.
+starts ``tfllmrec serve`` on a copy of the newest version and sends requests with tfllmrec's client, over REST and gRPC,
+without retries. Every 20 s, or as soon as the previous swap is done, the same version is added under the next number,
+as ``export`` does it (written to a temporary name, then renamed), and the old one is removed once the new one answers.
+Writes a section of RESULTS.md. The exit code is 1 if a request or a swap failed, a version never answered, or the
+server's memory grew beyond the bound. Linux only: memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -37,23 +37,35 @@ from tfllmrec.serving.layout import EXTRA, ITEMS, version_folders
 
 K = 10
 MINUTES = 10.0
-SWAPPED_S = 120.0  # in which a version has to be in the place of the one before
-SETTLES_S = 2.0  # until the process of an unloaded version has ended
+SWAPPED_S = 120.0  # time limit for a version to replace the previous one
+SETTLES_S = 2.0  # wait until the process of an unloaded version has ended
 DURING = "during a swap"
 DEADLINE_S = 30.0
-#: Of the server, from after the first swap, when libraries and two versions at once have been in memory, to the end.
+#: How much the server may grow from after the first swap to the end. At its start, libraries and two versions at once
+#: have already been in memory.
 GROWTH_MB = 100
 
 
 @dataclass
 class Figures:
-    """What came of it.
+    """The figures of a soak.
 
     Attributes:
-      seconds: of each answer, by what was asked, such as ``recommend, REST``.
-      versions: answers by the version that was the newest one both before and after, or ``during a swap``.
-      failures: what failed requests said. troubles: what went wrong with swaps or the server.
-      memory_mb: of the server, once a second. settled_mb: after each swap, when the old version's process has ended.
+      minutes: Its length.
+      clients: The number of clients.
+      pause_s: A client's pause between an answer and the next request.
+      swap_s: The time between swaps.
+      bound_mb: The bound for the growth of the server's memory.
+      items: The number of items in the catalogue.
+      seconds: The time of each answer, by the kind of request, such as ``recommend, REST``.
+      versions: The number of answers by the version that was the newest one both before and after the request, or
+        ``during a swap``.
+      swaps: The number of successful swaps.
+      failures: The errors of failed requests.
+      troubles: Errors of swaps or of the server.
+      memory_mb: The server's memory, once per second.
+      settled_mb: The server's memory after each swap, when the process of the old version has ended.
+      load: The load average of the machine before the soak.
     """
 
     minutes: float
@@ -77,11 +89,11 @@ class Figures:
 
     @property
     def growth_mb(self) -> float:
-        """From after the first swap to after the last one; nothing where there was none."""
+        """The growth of the memory from after the first swap to after the last one; 0 without a swap."""
         return self.settled_mb[-1] - self.settled_mb[0] if self.settled_mb else 0.0
 
     def problems(self) -> list[str]:
-        """Why the soak is not passed; empty where it is."""
+        """Returns the reasons why the soak is not passed; empty if it is."""
         found = list(self.troubles)
         if self.failures:
             asked = self.answers + len(self.failures)
@@ -95,7 +107,12 @@ class Figures:
 
 
 class Course:
-    """What all threads read: the number of the newest version that answers, and whether to stop."""
+    """State that all threads share.
+
+    Attributes:
+      newest: The number of the newest version that answers.
+      stop: Whether the threads are to stop.
+    """
 
     def __init__(self) -> None:
         self.newest = 1
@@ -103,11 +120,16 @@ class Course:
 
 
 class Asker(threading.Thread):
-    """Asks until told to stop; a failure is kept, and the next question asked.
+    """A client that sends requests until told to stop; it records failures and goes on.
 
     Args:
-      pause_s: from an answer to the next question.
-      kinds: of questions: ``recommend`` alone, or ``search`` too.
+      address: The address of the server.
+      model: The name of the model.
+      items: The items of the model.
+      kinds: The kinds of requests: ``recommend`` alone, or also ``search``.
+      seed: The seed of the random requests.
+      course: The shared state.
+      pause_s: The pause between an answer and the next request.
     """
 
     def __init__(
@@ -142,9 +164,9 @@ class Asker(threading.Thread):
                     answer = self.client.recommend(history, k=K)
                 if not len(answer):
                     raise ModelError("an answer without items")
-            except Exception as error:  # whatever it is, it is counted, and the next question asked
+            except Exception as error:  # any error counts as a failure
                 self.failures.append(f"{kind}, {self._by}: {type(error).__name__}: {error}")
-                time.sleep(0.05)  # or a server that is gone would be asked a million times
+                time.sleep(0.05)  # avoids a flood of requests to a server that has ended
                 continue
             self.seconds.setdefault(f"{kind}, {self._by}", []).append(time.perf_counter() - begun)
             self.versions[str(before) if before == self._course.newest else DURING] += 1
@@ -152,7 +174,7 @@ class Asker(threading.Thread):
 
 
 class Memory(threading.Thread):
-    """The memory of the server, once a second."""
+    """Records the memory of the server once per second."""
 
     def __init__(self, server: Served, stop: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -164,23 +186,23 @@ class Memory(threading.Thread):
             self.look()
 
     def look(self) -> None:
-        if megabytes := self._server.megabytes():  # or it has ended, which others tell
+        if megabytes := self._server.megabytes():  # 0: the server has ended, which is reported elsewhere
             self.memory_mb.append(megabytes)
 
 
 def put(version: Path, base: Path, number: int) -> None:
-    """Copies a version to ``base/number``, so that it appears as a whole."""
+    """Copies a version to ``base/number``, which appears atomically."""
     copy = base / f".{number}"
     shutil.copytree(version, copy)
     copy.rename(base / str(number))
 
 
 def swap(base: Path, version: Path, client: Client, course: Course, within_s: float) -> str:
-    """The next version in, the old one out; what went wrong, or ``""``."""
+    """Adds the next version, waits until it answers, and removes the old one; returns an error message or ``""``."""
     number = course.newest + 1
     put(version, base, number)
     ends = time.monotonic() + within_s
-    while True:  # a look at least, however slow the machine
+    while True:  # checks at least once, even on a slow machine
         states = {told.version: told.state for told in client.status()}
         if states.get(number) == "AVAILABLE":
             course.newest = number
@@ -196,7 +218,7 @@ def swap(base: Path, version: Path, client: Client, course: Course, within_s: fl
 def soak(
     version: Path, minutes: float, clients: int, pause_s: float, swap_s: float, bound_mb: float, seed: int
 ) -> Figures:
-    """The whole of it; ``version`` is a version's folder."""
+    """Runs the soak on a version's folder and returns its figures."""
     items = pd.read_parquet(version / EXTRA / ITEMS)
     figures = Figures(minutes, clients, pause_s, swap_s, bound_mb, len(items), load=os.getloadavg()[0])
     course = Course()
@@ -217,7 +239,7 @@ def soak(
             for thread in (memory, *askers):
                 thread.start()
             ends, due = begun + 60 * minutes, begun + swap_s
-            while server.process.poll() is None and due + 2 * swap_s <= ends:  # the last version is to answer, too
+            while server.process.poll() is None and due + 2 * swap_s <= ends:  # leaves time for the last version
                 time.sleep(max(due - time.monotonic(), 0))
                 try:
                     wrong = swap(base, version, watch, course, SWAPPED_S)
@@ -235,11 +257,11 @@ def soak(
                     file=sys.stderr,
                     flush=True,
                 )
-                due = max(due + swap_s, time.monotonic())  # where loading takes longer, the next one follows at once
+                due = max(due + swap_s, time.monotonic())  # if loading takes longer, the next swap follows at once
             else:
                 time.sleep(max(ends - time.monotonic(), 0))
             course.stop.set()
-            figures.minutes = (time.monotonic() - begun) / 60  # less where it was given up
+            figures.minutes = (time.monotonic() - begun) / 60  # fewer than asked for if a swap failed
             for asker in askers:
                 asker.join()
                 asker.client.close()
@@ -257,7 +279,7 @@ def soak(
 
 
 def section(figures: Figures, made: str) -> str:
-    """The figures as Markdown."""
+    """Returns the figures as Markdown."""
     rows = []
     for kind, seconds in sorted(figures.seconds.items()):
         p50, p99 = 1000 * np.percentile(seconds, [50, 99])

@@ -1,9 +1,9 @@
-"""Measures speed: training beside named alternatives, evaluation, and what comes before; writes it into RESULTS.md.
+"""Measures the speed of training against named alternatives, of evaluation and of preparation; a section of RESULTS.md.
 
     python benchmarks/speed.py ../shared/data/amazon-2014/beauty --rectools-python rtenv/bin/python
 
-RecTools needs PyTorch and so an environment of its own (rtenv above); without ``--rectools-python`` it is left out.
-``--quick`` takes a few steps only, to see that the command works, and leaves RESULTS.md alone.
+RecTools needs PyTorch and therefore a separate environment (rtenv above); without ``--rectools-python`` it is left out.
+``--quick`` takes only a few steps, to check that the command works, and does not change RESULTS.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tfllmrec.training.fit import build_hybrid, set_item_weights, set_seeds
 from tfllmrec.training.optimizer import adamw
 
 WEIGHTS = ItemWeightSettings(decay=0.8, l2=100.0, co_occurrence=0.1, text=50.0, next_item=1.0, popularity=0.25)
-"""Those that the search on beauty ends with: what is timed here is one solution, not the search."""
+"""The result of the search of settings on beauty: the time of one solution is measured here, not that of a search."""
 WARM_UP = 8
 RECTOOLS_BATCH = 128  # its default
 INSTALL = "not measured: in a virtual environment of its own, `pip install torch` (the CPU build), then " + (
@@ -57,7 +57,7 @@ INSTALL = "not measured: in a virtual environment of its own, `pip install torch
 
 @dataclass(frozen=True)
 class Sizes:
-    """Timed steps of a round, and rounds."""
+    """The number of timed steps per round for each contender, and the number of rounds."""
 
     hybrid: int = 160
     two_tower: int = 300
@@ -67,12 +67,13 @@ class Sizes:
 
 @dataclass
 class Contender:
-    """Something that trains.
+    """A model whose training speed is measured.
 
     Attributes:
-      train: gives the examples and seconds of one more round.
-      step: what a step holds.
-      rates: examples per second, one a round.
+      name: The name of the model.
+      train: Trains for a round of the given number and returns its examples and seconds.
+      step: A description of the contents of a step.
+      rates: Examples per second, one figure per round.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Contender:
 
 
 class Stopwatch(tf.keras.callbacks.Callback):
-    """Seconds of the steps after the warm-up, loading of data included."""
+    """Measures the time of the steps after the warm-up, including data loading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class Stopwatch(tf.keras.callbacks.Callback):
 
 
 def hybrid_contender(model: Hybrid, sequences: Sequences, config: ExperimentConfig, steps: int) -> Contender:
-    """The hybrid as ``fit`` trains it; each round begins an epoch."""
+    """Returns the hybrid as ``fit`` trains it; each round begins an epoch."""
     training, length = config.training, config.model.history_length
     size = training.batch_size
     assert size is not None
@@ -112,7 +113,7 @@ def hybrid_contender(model: Hybrid, sequences: Sequences, config: ExperimentConf
 
 
 def two_tower_contender(split: Split, seed: int, steps: int) -> Contender:
-    """The model of the TFRS "basic retrieval" tutorial."""
+    """Returns the model of the TFRS "basic retrieval" tutorial."""
     model, batches = two_tower_and_batches(split, seed)
     whole, rest = divmod(len(split.train), BATCH)
     sizes = [BATCH] * whole + [rest] * bool(rest)
@@ -125,7 +126,7 @@ def two_tower_contender(split: Split, seed: int, steps: int) -> Contender:
 
 
 def timed_fit(model: tf.keras.Model, batches: tf.data.Dataset, steps: int) -> float:
-    """Seconds of ``steps`` steps of Keras' own ``fit``."""
+    """Returns the seconds of ``steps`` steps of Keras' own ``fit``."""
     watch = Stopwatch()
     model.fit(batches, steps_per_epoch=WARM_UP + steps, callbacks=[watch], verbose=0)
     return watch.end - watch.start
@@ -134,7 +135,7 @@ def timed_fit(model: tf.keras.Model, batches: tf.data.Dataset, steps: int) -> fl
 def rectools_contender(
     python: Path, events: Path, loss: str, config: ExperimentConfig, steps: int, versions: dict[str, str]
 ) -> Contender:
-    """RecTools' SASRecModel with our sizes and otherwise its defaults, in its own Python; adds its versions."""
+    """Returns RecTools' SASRecModel, run by another Python, with our sizes and its defaults; extends ``versions``."""
     model = config.model
     settings = {
         "width": model.embedding_dim, "blocks": model.blocks, "heads": model.heads, "length": model.history_length,
@@ -157,7 +158,7 @@ def rectools_contender(
 
 
 def write_events(split: Split, path: Path) -> None:
-    """The training events as RecTools reads them; the place in the history stands for the time."""
+    """Writes the training events for RecTools; positions in the history stand for times."""
     history = split.train_queries().history
     place = np.arange(len(history.values)) - np.repeat(history.offsets[:-1], history.lengths)
     events = {"user_id": history.row_of_value, "item_id": history.values, "weight": 1}
@@ -165,7 +166,7 @@ def write_events(split: Split, path: Path) -> None:
 
 
 class Timed:
-    """A recommender whose scoring is timed."""
+    """A recommender that measures the time of its scoring."""
 
     def __init__(self, recommender: Hybrid) -> None:
         self.recommender, self.seconds = recommender, 0.0
@@ -178,7 +179,7 @@ class Timed:
 
 
 def evaluation_seconds(model: Hybrid, split: Split, queries: Queries, config: ExperimentConfig) -> dict[str, float]:
-    """One evaluation with all that a run measures: the whole, and its parts."""
+    """Returns the time of an evaluation with all metrics of a run, and the times of its parts."""
     timed = Timed(model)
     start = ranked = time.perf_counter()
 
@@ -198,7 +199,7 @@ def evaluation_seconds(model: Hybrid, split: Split, queries: Queries, config: Ex
 
 @contextmanager
 def stopwatch(seconds: dict[str, list[float]], name: str) -> Iterator[None]:
-    """Adds what the block takes to ``seconds[name]``."""
+    """Appends the time that the block takes to ``seconds[name]``."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     yield
@@ -206,7 +207,7 @@ def stopwatch(seconds: dict[str, list[float]], name: str) -> Iterator[None]:
 
 
 def encoded(split: Split, config: ExperimentConfig) -> tuple[np.ndarray, int]:
-    """The items' text vectors, and how many texts had to be encoded for it: none the second time."""
+    """Returns the items' text vectors, and the number of texts that were not yet in the vector store."""
     template = ItemTemplate.from_items(split.items, config.text.template)
     encoder = TextEncoder.from_config(config.text)
     fresh = 0
@@ -220,7 +221,7 @@ def encoded(split: Split, config: ExperimentConfig) -> tuple[np.ndarray, int]:
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Everything, as JSON holds it."""
+    """Measures everything and returns the figures as a JSON object."""
     config = parse_config({"data": {"source": str(options.source)}, "seed": options.seed})
     sizes = Sizes(hybrid=16, two_tower=50, rectools=2, rounds=1) if options.quick else Sizes()
     load = os.getloadavg()[0]
@@ -281,12 +282,12 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def as_section(figures: dict, command: str) -> str:
-    """The figures as Markdown."""
+    """Returns the figures as Markdown."""
     data, seconds = figures["data"], figures["seconds"]
     ours, *others = figures["training"].items()
     rows = [f"| {ours[0]} | {_rounds(ours[1]['examples_per_second'], ',.0f')} | | {ours[1]['step']} |"]
     for name, contender in others:
-        # Of each round by itself: what slows a whole round slows both.
+        # Ratios are computed for each round, because a slow round slows both contenders.
         ratios = [a / b for a, b in zip(ours[1]["examples_per_second"], contender["examples_per_second"], strict=True)]
         rate = _rounds(contender["examples_per_second"], ",.0f")
         rows.append(f"| {name} | {rate} | {_rounds(ratios, '.2f')} | {contender['step']} |")
@@ -318,7 +319,7 @@ Versions: {", ".join(f"{name} {number}" for name, number in figures["versions"].
 
 
 def _rounds(values: list[float], form: str) -> str:
-    """Median and range."""
+    """Formats the median and the range."""
     middle = format(statistics.median(values), form)
     return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 

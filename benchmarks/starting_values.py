@@ -1,13 +1,14 @@
-"""How flat validation is around the starting values of a fit; a section of benchmarks/RESULTS.md for each part.
+"""Measures how the selection value depends on the starting values of a fit; writes sections of benchmarks/RESULTS.md.
 
     python benchmarks/starting_values.py runs/quality/beauty runs/quality/toys runs/quality/movielens-1m \\
         runs/quality/movielens-small
 
-moves one setting of the item-item weights at a time, with all others at those that the run's search has chosen, and
-shows the selection value on validation. Nothing is trained. With ``--dropout`` the hybrid is compared with one that is
-fitted with the other pair of dropouts: there is one for data whose items have many events, and one for few.
+varies one setting of the item-item weights at a time, with all others at the values that the run's search has chosen,
+and shows the selection value on validation queries. Nothing is trained. With ``--dropout``, the hybrid is compared with
+one that is fitted with the other default pair of dropouts: one pair is for data whose items have many events, the other
+for data whose items have few.
 
-Finished points are kept in RUN/starting_values.json and fits in RUN/starting_values/, so that an interrupted command
+Finished points are stored in RUN/starting_values.json and fits in RUN/starting_values/, so that an interrupted command
 continues where it stopped; delete both to measure again.
 """
 
@@ -40,7 +41,7 @@ from tfllmrec.training.defaults import (
 )
 from tfllmrec.training.fit import fit_hybrid
 
-#: The values tried of each setting; those that a search may start from are among them.
+#: The values of each setting to try; the possible starting values of a search are among them.
 CURVES: dict[str, tuple[float, ...]] = {
     "decay": (0.3, 0.45, 0.6, 0.75, 0.9, 0.95, 1.0),
     "l2": (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0),
@@ -52,10 +53,10 @@ CURVES: dict[str, tuple[float, ...]] = {
 
 
 class Points:
-    """Finished measurements of a run, by a text that names each; kept in a file beside the run.
+    """Finished measurements of a run by name, stored in a JSON file.
 
     Args:
-      path: The JSON file; made with the first point.
+      path: The JSON file; it is created with the first measurement.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +64,7 @@ class Points:
         self.known = json.loads(path.read_text()) if path.is_file() else {}
 
     def get(self, name: str, measure: Callable[[], object]) -> object:
-        """The value under ``name``: the one that is kept, else that of ``measure``, which is kept from then on."""
+        """Returns the stored value of ``name``; if there is none, that of ``measure``, which is then stored."""
         if name not in self.known:
             to_stderr(f"{self.path.parent}: {name}")
             self.known[name] = measure()
@@ -72,10 +73,10 @@ class Points:
 
 
 def curves(run: Run) -> tuple[ItemWeightSettings, ItemWeightSettings, dict[str, dict[float, float]]]:
-    """The starting values of a run's search, the values it has chosen, and the selection values around the latter.
+    """Returns the starting values of a run's search, the values it has chosen, and the selection values around these.
 
-    The curve of a setting has the values of :data:`CURVES` and the chosen one. A setting that the search does not move
-    on this data has no curve: the text of items without text, the decay of events without order.
+    The curve of a setting has the values of :data:`CURVES`, the starting one and the chosen one. A setting that the
+    search does not vary on this data has no curve: the text of items without text, the decay of events without order.
     """
     data, chosen = run.training_data, run.config.item_weights
     start = starting_item_weights(data)
@@ -93,12 +94,12 @@ def curves(run: Run) -> tuple[ItemWeightSettings, ItemWeightSettings, dict[str, 
 
 
 def number_of(settings: ItemWeightSettings, name: str, n_items: int) -> float:
-    """The value of a setting; the rank *all* is the number of items."""
+    """Returns the value of a setting; the rank *all* is the number of items."""
     return rank_of(settings.rank or "all", n_items) if name == "rank" else float(getattr(settings, name))
 
 
 def curve_tables(runs: Sequence[Run]) -> list[str]:
-    """A table for each setting: a row for each data set, a column for each value that all of them have tried."""
+    """Returns a table for each setting, with a row for each data set and a column for each value of :data:`CURVES`."""
     by_run = [(run, *curves(run)) for run in runs]
     lines = []
     for name, values in CURVES.items():
@@ -124,7 +125,7 @@ def curve_tables(runs: Sequence[Run]) -> list[str]:
 
 
 def dropout_row(run: Run) -> list[str]:
-    """The selection values of both settings of dropout on a data set, and the difference on validation users."""
+    """Returns a row with the selection values of both settings of dropout, and their difference on validation users."""
     points = Points(run.folder / "starting_values.json")
 
     def measure() -> dict[str, object]:

@@ -1,10 +1,10 @@
-"""Texts per second of the bundled encoders beside sentence-transformers, same texts and cores; into RESULTS.md.
+"""Compares texts per second of the bundled encoders and of sentence-transformers; writes a section of RESULTS.md.
 
     python benchmarks/text_encoding.py ../shared/data/amazon-2014/beauty --sentence-transformers-python stenv/bin/python
 
-``minilm`` has the same weights in both libraries; ``e5`` and ``use`` are compared with it per second of CPU time.
-sentence-transformers needs PyTorch and so an environment of its own (stenv above); without the option it is left out.
-``--quick`` takes a few hundred texts and leaves RESULTS.md alone.
+All encode the same texts on the same cores. ``minilm`` has the same weights in both libraries; ``e5`` and ``use`` are
+compared with it per second of CPU time. sentence-transformers needs PyTorch and therefore a separate environment (stenv
+above); without the option it is left out. ``--quick`` takes a few hundred texts and does not change RESULTS.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.template import ItemTemplate
 
 OURS, THEIRS = "tfllmrec", "sentence-transformers"
-#: 32 is the default of sentence-transformers.
+#: Batch sizes of sentence-transformers; 32 is its default.
 THEIR_BATCHES = (32, 128)
 OUR_ENCODERS = (("minilm", "bfloat16"), ("minilm", "float32"), ("e5", "bfloat16"), ("use", "float32"))
 TITLES = 10_000
@@ -42,14 +42,17 @@ TITLES = 10_000
 
 @dataclass
 class Contender:
-    """Something that encodes.
+    """An encoder whose speed is measured.
 
     Attributes:
-      encode: gives the vectors, float32 ``[n, D]``, the seconds of one more round, and the seconds of CPU time in it,
-        loading left out.
-      encoder: the name of the weights.
-      rates, cpu_rates: texts per second and per second of CPU time, one a round.
-      vectors: of the last round.
+      library: The name of the library.
+      setting: A description of the encoder and its settings.
+      encode: Encodes the texts for a round; returns the vectors, float32 ``[n, D]``, and the seconds and CPU seconds of
+        the round, without loading.
+      encoder: The name of the weights.
+      rates: Texts per second, one figure per round.
+      cpu_rates: Texts per second of CPU time, one figure per round.
+      vectors: The vectors of the last round.
     """
 
     library: str
@@ -76,7 +79,7 @@ def ours(texts: list[str], config: TextConfig) -> Contender:
 def theirs(
     python: Path, texts: list[str], folder: Path, precision: str, batch_size: int, versions: dict[str, str]
 ) -> Contender:
-    """sentence-transformers in its own Python; adds its versions."""
+    """Returns sentence-transformers, run by another Python, as a contender; extends ``versions``."""
     written, vectors = folder / "texts.json", folder / f"{precision}-{batch_size}.npy"
     written.write_text(json.dumps(texts))
     settings = {"precision": precision, "batch-size": batch_size, "threads": os.cpu_count(), "rounds": 1,
@@ -95,7 +98,7 @@ def theirs(
 
 
 def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Contender], list[float], dict[str, str], int]:
-    """The contenders after their rounds, the seconds of the titles alone, versions, and how many titles."""
+    """Returns the measured contenders, the seconds of the titles alone, the versions, and the number of titles."""
     config = parse_config({"data": {"source": str(options.source)}, "seed": options.seed})
     items = read_dataset(config.data, Path()).items
     drawn = np.random.default_rng(config.seed).permutation(len(items))
@@ -130,9 +133,9 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Contender],
 def as_section(
     contenders: list[Contender], titles: list[float], versions: dict[str, str], n_titles: int, made: str
 ) -> str:
-    """The figures as Markdown."""
+    """Returns the figures as Markdown."""
     minilm = [c for c in contenders if c.encoder == "minilm"]
-    # Theirs where they take part: what the weights are published with.
+    # The reference is sentence-transformers if it was measured, because the weights are published for it.
     reference = next(c for c in reversed(minilm) if "float32" in c.setting)
     best = max((c for c in minilm if c.library != OURS), key=lambda c: statistics.median(c.rates), default=None)
     rows = []
@@ -170,7 +173,7 @@ Versions: {", ".join(f"{name} {number}" for name, number in versions.items())}.
 
 
 def _rounds(values: list[float], form: str) -> str:
-    """Median and range."""
+    """Formats the median and the range."""
     middle = format(statistics.median(values), form)
     return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 

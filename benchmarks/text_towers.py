@@ -1,11 +1,11 @@
-"""Ways to train the text encoder, and other encoders: a fit for each, with the other settings of the frozen encoder.
+"""Compares ways of training the text encoder, and other encoders, with otherwise the settings of the frozen encoder.
 
     python benchmarks/text_towers.py beauty
 
-fits runs/text/SET/ROW for each row (a complete fit is only measured, an interrupted one is resumed) and writes one
-table into benchmarks/RESULTS.md. Rows of encoders that are not trained (``--rows minilm+e5``) have a section of their
-own. ``--frozen runs/quality/beauty`` takes that run as the first row. With frozen runs of
-several seeds, the rows are fitted for each of their seeds (in runs/text/SET-seed1, ...) and averaged.
+fits runs/text/SET/ROW for each row (a complete fit is only measured, an interrupted one is resumed) and writes a table
+to a section of benchmarks/RESULTS.md; if none of the rows trains its encoder (``--rows minilm+e5``), to a separate
+section. ``--frozen runs/quality/beauty`` takes this run as the first row. With frozen runs of several seeds, the other
+rows are fitted for each of these seeds (in runs/text/SET-seed1, ...) and averaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.text.bundled import hub_handles
 from tfllmrec.training.text.tower import TowerRecord
 
-#: Settings of the ``text`` section beside those of a plain fit; ``mlm-lora`` goes on from what ``mlm`` has made.
+#: Settings of the ``text`` section that differ from the frozen row; ``mlm-lora`` starts from the encoder of ``mlm``.
 ROWS: dict[str, dict[str, object]] = {
     "frozen": {},
     "adapter": {"mode": "adapter"},
@@ -45,16 +45,16 @@ ROWS: dict[str, dict[str, object]] = {
 
 
 def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None, precision: str) -> Run:
-    """The run of a row, with the settings that were chosen for ``frozen``, or chosen from the data without it."""
+    """Returns the run of a row, with the settings of the run ``frozen``; without it, they are chosen from the data."""
     run = folder / name
     settings = frozen.config.model_dump(mode="json") if frozen else {"text": {}}
     text = settings["text"] | ROWS[name] | {"precision": precision}
     if name == "mlm-lora":
         text |= {"encoder": str((folder / "mlm" / "text" / "encoder").resolve()), "preprocessor": str(hub_handles()[0])}
-        text["precision"] = "float32"  # a Hub encoder brings its own, here that of mlm
+        text["precision"] = "float32"  # a Hub encoder has its own precision, here that of mlm
     if "use" in str(text.get("encoder")).split("+"):
-        text["precision"] = "float32"  # it has no other
-    # The table is about the hybrid: no row needs the ranking model.
+        text["precision"] = "float32"  # the only precision of this encoder
+    # The table shows the hybrid only: no row needs the ranking model.
     others = {"data": files, "evaluation": {"baselines": ["text"]}, "ranking": {"epochs": 0}}
     config = parse_config(settings | others | {"text": text})
     to_stderr(f"== {name}")

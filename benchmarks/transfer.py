@@ -1,13 +1,13 @@
-"""What runs of other domains bring to a target: without training, and beside a few events of the target.
+"""Measures transfer from another domain: without training on the target, and with a few known events in the target.
 
     python benchmarks/transfer.py zero_shot runs/movielens-100k-from-1m runs/quality/movielens-100k
     python benchmarks/transfer.py known_events runs/beauty runs/quality/toys --known 1 2 5
 
-``zero_shot`` compares a run of ``tfllmrec transfer`` with one that was fitted on the target, both as they were
-measured. ``known_events`` takes two complete runs with shared users, whose data, text vectors and settings of item-item
-weights are used; nothing is trained by gradient. A fifth of the users of both domains is the test and another fifth the
-validation (``split.kind=cold_domain``): of these users the first few events in the target domain are known. Writes a
-section of benchmarks/RESULTS.md.
+``zero_shot`` compares the results of a run of ``tfllmrec transfer`` with those of a run that was fitted on the target.
+``known_events`` takes two complete runs with shared users, whose data, text vectors and settings of item-item weights
+are used; nothing is trained by gradient descent. A fifth of the users with events in both domains are test users and
+another fifth are validation users (``split.kind=cold_domain``); the first few events of these users in the target
+domain are known. Writes a section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from tfllmrec.text.centring import centred_unit
 from tfllmrec.training.defaults import DOMAIN_FACTORS
 from tfllmrec.training.transfer import histories_among
 
-#: How much the map counts beside the item-item weights, both in standard deviations of the target's scores.
+#: Weights of the map's scores to try, relative to those of the item-item weights. Both are in standard deviations of
+#: the scores of the target's items.
 STRENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 BOTH, ALONE = "item-item weights and domain_map", "item-item weights of the target alone"
 SERVED = "item-item weights with a map, as they are served"
@@ -59,7 +60,7 @@ class InDomain:
         return histories_among(histories, self.rows, self.n_items)
 
     def score(self, queries: Queries) -> np.ndarray:
-        """0 for the items of other domains, which are no candidates."""
+        """Returns the scores, which are 0 for items of other domains, as these are not candidates."""
         assert self.settings.decay is not None
         scores = np.zeros((len(queries), self.n_items), np.float32)
         scores[:, self.rows] = score_history(self._inside(queries.choices), self.weights, self.settings.decay)
@@ -67,17 +68,19 @@ class InDomain:
 
 
 class Mapped:
-    """The same weights with a map from the other domains, as ``item_weights.map`` serves them.
+    """The item-item weights of the target with a map from the other domains, as ``item_weights.map`` serves them.
 
     Args:
-      alone: the weights of the target. factor: of the map, as in ``item_weights.domains``.
+      data: The joined data.
+      alone: The item-item weights of the target.
+      factor: The factor of the map, as in ``item_weights.domains``.
     """
 
     def __init__(self, data: TrainingData, alone: InDomain, factor: float) -> None:
         assert data.domains is not None
         self.settings, self.bits = alone.settings, domain_bits(data.domains)
         shape = (data.n_items, alone.weights.neighbours.shape[1])
-        # Any different items where there is no weight: these are the rows of the other domains.
+        # Rows of the other domains have no weights; their neighbours can be any distinct items.
         neighbours, weights = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)), np.zeros(shape, np.float32)
         neighbours[alone.rows], weights[alone.rows] = alone.rows[alone.weights.neighbours], alone.weights.weights
         both = with_maps(PrunedWeights(neighbours, weights), data.maps_between_domains, data.domains)
@@ -90,7 +93,7 @@ class Mapped:
 
 
 class Sum:
-    """Two recommenders whose scores of the target's items are scaled to standard deviation 1 and added."""
+    """The sum of two recommenders, whose scores of the target's items are scaled to standard deviation 1."""
 
     def __init__(self, first: Recommender, second: Recommender, strength: float, rows: np.ndarray) -> None:
         self.first, self.second, self.strength, self.rows = first, second, strength, rows
@@ -105,7 +108,7 @@ class Sum:
 
 
 def measured(data: TrainingData, target: Run, domain: str) -> tuple[dict[str, Result], str]:
-    """The results of each row on the test queries, and what was chosen on validation."""
+    """Returns the results of each row on the test queries, and a line on what was chosen on validation queries."""
     alone = InDomain(data, target, domain)
     names = ("domain_map", "emcdr", "ials", "popularity")
     mapped, emcdr, cmf, popularity = (fit_baseline(data, name).model for name in names)
@@ -132,7 +135,7 @@ def measured(data: TrainingData, target: Run, domain: str) -> tuple[dict[str, Re
 
 
 def known_events(source: Run, target: Run, known: Sequence[int], seed: int, command: str) -> tuple[str, str]:
-    """Title and body."""
+    """Returns the title and body of the section on users with a few known events."""
     names = [str(run.metrics["data"]["name"]) for run in (source, target)]
     datasets = dict(zip(names, (source.dataset, target.dataset), strict=True))
     joined, text = join_datasets(datasets), np.vstack([source.text, target.text])
@@ -161,7 +164,7 @@ def known_events(source: Run, target: Run, known: Sequence[int], seed: int, comm
 
 
 def zero_shot(run: Run, alone: Run, command: str) -> tuple[str, str]:
-    """Title and body."""
+    """Returns the title and body of the section on a transferred run and one fitted on the target."""
     record = run.transferred
     assert record is not None
     results = {"fitted on the target": alone.results["hybrid"], run.config.transfer.method: run.results["hybrid"]}

@@ -1,14 +1,18 @@
-"""What updates cost and lose: a data set in steps by time, each as an update, as a full fit, and with the stale model.
+"""Compares updates with full fits and a stale model, in accuracy and cost, on a data set that arrives in steps by time.
 
     python benchmarks/update.py movielens-small --steps 10
 
-fits a run on the first half of the events, by time (where events have none, on the first half of each user's events, by
-order). Then the other half comes in equal steps. Items join the catalogue with their first event. After each step:
-``tfllmrec update`` of the run before; ``tfllmrec fit`` of all data so far, as a user would run it: with its searches of
-settings, without baselines; and the first run, which is not trained again and does not know the new items. All are
-measured on the test queries of the update, and update and fit are compared by a paired interval over users. CPU seconds
-are those of the commands, from their start to their end, with all threads and child processes. Neither command writes
-details for TensorBoard (``board.details``). An interrupted benchmark goes on where it stopped.
+fits a run on the first half of the events, by time (for events without times, on the first half of each user's events,
+by order). Then the other half is added in equal steps. Items join the catalogue with their first event. After each
+step, these are measured:
+
+- ``tfllmrec update`` of the previous run,
+- ``tfllmrec fit`` of all data so far, as a user would run it: with its searches of settings, without baselines,
+- the first run, which is not trained again and does not know the new items.
+
+All are measured on the test queries of the update; update and fit are compared by a paired interval over users. CPU
+seconds are those of the commands, from start to end, with all threads and child processes. Neither command writes
+details for TensorBoard (``board.details``). An interrupted benchmark continues where it stopped.
 """
 
 from __future__ import annotations
@@ -44,9 +48,17 @@ from tfllmrec.runs.run import Run
 
 @dataclass(frozen=True)
 class Step:
-    """What came of a step: by contender, ndcg@10, recall@10 of new items (``None``: too few), and CPU seconds.
+    """The figures of a step.
 
-    ``gain`` is the ndcg@10 of the update minus that of the fit, with the ends of its paired 95 % interval.
+    Attributes:
+      events: The number of events so far.
+      queries: The number of test queries.
+      new_items: The number of items that are not in the first run.
+      new_targets: The number of targets that are new items.
+      ndcg: ndcg@10 by contender.
+      recall_new: recall@10 of new items by contender; ``None`` if there are too few targets.
+      cpu_s: CPU seconds by command.
+      gain: The ndcg@10 of the update minus that of the fit, and the ends of its paired 95 % interval.
     """
 
     events: int
@@ -60,7 +72,7 @@ class Step:
 
 
 def parts_of(dataset: Dataset, first: float, steps: int) -> np.ndarray:
-    """int ``[E]``: the part of each event, 0 to ``steps``; by time, else by its place among its user's events."""
+    """Returns the part of each event, int ``[E]``, 0 to ``steps``: by time, or by order within each user's events."""
     events = dataset.events
     times = events[TIMESTAMP].to_numpy()
     if np.isnan(times).any():
@@ -75,7 +87,7 @@ def parts_of(dataset: Dataset, first: float, steps: int) -> np.ndarray:
 
 
 def write_parts(dataset: Dataset, first: float, steps: int, folder: Path) -> None:
-    """``events-0.csv``, ``items-0.csv``, ... : the events of each part, and the items that join with it."""
+    """Writes ``events-0.csv``, ``items-0.csv``, ... with the events of each part and the items that join with it."""
     part = parts_of(dataset, first, steps)
     timed = bool(dataset.events[TIMESTAMP].notna().all())
     kept = [USER, ITEM, *([RATING] if dataset.has_ratings else []), TIMESTAMP if timed else ORDER]
@@ -91,13 +103,13 @@ def write_parts(dataset: Dataset, first: float, steps: int, folder: Path) -> Non
 
 
 def timed(folder: Path, command: Sequence[str]) -> tuple[Run, float]:
-    """The run that ``tfllmrec COMMAND`` makes, and the CPU seconds that it took, which are kept beside it.
+    """Runs ``tfllmrec COMMAND``; returns its run and the CPU seconds, which are stored in a file next to the run.
 
-    Those of parts that Ctrl-C or an error ended are added up; those of a part that was killed with the benchmark itself
-    are lost.
+    The CPU seconds of attempts that Ctrl-C or an error ended are included; those of an attempt that was killed together
+    with the benchmark itself are lost.
 
     Raises:
-      SystemExit: the command failed.
+      SystemExit: The command failed.
     """
     record = folder.with_name(f"{folder.name}.cpu.json")
     before = float(json.loads(record.read_text())) if record.is_file() else 0.0
@@ -115,13 +127,13 @@ def timed(folder: Path, command: Sequence[str]) -> tuple[Run, float]:
 
 
 def cpu_of_children() -> float:
-    """CPU seconds of all child processes that have ended, and of their own."""
+    """Returns the CPU seconds of all child processes that have ended, including their own children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def fit_command(data: DataConfig, out: Path, overrides: Sequence[str]) -> list[str]:
-    """``fit`` of some data with no baseline and no other setting than ``overrides``; or ``fit --resume``."""
+    """Returns the command for ``fit`` without baselines and with no other settings than ``overrides``, or to resume."""
     if (out / "checkpoints").is_dir():
         return ["fit", "--resume", str(out)]
     raw = {"data": data.model_dump(mode="json", exclude_unset=True), "evaluation": {"baselines": []}}
@@ -131,7 +143,7 @@ def fit_command(data: DataConfig, out: Path, overrides: Sequence[str]) -> list[s
 
 
 def shared_queries(run: Run, other: Run) -> tuple[Queries, Queries]:
-    """The test queries of two runs of the same data that ask for the same, in one order."""
+    """Returns the test queries with the same user and targets in two runs of the same data, in the same order."""
     ours, theirs = run.split.test, other.split.test
     rows = pd.Index(theirs.user_ids).get_indexer(pd.Index(ours.user_ids))
     same = [at >= 0 and np.array_equal(ours.targets[row], theirs.targets[at]) for row, at in enumerate(rows)]
@@ -141,7 +153,13 @@ def shared_queries(run: Run, other: Run) -> tuple[Queries, Queries]:
 def measured(
     contenders: Mapping[str, tuple[Recommender, Queries]], update: Run, known: pd.Series
 ) -> tuple[dict[str, float], dict[str, float | None], int, tuple[float, float, float]]:
-    """ndcg@10, recall@10 of the items that are not among ``known``, how many targets these are, and ``Step.gain``."""
+    """Returns the fields ``ndcg``, ``recall_new``, ``new_targets`` and ``gain`` of a step.
+
+    Args:
+      contenders: The recommenders and their queries by name.
+      update: The updated run.
+      known: The ids of the items that are not new.
+    """
     new = ~update.split.items[ITEM].isin(known).to_numpy()
     results = {
         name: evaluate(
@@ -157,7 +175,7 @@ def measured(
 
 
 def section(steps: Sequence[Step], made: str) -> str:
-    """The table of all steps."""
+    """Returns a table of all steps."""
     contenders = list(steps[0].ndcg)
     rows = []
     for number, step in enumerate(steps, 1):

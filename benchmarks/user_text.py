@@ -20,32 +20,32 @@ from variants import fitted_variants, section
 
 from tfllmrec.runs.run import Run
 
-#: The ``data`` section of each set, with the paths below the folder of all data; and its texts.
+#: The ``data`` section of each set, with paths below the folder of all data, and a description of its texts.
 SETS: dict[str, tuple[dict[str, Any], str]] = {
     "amazon-2018-magazine": (
         {
             "events": "amazon-2018-magazine/Magazine_Subscriptions_5.json.gz",
             "items": "amazon-2018-magazine/meta_Magazine_Subscriptions.json.gz",
-            "fields": {"event.image": {"use": False}},  # addresses
+            "fields": {"event.image": {"use": False}},  # URLs
         },
         "the title and the text of each review",
     ),
     "movielens-small": ({"source": "movielens-small"}, "the tags that a user wrote between two ratings"),
 }
-#: How the line of a fit begins that says whether the texts are read.
+#: The beginning of the fit's line that says whether the texts are read.
 CHOSEN = "texts of users"
-#: By name: the settings of a variant.
+#: The settings of each variant by name.
 VARIANTS = {"without texts of users": ["model.user_text=false"], "with them": ["model.user_text=true"]}
 
 
 def data_of(name: str, folder: Path) -> dict[str, Any]:
-    """The ``data`` section of a set whose files are below ``folder``."""
+    """Returns the ``data`` section of a set whose files are below ``folder``."""
     told = {key: value if key == "fields" else str(folder / value) for key, value in SETS[name][0].items()}
     return {"name": name} | told
 
 
 def about(name: str, run: Run) -> str:
-    """What the runs of a set have in common."""
+    """Describes what the runs of a set have in common."""
     data, split = run.metrics["data"], run.metrics["split"]
     return (
         f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; {split['kind']} split, "

@@ -1,4 +1,4 @@
-"""Variants of one experiment, each fitted for several seeds, and the table of their differences."""
+"""Fits variants of one experiment for several seeds and makes a table of their differences."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ def fitted_variants(
     out: Path,
     prefix: str = "",
 ) -> dict[str, list[Run]]:
-    """The runs of each variant, one for each seed, without baselines.
+    """Returns the runs of each variant, one for each seed, fitted without baselines.
 
     Args:
-      variants: by name, its settings (``A.B=C``). data: the ``data`` section. overrides: settings of all variants.
-      out: the folder of the runs. prefix: of the names of their folders.
+      variants: The settings (``A.B=C``) of each variant by name.
+      data: The ``data`` section.
+      seeds: The seeds.
+      overrides: Settings of all variants.
+      out: The folder of the runs.
+      prefix: A prefix of the names of their folders.
     """
     runs: dict[str, list[Run]] = {name: [] for name in variants}
     for seed in dict.fromkeys(seeds):
@@ -38,10 +42,13 @@ def fitted_variants(
 
 
 def section(runs: Mapping[str, Sequence[Run]], about: str, chosen: str, command: str) -> str:
-    """The body of a section: how the runs were made, the table of the variants' differences, and what was chosen.
+    """Returns the body of a section: how the runs were made, the variants' differences, and what was chosen.
 
     Args:
-      about: what the reader has to know of the variants. chosen: how the lines begin that are shown of what was chosen.
+      runs: The runs of each variant by name.
+      about: An explanation of the variants.
+      chosen: The beginning of the lines on chosen settings to show.
+      command: The command of the benchmark.
     """
     seeds = [run.config.seed for run in next(iter(runs.values()))]
     results = {name: averaged_runs(own)["hybrid"] for name, own in runs.items()}

@@ -1,11 +1,11 @@
-"""The vector store with as many items as you like: seconds and peak anonymous memory; a section of RESULTS.md.
+"""Measures time and peak anonymous memory of the vector store with many items; writes a section of RESULTS.md.
 
     python benchmarks/vector_store.py
     python benchmarks/vector_store.py --items 100000 --folder /somewhere/with/room
 
-The encoder is made up and costs next to nothing, so that what is measured is the store: a first run that encodes all
-items, a second one that finds them all, a third with one item more. Anonymous memory is what a process holds itself, as
-opposed to files that it has mapped, which the system takes back when it needs to.
+The encoder returns random vectors at almost no cost, so that the store itself is measured: a first run that encodes all
+items, a second one that finds them all, and a third with one more item. Anonymous memory is a process's own memory, as
+opposed to mapped files, whose pages the system can reclaim when needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tfllmrec.text.store import VectorStore, encode_items
 
 @dataclass(frozen=True)
 class Step:
-    """One line of the table; ``anonymous_mb`` is the peak above what was held before."""
+    """A row of the table; ``anonymous_mb`` is the peak above the memory before the run."""
 
     name: str
     encoded: int
@@ -39,7 +39,7 @@ class Step:
 
 
 class MadeUp:
-    """Random vectors that depend on nothing."""
+    """An encoder that returns random vectors, whatever the texts."""
 
     fingerprint = "5701"
 
@@ -53,7 +53,7 @@ class MadeUp:
 
 
 def measure(folder: Path, items: int, dim: int, chunk: int) -> list[Step]:
-    """The three runs; ``folder`` gets the store and the vectors' file, each of 4 * items * dim bytes."""
+    """Measures the three runs; writes the store and the file of vectors to ``folder``, 4 * items * dim bytes each."""
     encoder, texts, steps = MadeUp(dim), [f"item number {i} of a made-up catalogue" for i in range(items)], []
     for name in ("all new", "all stored", "one new"):
         if name == "one new":
@@ -69,7 +69,7 @@ def measure(folder: Path, items: int, dim: int, chunk: int) -> list[Step]:
 
 @contextmanager
 def peak_anonymous() -> Iterator[Callable[[], float]]:
-    """Gives what to call after the block for the megabytes by which anonymous memory rose above its start."""
+    """Yields a function that returns, after the block, the peak of anonymous memory above its start, in megabytes."""
     start, done = _anonymous_mb(), threading.Event()
     peak = start
 

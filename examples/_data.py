@@ -1,4 +1,4 @@
-"""The parts that all examples share: arguments, data, a text tower of the catalogue, and figures beside popularity."""
+"""Code shared by all examples: arguments, data, a text tower of the catalogue, and a comparison with popularity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tfllmrec.models.ranking import USER_SHRINKAGE, RatingScale
 
 
 def arguments(description: str | None, epochs: int) -> argparse.ArgumentParser:
-    """The options that all examples have; ``epochs`` is the default of ``--epochs``."""
+    """Returns a parser with the options of all examples; ``epochs`` is the default of ``--epochs``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="movielens-100k", help="a folder, or the name of a registered data set")
     parser.add_argument("--epochs", type=int, default=epochs)
@@ -37,38 +37,38 @@ def arguments(description: str | None, epochs: int) -> argparse.ArgumentParser:
 
 
 def read(args: argparse.Namespace) -> Split:
-    """Training events, and the last event of each user as the test target. Sets all seeds."""
+    """Reads the data, with the last event of each user as the test target. Sets all seeds."""
     tf.keras.utils.set_random_seed(42)
     dataset = tfllmrec.read_dataset(tfllmrec.DataConfig(source=args.data))
     return tfllmrec.make_split(dataset, tfllmrec.SplitConfig(), seed=42)
 
 
 def text_tower(args: argparse.Namespace, split: Split, **settings: Any) -> tfllmrec.TextTower:
-    """A tower that takes item indices and reads titles, categories and other text of the items."""
+    """Returns a tower that takes item indices and encodes titles, categories and other text of the items."""
     texts = tfllmrec.ItemTemplate.from_items(split.items).texts(split.items)
     return tfllmrec.TextTower(args.encoder, args.preprocessor, texts=texts, **settings)
 
 
 def shuffled(columns: Mapping[str, np.ndarray], batch_size: int = 1024) -> tf.data.Dataset:
-    """Batches of rows of ``columns``, in a new order each epoch."""
+    """Returns batches of rows of ``columns``, in a new order each epoch."""
     rows = len(next(iter(columns.values())))
     return tf.data.Dataset.from_tensor_slices(dict(columns)).shuffle(rows, seed=42).batch(batch_size)
 
 
 def callbacks(args: argparse.Namespace, name: str) -> list[tf.keras.callbacks.Callback]:
-    """TensorBoard, where ``--logs`` names a folder."""
+    """Returns the TensorBoard callback if ``--logs`` is given."""
     return [tf.keras.callbacks.TensorBoard(str(args.logs / name))] if args.logs else []
 
 
 def held_out(split: Split) -> pd.DataFrame:
-    """The events that the test queries ask for, a row for each query: with rating and time."""
+    """Returns the target event of each test query, one row per query, with its rating and time."""
     users = pd.Index(split.dataset.users["user_id"]).get_indexer(pd.Index(split.test.user_ids))
     asked = pd.DataFrame({"user_index": users, "item_index": split.test.targets.values})
     return asked.merge(split.dataset.events, how="left", on=["user_index", "item_index"])
 
 
 def measured(split: Split, recommenders: Mapping[str, Recommender]) -> dict[str, Result]:
-    """Each recommender and popularity on the test queries: the whole catalogue, without the items of the history."""
+    """Evaluates recommenders and popularity on the test queries: the whole catalogue, without items of the history."""
     without_text = np.zeros((split.dataset.n_items, 1), np.float32)
     popularity = Popularity().fit(tfllmrec.TrainingData(split, without_text))
     return {
@@ -80,7 +80,7 @@ def measured(split: Split, recommenders: Mapping[str, Recommender]) -> dict[str,
 
 
 def by_biases(split: Split, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """The ratings of (user, item) pairs by the mean of all and the biases of item and user: the baseline of RMSE."""
+    """Predicts ratings of (user, item) pairs by the overall mean and the biases of item and user: the RMSE baseline."""
     scale = RatingScale.of_split(split)
     assert scale is not None, "this example needs ratings"
     user, item = (split.train[column].to_numpy() for column in ("user_index", "item_index"))
@@ -100,7 +100,7 @@ def show(title: str, results: Mapping[str, Result]) -> None:
 
 
 def show_table(figures: Mapping[str, Mapping[str, float]]) -> None:
-    """Prints further figures: row -> column -> value."""
+    """Prints a table of further figures, given by row and column."""
     columns = list(dict.fromkeys(column for row in figures.values() for column in row))
     table = Table("", *columns, box=box.SIMPLE_HEAD)
     for name, row in figures.items():

@@ -1,9 +1,9 @@
-"""Context of the request: the same two-tower with and without the time at which the user asks.
+"""Context of the request: a two-tower model with and without the time of the request.
 
 The TFRS tutorial "context features" adds the time to the user's tower, normalised and in buckets, and splits the events
-at random, so that the model trains on events later than those it is tested on. Here the test event is each user's last
-one; hour and weekday are read as sine and cosine, and the period of the data in buckets. A film is its id plus its
-text. The row ``without time`` is the same model with the time left out.
+at random, so that the model is trained on events later than those it is tested on. Here the test event is each user's
+last one; hour and weekday are encoded as sine and cosine, and the period of the data in buckets. A film is represented
+by its id plus its text. The row ``without time`` is the same model without the time.
 
     python examples/context_features.py
 """
@@ -30,10 +30,10 @@ DAY_S, WEEK_S = 86400.0, 604800.0
 
 
 class TimeOfRequest(tf.keras.layers.Layer):
-    """Seconds since 1970, float64 ``[B]``, to float32 ``[B, D]``: the position in day and week, and the period.
+    """Encodes seconds since 1970, float64 ``[B]``, as float32 ``[B, D]``: the position in day and week, and the period.
 
     Args:
-      times: float64 ``[E]``, of the training events; the buckets hold equally many of them.
+      times: The times of the training events, float64 ``[E]``; each bucket has the same number of them.
     """
 
     def __init__(self, times: np.ndarray) -> None:
@@ -62,7 +62,7 @@ class TwoTower(tfrs.Model):
         self.text = text
         self.catalogue = tf.range(split.dataset.n_items)
         self.task = CatalogueRetrieval(tf.constant(split.train_counts > 0))
-        # A query of the test set tells its user; its time is that of the event to be found.
+        # Test queries have no time of their own: it is that of the user's target event.
         self.time_of_request = dict(zip(split.test.user_ids, held_out(split)["timestamp_s"], strict=True))
 
     def queries(self, user: tf.Tensor, seconds: tf.Tensor) -> tf.Tensor:

@@ -1,8 +1,8 @@
-"""Feature crosses: a deep and cross network on ids, the text of the film and all that is known of the user.
+"""Feature crosses: a deep and cross network on ids, the text of the film and the columns of the users' table.
 
 The TFRS tutorial "DCN" crosses ids and a few columns named in the script, and compares RMSE on a random fifth of the
-events. Here the film is its text, every column of the users' table with few enough values is a feature, and each user's
-last rating is predicted. The rows differ in the crosses alone; the biases of item and user are the baseline.
+events. Here the text of the film is a feature, too, as is every column of the users' table with few enough values, and
+each user's last rating is predicted. The rows differ only in the crosses; the biases of item and user are the baseline.
 
     python examples/dcn.py
 """
@@ -22,7 +22,7 @@ from _data import arguments, by_biases, callbacks, held_out, read, rmse, show_ta
 from tfllmrec.data.splits import Split
 
 DIM, MOST_VALUES = 16, 100
-#: Row of the table -> the settings of its cross layers; none of them is a plain deep network.
+#: The settings of the cross layers by row of the table; without cross layers, the model is a plain deep network.
 CROSSES: dict[str, list[dict[str, int]]] = {
     "deep": [],
     "deep and cross": [{}, {}],
@@ -31,7 +31,7 @@ CROSSES: dict[str, list[dict[str, int]]] = {
 
 
 class CrossNetwork(tfrs.Model):
-    """``rating = mean + MLP(cross(cross(x)))`` with ``x`` all features side by side."""
+    """``rating = mean + MLP(cross(cross(x)))``, where ``x`` is the concatenation of all features."""
 
     def __init__(self, split: Split, text: tfllmrec.TextTower, crosses: Sequence[Mapping[str, int]]) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ class CrossNetwork(tfrs.Model):
 
 
 def user_columns(split: Split) -> list[str]:
-    """The columns of the users' table that hold few enough values to be learned one by one."""
+    """Returns the columns of the users' table with at most :data:`MOST_VALUES` distinct values."""
     users = split.dataset.users.drop(columns="user_id")
     return [name for name in users if users[name].nunique() <= MOST_VALUES]
 
 
 def features(split: Split, events: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Users, items and the users' columns for each event."""
+    """Returns the users, items and the users' columns for each event."""
     found = {name: np.asarray(events[name], np.int32) for name in ("user_index", "item_index")}
     users = split.dataset.users.iloc[found["user_index"]]
     return found | {name: users[name].to_numpy(dtype=object) for name in user_columns(split)}

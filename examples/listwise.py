@@ -1,9 +1,10 @@
-"""Listwise ranking: learn the order of a user's films instead of their ratings one by one.
+"""Listwise ranking: learns the order of a user's films instead of single ratings.
 
-The TFRS tutorial "listwise ranking" takes its losses from TensorFlow Ranking, which does not install beside current
-TensorFlow, and tests on lists drawn from a random fifth of the events. Here the three losses (squared error, hinge on
-pairs, ListMLE) are a few lines each, a BERT reads the films, and a test list is the last films that a user rated in
-training time. The order by mean rating is the baseline. The scoreboard ranks the whole catalogue, beside popularity.
+The TFRS tutorial "listwise ranking" takes its losses from TensorFlow Ranking, which cannot be installed with current
+TensorFlow, and tests on lists drawn from a random fifth of the events. Here the three losses (squared error, pairwise
+hinge, ListMLE) are a few lines each, a BERT encodes the films, and a test list has the last films that a user rated
+among the training events. The order by mean rating is the baseline. The scoreboard ranks the whole catalogue and
+compares with popularity.
 
     python examples/listwise.py
 """
@@ -25,7 +26,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.ranking import RatingScale
 
-DIM, LISTS, SIZE = 32, 50, 5  # lists of a user, films in a list
+DIM, LISTS, SIZE = 32, 50, 5  # LISTS: training lists per user, SIZE: films per list
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -40,7 +41,7 @@ def pairwise_hinge(ratings: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 
 
 def list_mle(ratings: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
-    """-log P(the order by rating) by Plackett and Luce (Xia et al. 2008); equal ratings are ordered at random."""
+    """Returns -log P(the order by rating) by Plackett and Luce (Xia et al. 2008); ties are ordered at random."""
     order = tf.argsort(ratings + tf.random.uniform(tf.shape(ratings)) / 2, direction="DESCENDING")
     best_first = tf.gather(scores, order, batch_dims=1)
     rest = tf.math.cumulative_logsumexp(best_first, axis=1, reverse=True)
@@ -60,7 +61,7 @@ class ListModel(tfrs.Model):
         self.loss_of_lists = loss
 
     def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Users int32 ``[B]`` and lists of items int32 ``[B, S]`` to scores float32 ``[B, S]``."""
+        """Returns the scores, float32 ``[B, S]``, of lists of items, int32 ``[B, S]``, for users, int32 ``[B]``."""
         items = inputs["items"]
         crossed = tf.einsum("bd,bsd->bs", self.users(inputs["user_index"]), self.text(items))
         return self.biases(items)[..., 0] + crossed
@@ -74,7 +75,10 @@ class ListModel(tfrs.Model):
 
 
 def lists(split: Split) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Of each user with enough ratings the last ``SIZE`` training events, for tests, and lists drawn from the rest."""
+    """Returns training and test lists of each user with at least ``2 * SIZE`` ratings among the training events.
+
+    The test list has the last ``SIZE`` of these events; the training lists are drawn from the others.
+    """
     generator = np.random.default_rng(42)
     train, test = [], []
     rated = split.train[split.train["rating"].notna()]
@@ -93,7 +97,7 @@ def lists(split: Split) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def ndcg(scores: np.ndarray, ratings: np.ndarray) -> float:
-    """The mean over lists of DCG (gain 2^rating - 1) over that of the best order, without lists of equal ratings."""
+    """Returns the mean NDCG (gain 2^rating - 1) over lists; lists in which all ratings are equal are left out."""
     told_apart = ratings.min(axis=1) < ratings.max(axis=1)
     gains, discounts = 2.0 ** ratings[told_apart] - 1, 1 / np.log2(np.arange(2, ratings.shape[1] + 2))
     by_score = np.take_along_axis(gains, np.argsort(-scores[told_apart], axis=1, kind="stable"), axis=1)

@@ -1,9 +1,9 @@
-"""One model for retrieval and ratings, and what either task costs the other.
+"""Multitask: one model for retrieval and ratings, and how much each task costs the other.
 
-The TFRS tutorial "multitask" weights the two losses and compares the accuracy of retrieval with the RMSE of ratings on
-a random fifth of the events. Here the film is its id plus its text, retrieval is a softmax over the whole catalogue,
-and each model ranks each user's last film and predicts its rating. Popularity is the baseline of the ranks, the biases
-of item and user are the baseline of the ratings.
+The TFRS tutorial "multitask" weights the two losses and compares the accuracy of retrieval and the RMSE of ratings on
+a random fifth of the events. Here a film is represented by its id plus its text, retrieval is trained by a softmax over
+the whole catalogue, and the test event is each user's last one: its film is to be ranked and its rating predicted.
+Popularity is the baseline of the ranks, the biases of item and user are the baseline of the ratings.
 
     python examples/multitask.py
 """
@@ -38,12 +38,12 @@ from tfllmrec.evaluation.protocol import Result
 from tfllmrec.losses.retrieval import CatalogueRetrieval
 
 DIM = 32
-#: Row of the table -> weights of the two losses.
+#: The weights of the two losses, retrieval and rating, by row of the table.
 WEIGHTS = {"ratings only": (0.0, 1.0), "retrieval only": (1.0, 0.0), "both": (1.0, 1.0)}
 
 
 class Multitask(tfrs.Model):
-    """Both tasks share the vectors of users and items; the rating has a small network on top of them."""
+    """A model whose tasks share the vectors of users and items; ratings are predicted by a small network on top."""
 
     def __init__(self, split: Split, text: tfllmrec.TextTower, retrieval: float, rating: float) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Multitask(tfrs.Model):
         return self.ids(item) + self.text(item)
 
     def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The predicted ratings, float32 ``[B]``."""
+        """Returns the predicted ratings, float32 ``[B]``."""
         users, items = self.users(inputs["user_index"]), self.items(inputs["item_index"])
         return self.mean + self.head(tf.concat([users, items, users * items], axis=-1))[:, 0]
 

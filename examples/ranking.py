@@ -1,9 +1,9 @@
-"""Ranking by predicted ratings: a user id and the text of a film to a rating.
+"""Ranking by predicted ratings, from a user id and the text of a film.
 
-The TFRS tutorial "basic ranking" learns a rating from two ids, reports RMSE on a random fifth of the events, and stops
-there. Here the film is its text (``--mode lora`` trains the encoder too), the test rating is each user's last one, and
-RMSE stands beside the simplest baseline, the biases of item and user. The second table shows why a rating model is no
-retrieval model: it ranks the whole catalogue by predicted rating, beside popularity.
+The TFRS tutorial "basic ranking" predicts a rating from two ids and only reports RMSE on a random fifth of the events.
+Here the model reads the text of the film (``--mode lora`` also trains the encoder), the test rating is each user's last
+one, and RMSE is compared with the simplest baseline, the biases of item and user. The first table shows why a rating
+model is not a retrieval model: it compares popularity with a ranking of the whole catalogue by predicted rating.
 
     python examples/ranking.py
 """
@@ -65,7 +65,7 @@ class RatingModel(tfrs.Model):
         return self.task(inputs["rating"], self(inputs, training=training))
 
     def score(self, queries: tfllmrec.Queries) -> np.ndarray:
-        """The predicted rating of each item of the catalogue, float32 ``[B, N]``."""
+        """Returns the predicted rating of each item of the catalogue, float32 ``[B, N]``."""
         rows = self.row_of_user.get_indexer(pd.Index(queries.user_ids))
         items = tf.range(self.n_items)
         return np.stack([self({"user_index": tf.fill([self.n_items], row), "item_index": items}) for row in rows])

@@ -1,9 +1,8 @@
-"""Retrieval with two towers: a user id, and an item that is its id plus its text.
+"""Retrieval with two towers: users are represented by their ids, items by their ids plus their texts.
 
-The TFRS tutorial "basic retrieval" has ids on both sides, samples its negatives from the batch, and counts a film that
-the user has seen as a competitor of the right one. Here a frozen BERT reads the film, the softmax is over the whole
-catalogue, and the figures are those of lists without seen films, with popularity beside them. The row ``ids`` is the
-same model without text.
+The TFRS tutorial "basic retrieval" uses only ids, takes its negatives from the batch, and ranks films that the user has
+already seen together with the target. Here a frozen BERT encodes the film, the softmax is over the whole catalogue, and
+the model is evaluated without seen films and compared with popularity. The row ``ids`` is the same model without text.
 
     python examples/retrieval.py
 """
@@ -29,7 +28,7 @@ DIM = 32
 
 
 class TwoTower(tfrs.Model):
-    """``score(u, i) = <user_u, id_i + W text_i>``; without a tower of texts ``<user_u, id_i>``."""
+    """``score(u, i) = <user_u, id_i + W text_i>``; without a text tower ``<user_u, id_i>``."""
 
     def __init__(self, split: Split, text: tfllmrec.TextTower | None) -> None:
         super().__init__()
@@ -41,7 +40,7 @@ class TwoTower(tfrs.Model):
         self.task = CatalogueRetrieval(tf.constant(split.train_counts > 0))
 
     def items(self) -> tf.Tensor:
-        """The vectors of the whole catalogue, float32 ``[N, D]``."""
+        """Returns the vectors of the whole catalogue, float32 ``[N, D]``."""
         ids = self.ids(self.catalogue)
         return ids if self.text is None else ids + self.text(self.catalogue)
 
@@ -49,7 +48,7 @@ class TwoTower(tfrs.Model):
         return self.task(self.users(inputs["user_index"]), self.items(), inputs["item_index"])
 
     def score(self, queries: tfllmrec.Queries) -> np.ndarray:
-        """Makes the model a Recommender: float32 ``[B, N]``."""
+        """Returns the scores of all items, float32 ``[B, N]``; this method makes the model a ``Recommender``."""
         users = self.users(self.row_of_user.get_indexer(pd.Index(queries.user_ids)))
         return tf.matmul(users, self.items(), transpose_b=True).numpy()
 

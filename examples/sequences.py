@@ -1,8 +1,9 @@
-"""Sequential retrieval: the next film from the films before it, without a user id.
+"""Sequential retrieval: predicts the next film from the films before it, without a user id.
 
-The TFRS tutorial "sequential retrieval" runs a GRU over ids and learns one target for each history. Here self-attention
-reads the history, each position learns the film after it, films are id plus text, and a user needs no account: the
-history is part of the request. The row ``set`` is the same model without order: the mean of the history's films.
+The TFRS tutorial "sequential retrieval" runs a GRU over ids with one target per history. Here self-attention reads the
+history, the target of each position is the film after it, films are represented by id plus text, and users need no
+account, because the history is part of the request. The row ``set`` is the same model without order: it reads the mean
+of the history's films.
 
     python examples/sequences.py
 """
@@ -42,7 +43,7 @@ class NextItem(tfrs.Model):
         return self.ids(item) + self.text(item)
 
     def queries(self, history: tf.Tensor, training: bool) -> tf.Tensor:
-        """Item indices int32 ``[B, L]``, padded with N, to float32 ``[B, L, D]``."""
+        """Encodes item indices, int32 ``[B, L]``, padded with N, as queries, float32 ``[B, L, D]``."""
         present = history < self.n_items
         items = self.items(history)
         if self.encoder is not None:

@@ -1,4 +1,4 @@
-"""A page in headless Chromium, over the pipe of its debugging protocol: no driver, and no library."""
+"""Controls a page in headless Chromium over the pipe of its debugging protocol, without a driver or a library."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe",
 )  # fmt: skip
-#: Events that say that something in a page went wrong.
+#: Events that report an error in a page.
 _WRONG = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled", "Network.loadingFailed")
 
 
 class Page:
-    """A tab. ``problems`` has what its console said of errors, and what could not be loaded, so far."""
+    """A browser tab.
+
+    Attributes:
+      problems: The errors in its console and the failures to load something, so far.
+    """
 
     def __init__(self, to: int, back: int, seconds: float) -> None:
         self._to, self._back, self._seconds = to, back, seconds
@@ -39,7 +43,7 @@ class Page:
             self._ask(f"{domain}.enable")
 
     def open(self, url: str, width: int = 1280, height: int = 1000) -> None:
-        """Loads a page in a window of this size, in CSS pixels, and waits for it."""
+        """Opens a page in a window of this size, in CSS pixels, and waits until it is loaded."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._ask("Emulation.setDeviceMetricsOverride", **size)
         self._loaded = False
@@ -48,14 +52,17 @@ class Page:
             self._heed(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page; of a promise, what it comes to."""
+        """Returns the value of a JavaScript expression in the page; that of a promise when it is fulfilled."""
         asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
         answer = self._ask("Runtime.evaluate", **asked)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def screenshot(self, seconds: float = 20) -> bytes:
-        """What the window shows once nothing in it moves, or after some time; WebP is a few times smaller than PNG."""
+        """Returns a picture of the window once nothing in it moves, or after ``seconds``.
+
+        The format is WebP, which is a few times smaller than PNG.
+        """
         ends, before, shown = time.monotonic() + seconds, "", "?"
         while before != shown and time.monotonic() < ends:
             time.sleep(0.7)
@@ -63,7 +70,7 @@ class Page:
         return base64.b64decode(shown)
 
     def pdf(self, path: Path) -> None:
-        """The page as it is printed on A4."""
+        """Prints the page to an A4 PDF file."""
         asked = {"paperWidth": 8.27, "paperHeight": 11.69, "preferCSSPageSize": True}
         path.write_bytes(base64.b64decode(self._ask("Page.printToPDF", **asked)["data"]))
 
@@ -98,15 +105,15 @@ class Page:
 
 @contextlib.contextmanager
 def chromium(seconds: float = 60) -> Iterator[Page]:
-    """A tab of a browser of its own, which ends with the block.
+    """Starts a browser and yields a tab; the browser ends with the block.
 
     Args:
-      seconds: that an answer may take.
+      seconds: The time limit for each answer of the browser.
     """
     assert CHROMIUM, MISSING
     (its_in, to), (back, its_out) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # Chromium reads from its descriptor 3 and writes to 4.
+        # Chromium reads from file descriptor 3 and writes to 4.
         command = [
             "bash",
             "-c",

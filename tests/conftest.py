@@ -1,4 +1,4 @@
-"""What several rooms test on: a tiny random BERT in Hub format, and one small planted experiment, fitted once."""
+"""Shared fixtures: a tiny random BERT in Hub format, and a small planted experiment (the ring), fitted once."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 import tfllmrec  # noqa: F401  (legacy Keras, before any test file touches tf.keras)
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-#: The same examples for everyone, however slow the machine.
+# The generated examples are the same on all machines, and no time limit depends on their speed.
 settings.register_profile("everywhere", derandomize=True, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile("everywhere")
 
@@ -30,13 +30,16 @@ _FILE = pytest.StashKey[object]()
 
 
 def pytest_addoption(parser):
-    """``pytest -m slow -k in_chromium --run RUN --screenshots docs/images`` makes the pictures of the documentation."""
+    """Adds options for the pictures of the documentation.
+
+    ``pytest -m slow -k in_chromium --run RUN --screenshots docs/images`` makes them.
+    """
     parser.addoption("--screenshots", type=Path, help="folder of pictures to make again from the pages that tests open")
     parser.addoption("--run", type=Path, help="the run that these pages show instead of the planted one")
 
 
 def _randomness(seed=None, deterministic=False):
-    """Sets TensorFlow's random state, by default to that of a new process; gives back what it was."""
+    """Sets TensorFlow's random state, by default to that of a new process; returns the previous state."""
     if "tensorflow" not in sys.modules:
         return None, False
     from tensorflow.python.eager import context
@@ -50,7 +53,7 @@ def _randomness(seed=None, deterministic=False):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """No file of tests meets the random state that another one left: under xdist, which came before is chance."""
+    """Resets the random state before each test file: under xdist, it is random which file runs before."""
     if item.session.stash.get(_FILE, None) != item.path:
         item.session.stash[_FILE] = item.path
         _randomness()
@@ -58,7 +61,7 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef):
-    """What all files share is the same whichever file asks for it first, and leaves that file's state alone."""
+    """Gives session fixtures a fresh random state, so that they do not depend on the test file; restores it after."""
     if fixturedef.scope != "session":
         return (yield)
     before = _randomness()
@@ -79,17 +82,17 @@ SIZES = {
     "max_position_embeddings": 40,
 }
 
-#: Tracing it takes half the time.
+#: The sizes of a BERT with one layer, which takes half the time to trace.
 THIN = SIZES | {"num_hidden_layers": 1}
 
 
 def pytest_make_parametrize_id(config, val, argname):
-    """Bytes are no part of a test's name: archives hold the second at which they were made."""
+    """Keeps bytes out of test names: archives contain the time of their creation, so the names would change."""
     return argname if isinstance(val, bytes) else None
 
 
 def random_state(seed: int = 7, width: int = SIZES["hidden_size"]) -> dict[str, np.ndarray]:
-    """Weights under the names that Hugging Face gives them; biases and norms are not left at 0 and 1."""
+    """Returns random weights with Hugging Face's names; biases and norms differ from 0 and 1, too."""
     rng = np.random.default_rng(seed)
     inner = SIZES["intermediate_size"]
     shapes = {
@@ -119,16 +122,16 @@ def random_state(seed: int = 7, width: int = SIZES["hidden_size"]) -> dict[str, 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The tiny BERT's ``sizes`` (as in config.json), ``vocabulary``, ``state(seed, width)``; ``thin``: one layer."""
+    """The tiny BERT: ``sizes`` (as in config.json), ``thin`` (one layer), ``vocabulary``, ``state(seed, width)``."""
     return SimpleNamespace(sizes=SIZES, thin=THIN, vocabulary=VOCABULARY, state=random_state)
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """``made_once(NAME, MAKE)``: a folder that ``MAKE(folder)`` fills in one process of the tests; the others wait.
+    """``made_once(NAME, MAKE)`` returns a folder that ``MAKE(folder)`` fills in one test process; the others wait.
 
-    It is read only: a test that changes something in it works on a copy. The folders are made again for each call of
-    pytest, unless the environment variable MADE_ONCE names a place for them.
+    Tests must not change the folder; a test that needs changes works on a copy. The folders are made again for each
+    call of pytest, unless the environment variable MADE_ONCE names a folder to keep them in.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -141,7 +144,7 @@ def made_once(tmp_path_factory):
         with (shared / "once" / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a process in which it failed
+                shutil.rmtree(folder, ignore_errors=True)  # left by a process in which MAKE failed
                 folder.mkdir()
                 make(folder)
                 done.touch()
@@ -151,7 +154,7 @@ def made_once(tmp_path_factory):
 
 
 def write_hub(folder, vocabulary, sizes):
-    """A preprocessor and a random encoder in Hub format."""
+    """Writes a preprocessor and a random encoder in Hub format."""
     from tfllmrec.text.bert import BertConfig, BertEncoder
     from tfllmrec.text.bundled import save_encoder, save_preprocessor
 
@@ -162,14 +165,14 @@ def write_hub(folder, vocabulary, sizes):
 
 @pytest.fixture(scope="session")
 def tiny_hub(made_once):
-    """(preprocessor, encoder): the tiny BERT in Hub format."""
+    """The folders (preprocessor, encoder) of the tiny BERT in Hub format."""
     folder = made_once("hub", lambda folder: write_hub(folder, VOCABULARY, SIZES))
     return folder / "preprocessor", folder / "encoder"
 
 
 @pytest.fixture(scope="session")
 def thin_hub(made_once):
-    """(preprocessor, encoder): the same with one layer and a [MASK]."""
+    """The folders (preprocessor, encoder) of the tiny BERT with one layer and a [MASK] token."""
     folder = made_once("thin", lambda folder: write_hub(folder, [*VOCABULARY[:-1], "[MASK]"], THIN))
     return folder / "preprocessor", folder / "encoder"
 
@@ -178,7 +181,7 @@ CHAIN, COLD = 36, 4
 
 
 def chain_events() -> pd.DataFrame:
-    """60 people who each walk a stretch of a ring of 36 items, mostly from i to i + 1, and rate as they please."""
+    """Returns the events of 60 users who walk along a ring of 36 items, mostly from i to i + 1, with random ratings."""
     rng = np.random.default_rng(0)
     rows = []
     for user, item in enumerate(rng.integers(0, CHAIN, 60)):
@@ -189,7 +192,7 @@ def chain_events() -> pd.DataFrame:
 
 
 def chain_items() -> pd.DataFrame:
-    """The 36 items of the ring and four that nobody has met, each with a text of its own."""
+    """Returns the 36 items of the ring and four items without events, each with a different text."""
     letters = string.ascii_lowercase
     titles = [f"{'red' if i % 2 else 'blue'} {letters[i % 26]}{letters[i // 26]}" for i in range(CHAIN + COLD)]
     return pd.DataFrame({"item": [f"i{i}" for i in range(CHAIN + COLD)], "title": titles})
@@ -197,7 +200,7 @@ def chain_items() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def chain_files(made_once):
-    """(events, items): the planted ring as CSV files."""
+    """The CSV files (events, items) of the planted ring."""
 
     def write(folder):
         chain_events().to_csv(folder / "events.csv", index=False)
@@ -209,7 +212,7 @@ def chain_files(made_once):
 
 @pytest.fixture(scope="session")
 def chain_split():
-    """The planted ring, read and split."""
+    """The split of the planted ring."""
     from tfllmrec.config import DataConfig, SplitConfig
     from tfllmrec.data import dataset_from_frames, make_split
 
@@ -219,7 +222,7 @@ def chain_split():
 
 @pytest.fixture(scope="session")
 def chain_config(chain_files, tiny_hub):
-    """An experiment on the ring that takes seconds; a copy may be changed."""
+    """The config of an experiment on the ring that takes seconds; only copies may be changed."""
     from tfllmrec.config import (
         BoardConfig,
         DataConfig,
@@ -240,13 +243,13 @@ def chain_config(chain_files, tiny_hub):
         training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01),
         ranking=RankingConfig(epochs=1, candidates=20, crosses=1, folds=2),
         evaluation=EvaluationConfig(baselines=["popularity", "markov", "two_tower"], bootstrap=20),
-        board=BoardConfig(details=False),  # takes seconds
+        board=BoardConfig(details=False),  # writing the details takes seconds
     )
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """A cache folder of the tests' own, for as long as a fixture or test that asked for it needs one."""
+    """A separate cache folder, as long as a fixture or test needs it."""
     before = os.environ.get("TFLLMREC_CACHE")
     os.environ["TFLLMREC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -258,7 +261,7 @@ def cache(tmp_path_factory):
 
 @contextlib.contextmanager
 def both_heads():
-    """Keeps both heads of ranking models, which the ring gives nothing to learn, so that they are exported."""
+    """Makes ranking models keep both heads, so that they are exported although they learn nothing on the ring."""
     from tfllmrec.training.ranking import HeldOut
 
     judged = HeldOut.verdict
@@ -273,13 +276,13 @@ def both_heads():
 
 @pytest.fixture
 def both_heads_kept():
-    """As in the runs of the ring."""
+    """Makes ranking models keep both heads, as in the runs of the ring."""
     with both_heads():
         yield
 
 
 def fit_and_tell(config, folder):
-    """A run in ``folder/run``, and in ``folder/told.json`` what its fit told."""
+    """Fits a run in ``folder/run`` and writes the messages of the fit to ``folder/told.json``."""
     from tfllmrec.runs.experiment import fit_experiment
 
     told: list[str] = []
@@ -296,12 +299,12 @@ def run_and_told(folder):
 
 @pytest.fixture(scope="session")
 def chain_run(chain_config, cache, made_once):
-    """(run, what it told): the ring, fitted once by ``fit_experiment``."""
+    """The run of the ring, fitted once by ``fit_experiment``, and the messages of the fit."""
     return run_and_told(made_once("chain-run", lambda folder: fit_and_tell(chain_config, folder)))
 
 
 def write_newer_tables(folder):
-    """Steps of known and new users along the ring, beside a late, a known and a repeated event; two items more."""
+    """Writes events of known and new users along the ring, one late and one repeated event, and three new items."""
     rows = [
         (f"u{user}", f"i{(user + step) % 36}", 4, 90_000 + 10 * user + step) for user in range(20) for step in (0, 1)
     ]
@@ -314,14 +317,14 @@ def write_newer_tables(folder):
 
 @pytest.fixture(scope="session")
 def newer_tables(made_once):
-    """(events, items) that came after the ring was fitted."""
+    """The CSV files (events, items) that came after the ring was fitted."""
     folder = made_once("newer", write_newer_tables)
     return folder / "newer.csv", folder / "newer_items.csv"
 
 
 @pytest.fixture(scope="session")
 def updated(chain_run, newer_tables, made_once):
-    """The ring's run, updated with newer tables."""
+    """The ring's run, updated with the newer tables."""
     from tfllmrec.runs.run import Run
     from tfllmrec.runs.update import update_run
 
@@ -333,7 +336,7 @@ def updated(chain_run, newer_tables, made_once):
 
 @pytest.fixture(scope="session")
 def board_run(chain_config, cache, made_once):
-    """The ring, fitted with all that TensorBoard shows."""
+    """The run of the ring, fitted with all details for TensorBoard."""
     config = chain_config.model_copy(deep=True)
     config.board.details = True
 
@@ -349,7 +352,7 @@ def board_run(chain_config, cache, made_once):
 
 @pytest.fixture(scope="session")
 def bare_run(cache, chain_config, made_once):
-    """The least that a team may have: who had what, in no known order, and not a word about the items."""
+    """A run on minimal data: only the users and items of events, without order, ratings or texts."""
     from tfllmrec.config import DataConfig
 
     def make(folder):
@@ -371,13 +374,13 @@ def chain_version(chain_run, made_once):
     return made_once("saved_models", lambda folder: export(chain_run[0].folder, folder / "chain")) / "chain" / "1"
 
 
-#: What the titles of the Chinese ring are made of.
+#: The characters in the titles of the Chinese ring.
 CHINESE = "茶帐篷山水火木金土日"
 
 
 @pytest.fixture(scope="session")
 def chinese_version(chain_config, cache, made_once):
-    """The ring with Chinese titles, read by a tiny encoder with a SentencePiece tokenizer, exported once."""
+    """The ring with Chinese titles, fitted with a tiny encoder with a SentencePiece tokenizer, exported once."""
     import tensorflow as tf
 
     from tfllmrec.serving.export import export
@@ -406,7 +409,7 @@ def chinese_version(chain_config, cache, made_once):
 
 @contextlib.contextmanager
 def running(path, **given):
-    """A server in a thread."""
+    """Runs the embedded server in a thread."""
     from tfllmrec.server.engine import Limits
     from tfllmrec.server.server import Server, Settings
 
@@ -444,7 +447,7 @@ def running(path, **given):
 
 @pytest.fixture(scope="session")
 def serving():
-    """``with serving(PATH, SETTING=...) as server``: the embedded server in a thread, on ports that are free."""
+    """``with serving(PATH, SETTING=...) as server`` runs the embedded server in a thread, on free ports."""
     return running
 
 
@@ -457,7 +460,7 @@ class Answer:
 
 @pytest.fixture
 def program(monkeypatch, capsys):
-    """Calls ``tfllmrec ARGUMENTS``; returns the exit code and what was printed."""
+    """A function that runs ``tfllmrec ARGUMENTS`` and returns the exit code and the output."""
     from tfllmrec.cli.app import main
 
     logger = logging.getLogger("tfllmrec")
@@ -476,7 +479,7 @@ def program(monkeypatch, capsys):
 
 @pytest.fixture
 def browser():
-    """A tab of headless Chromium, see tests/browser.py; skips where there is none."""
+    """A tab of headless Chromium, see tests/browser.py; skips the test if Chromium is not installed."""
     from browser import CHROMIUM, MISSING, chromium
 
     if CHROMIUM is None:
@@ -487,7 +490,7 @@ def browser():
 
 @pytest.fixture
 def picture(browser, request):
-    """``picture(NAME)`` replaces the picture of that name in the folder of ``--screenshots``, if there is one."""
+    """``picture(NAME)`` replaces the picture of this name in the folder of ``--screenshots``, if both exist."""
 
     def renew(name):
         folder = request.config.getoption("--screenshots")
@@ -499,7 +502,7 @@ def picture(browser, request):
 
 @pytest.fixture
 def shown_run(request):
-    """The run whose pages are opened: the planted ring's, or the one that was asked for."""
+    """The run whose pages are opened: that of ``--run``, by default the planted ring's."""
     from tfllmrec.runs.run import Run
 
     named = request.config.getoption("--run")
@@ -508,7 +511,7 @@ def shown_run(request):
 
 @pytest.fixture
 def shown_models(request, tmp_path):
-    """A folder of exported models to serve: the planted ring's, or that of the run that was asked for."""
+    """A folder of exported models to serve: the model of ``--run``, by default the planted ring's."""
     if (named := request.config.getoption("--run")) is None:
         return request.getfixturevalue("chain_version").parent.parent
     from tfllmrec.serving.export import export

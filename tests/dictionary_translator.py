@@ -1,4 +1,4 @@
-"""A translation service for tests: two dictionaries, there and back, and a list of what it was asked."""
+"""A translation service for tests, with dictionaries for both directions and a record of the requests."""
 
 TO_GERMAN = {"red": "rot", "car": "Auto", "toy": "Spielzeug", "blue": "blau", "sofa": "Sofa"}
 TO_ENGLISH = {"rot": "crimson", "Auto": "automobile", "Spielzeug": "toy", "blau": "drunk", "Sofa": ""}

@@ -1,4 +1,4 @@
-"""Planted data in which users stay within a hidden group of items, and texts do not tell the groups."""
+"""Planted data in which each user stays within a hidden group of items, which texts do not reveal."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,13 +7,13 @@ from tfllmrec.data.batches import Sequences, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 
-GROUPS, N, N_COLD = 4, 48, 16  # the last items are cold: nobody had them
+GROUPS, N, N_COLD = 4, 48, 16  # the last N_COLD items are cold: they have no events
 GROUP = np.arange(N) % GROUPS
 IDS = np.arange(N).astype(str).astype(object)
 
 
 def walks():
-    """Items of one group each, in any order."""
+    """Returns the histories of 200 users, each of items of one group in random order."""
     rng = np.random.default_rng(1)
     known = [np.flatnonzero(GROUP[: N - N_COLD] == group) for group in range(GROUPS)]
     return [rng.permutation(known[user % GROUPS])[:6] for user in range(200)]
@@ -24,7 +24,7 @@ def histories():
 
 
 def fit(model):
-    """The model, after five epochs."""
+    """Trains the model for five epochs and returns it."""
     items = histories()
     ratings = {RATING_KEY: Ragged(np.full(len(items.values), np.nan, np.float32), items.offsets)}
     sequences = Sequences(items, hold_out(items, 0.2, 0), N, ratings)
@@ -35,7 +35,7 @@ def fit(model):
 
 
 def cold_hits(model, end=N):
-    """The share of users whose best cold item before ``end`` is of the group they stay in; 1 in 4 by chance."""
+    """Returns the share of users whose best cold item before ``end`` is of their group; 1 in 4 by chance."""
     cold = np.arange(N - N_COLD, end)
     scores = model.score(Queries.from_histories(walks()[:40]))[:, cold]
     return (GROUP[cold[scores.argmax(1)]] == np.arange(40) % GROUPS).mean()

@@ -1,15 +1,15 @@
-"""What each page that the library writes must be."""
+"""Checks of the HTML pages that the library writes."""
 
 import html
 import re
 from html.parser import HTMLParser
 
-#: Bytes of a page.
+#: The maximum size of a page in bytes.
 LIMIT = 300_000
 
 
 class Tags(HTMLParser):
-    """Fails where an element is closed that is not the innermost open one, or where an ampersand begins no entity."""
+    """Fails if a closed element is not the innermost open one, or if an ampersand does not begin an entity."""
 
     def __init__(self):
         super().__init__(convert_charrefs=False)
@@ -33,7 +33,7 @@ class Tags(HTMLParser):
 
 
 def check(path):
-    """The text of a page that is valid HTML, small, and holds no script, no style of others and no duplicate id."""
+    """Checks that a page is small, valid HTML without scripts, external resources or repeated ids; returns its text."""
     text = path.read_text()
     assert path.stat().st_size < LIMIT
     tags = Tags()
@@ -49,5 +49,5 @@ def check(path):
 
 
 def told(text):
-    """The words of a page."""
+    """Returns the words of a page."""
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))

@@ -1,4 +1,4 @@
-"""Run folders without TensorFlow: what ``fit`` records, of recommenders that are a few lines of numpy."""
+"""Writes run folders as ``fit`` does, but of recommenders in a few lines of numpy, without TensorFlow."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ from tfllmrec.runs.scoreboard import report, save_per_query
 
 @dataclass
 class Next:
-    """Right about the item that comes after the newest one in ``share`` of the queries, by the items of the history."""
+    """A recommender that ranks the targets and the item after the newest one first, in a ``share`` of the queries.
+
+    Which queries these are depends on the history only.
+    """
 
     n_items: int
     share: float
@@ -31,7 +34,7 @@ class Next:
 
 
 def stand_in(n_items: int, share: float = 0.6) -> SimpleNamespace:
-    """A hybrid, as far as a report looks at it."""
+    """Returns a stand-in for a hybrid, with the attributes that a report reads."""
     gates = SimpleNamespace(trainable=True, gate=lambda counts: 1 / (1 + counts))
     names = ("meaning", "feedback", "behaviour")
 
@@ -43,10 +46,13 @@ def stand_in(n_items: int, share: float = 0.6) -> SimpleNamespace:
 
 
 def write_run(folder: Path, split: Split, share: float = 0.6, **settings) -> Run:
-    """A complete run folder of ``split``, whose model is :func:`stand_in`.
+    """Writes a complete run folder of ``split``, whose results are those of :func:`stand_in`.
 
     Args:
-      settings: of the config, beside those of the split.
+      folder: The folder to create.
+      split: The split.
+      share: The share of queries that the hybrid answers correctly, see :class:`Next`.
+      settings: Further settings of the config.
     """
     n_items, counts = split.dataset.n_items, split.train_counts
     config = ExperimentConfig(

@@ -1,4 +1,4 @@
-"""A catalogue, and folders of versions with it, as an export writes them but without a model."""
+"""Makes a catalogue, and folders of versions with it as an export writes them, but without a model."""
 
 import json
 
@@ -8,7 +8,7 @@ import pandas as pd
 from tfllmrec.serving.rules.compiled import NO_RULES
 from tfllmrec.serving.rules.compiler import RuledCatalogue
 
-#: Kinds of the fields.
+#: The kinds of the fields.
 KINDS = {"price": "number", "released": "time", "brand": "category", "tags": "category"}
 #: 2026-01-01, in seconds.
 NOW = 1_767_225_600.0
@@ -16,7 +16,7 @@ DAY = 86_400.0
 
 
 def made_catalogue(n_items=30, seed=0):
-    """Items ``i0``, ``i1``, ...; every seventh has no price, every fifth no date, every sixth no brand."""
+    """Returns items ``i0``, ``i1``, ...; every seventh has no price, every fifth no date, every sixth no brand."""
     rng = np.random.default_rng(seed)
     number = np.arange(n_items)
     items = pd.DataFrame(
@@ -38,7 +38,7 @@ def made_catalogue(n_items=30, seed=0):
 
 
 def write_version(folder, number, catalogue, obeys=True):
-    """``folder/NUMBER`` without a model."""
+    """Writes the version ``folder/NUMBER`` without a model and returns its folder."""
     version = folder / str(number)
     (version / "assets.extra").mkdir(parents=True)
     (version / "assets").mkdir()

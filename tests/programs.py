@@ -1,4 +1,4 @@
-"""Programs that a test starts and waits for."""
+"""Helpers for programs that a test starts and waits for."""
 
 import contextlib
 import threading
@@ -6,7 +6,7 @@ import threading
 
 @contextlib.contextmanager
 def killed_when_late(*programs, seconds=120):
-    """Kills the programs if the block takes longer, so that a test whose program never answers fails and ends."""
+    """Kills the programs if the block takes longer, so that a test fails, and does not hang, without their answer."""
     timers = [threading.Timer(seconds, program.kill) for program in programs]
     for timer in timers:
         timer.start()

@@ -1,4 +1,4 @@
-"""Training data without a data set behind them, and two planted domains."""
+"""Makes training data without a data set, and data of two planted domains."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from tfllmrec.models.fitting import TrainingData
 
 
 def halves(n_items: int) -> pd.DataFrame:
-    """An items table of two domains: the first half of the items, and the others."""
+    """Returns an items table in which the first half of the items is in one domain and the second half in another."""
     return pd.DataFrame({DOMAIN: np.where(np.arange(n_items) < n_items // 2, "a", "b")})
 
 
@@ -32,9 +32,19 @@ def training_data(
     times=None,
     ordered=True,
 ) -> TrainingData:
-    """What baselines look at: histories of item indices, and validation queries (none by default).
+    """Returns training data with the attributes that baselines read.
 
-    ``times``: seconds of all events; by default unknown.
+    Args:
+      histories: Histories of item indices.
+      n_items: The number of items.
+      validation: Validation queries; none by default.
+      text: The text vectors of the items; by default zeros.
+      strata: The strata of the items.
+      seed: The seed.
+      fields: The fields of the training queries.
+      schema: The schema of the fields.
+      times: The times of all events in seconds; by default unknown.
+      ordered: Whether the order of events has a meaning.
     """
     counts = np.bincount(histories.values, minlength=n_items)
     split = SimpleNamespace(
@@ -49,7 +59,7 @@ def training_data(
     return TrainingData(split, np.zeros((n_items, 1), np.float32) if text is None else text, seed=seed)
 
 
-TASTES, ITEMS = 4, 10  # of each taste in each domain
+TASTES, ITEMS = 4, 10  # ITEMS: number of items of each taste in each domain
 
 
 def _domain(name, users, tastes, rng):
@@ -65,7 +75,10 @@ def _domain(name, users, tastes, rng):
 
 @cache
 def two_domains(same_taste=True, seed=0) -> TrainingData:
-    """120 users of books and films, who like the same kind in both unless ``same_taste`` is off, and others of one."""
+    """Returns training data of books and films, with films as the target domain of the split.
+
+    120 users have both, with the same taste unless ``same_taste`` is off; 40 more users have only films.
+    """
     rng = np.random.default_rng(seed)
     users = [f"u{i}" for i in range(120)]
     books = rng.integers(0, TASTES, 120)

@@ -37,7 +37,7 @@ FILES = (File("one.txt", sha(ONE), "one.txt"), File("two.txt", sha(TWO), "two.tx
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """A stand-in for an official site: path -> body, or an answer that goes wrong."""
+    """A stand-in for an official site; ``pages`` has the body, or the kind of faulty answer, by path."""
 
     def __init__(self, pages):
         self.pages, self.asked, self.go = pages, [], threading.Event()
@@ -93,7 +93,7 @@ def site():
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
-    """A cache of our own, no proxy, and a pip that looks nowhere but in ``tmp_path/wheels``."""
+    """Sets up a separate cache, no proxy, and a pip that only searches ``tmp_path/wheels``."""
     (tmp_path / "wheels").mkdir()
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -128,7 +128,7 @@ def test_takes_files_from_a_site_once(site, tmp_path):
     folder = assets.fetch(asset)
     assert folder == tmp_path / "cache" / "data" / "toy" and held(folder) == {"one.txt": ONE, "two.txt": TWO}
     assert assets.fetch(asset) == folder and server.asked == ["/base/one", "/base/two"]
-    assert [path.name for path in folder.parent.iterdir()] == ["toy"]  # no scratch is left
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]  # no temporary files are left
 
 
 def test_takes_only_the_pinned_members_of_an_archive(site):
@@ -190,7 +190,7 @@ def test_a_damaged_member_of_an_archive_is_refused_and_the_next_source_tried(sit
         archive.writestr("one.txt", ONE)
         archive.writestr("two.txt", TWO)
     damaged = bytearray(packed.getvalue())
-    start = 30 + len("one.txt")  # behind the first member's local header
+    start = 30 + len("one.txt")  # after the local header of the first member
     damaged[start : start + 4] = b"\xff" * 4
     server = site(bad=bytes(damaged), good=packed.getvalue())
     asset = Asset("data", "toy", (UrlZip(f"{server.url}/bad", FILES), UrlZip(f"{server.url}/good", FILES)))
@@ -232,7 +232,7 @@ def test_files_put_there_by_hand_are_taken(tmp_path):
     folder.mkdir(parents=True)
     asset = Asset("data", "toy", (UrlFolder(dead_port(), FILES),))
     (folder / "one.txt").write_bytes(ONE)
-    with pytest.raises(DataError):  # half of them is not enough
+    with pytest.raises(DataError):  # one of the two files is not enough
         assets.fetch(asset)
     (folder / "two.txt").write_bytes(TWO)
     assert assets.fetch(asset) == folder
@@ -359,7 +359,7 @@ def test_both_forms_of_movielens_say_the_same(monkeypatch):
     theirs = pd.read_csv(official / "u.item", sep="|", header=None, dtype=str, encoding="latin-1")
     assert (items["item_id:token"] == theirs[0]).all()
     titles = items["movie_title:token_seq"].str.strip() + " (" + items["release_year:token"] + ")"
-    assert items["item_id:token"][titles != theirs[1].str.strip()].tolist() == ["267"]  # "unknown", misspelt there
+    assert items["item_id:token"][titles != theirs[1].str.strip()].tolist() == ["267"]  # "unknown", misspelt by RecBole
     names = [line.split("|")[0] for line in (official / "u.genre").read_text().split()]
     flags = theirs.iloc[:, 5:].to_numpy() == "1"
     genres = [" ".join(name for name, flag in zip(names, row, strict=True) if flag) for row in flags]

@@ -1,4 +1,4 @@
-"""What the commands in ``benchmarks/`` put together around the runs that they measure."""
+"""Tests of the commands in ``benchmarks/``."""
 
 import shutil
 import signal
@@ -81,7 +81,7 @@ def test_a_swap_of_a_soak_removes_the_old_version_when_it_has_ended(tmp_path):
     from tfllmrec.client.answers import ModelVersion
 
     class Served:
-        """Tells these states of versions 1 and 2, the last of them for ever."""
+        """Reports these states of versions 1 and 2 one after the other, and then always the last ones."""
 
         def __init__(self, *states):
             self.states = list(states)
@@ -157,7 +157,7 @@ def test_how_figures_were_made_names_the_seeds():
 
 
 def test_differences_are_starred_beyond_chance_after_the_seeds_are_averaged(monkeypatch):
-    """Two seeds: the first part helps with both, the second helps with one and hurts as much with the other."""
+    """One variant is better with both seeds; the other is better with one seed and as much worse with the other."""
     import seeds
 
     from tfllmrec.evaluation.protocol import Result, averaged
@@ -200,7 +200,7 @@ def test_differences_are_starred_beyond_chance_after_the_seeds_are_averaged(monk
 
 
 def stand_in_run(seed, values, users=("a", "b"), data="d"):
-    """What is read of a complete run."""
+    """Returns an object with the attributes of a complete run that are read."""
     from types import SimpleNamespace
 
     from tfllmrec.evaluation.protocol import Result
@@ -292,7 +292,7 @@ def test_curves_of_starting_values_go_on_where_they_stopped(tmp_path, monkeypatc
     )
     rows = [line for line in starting_values.curve_tables([run]) if line.startswith("| chain")]
     assert len(rows) == 5 and rows[1].startswith("| chain | 0.5000 | 0.5477 | **0.6000**† | 0.5523 |")
-    assert "| 40: 0.5699 | 40: 0.5699 |" in rows[4]  # all of the items
+    assert "| 40: 0.5699 | 40: 0.5699 |" in rows[4]  # the rank *all*: 40 items
     assert "| 100: 0.6000 | 50: 0.5699 | +0.0000 (+0.0%) |" in rows[1]
 
 
@@ -325,7 +325,7 @@ def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
 
 @pytest.mark.tf
 def test_the_section_of_several_seeds_has_their_mean_and_spread(chain_run, tmp_path):
-    """A copy under another seed, whose hybrid found the target of every query in the first place."""
+    """The second run is a copy with another seed, whose hybrid has an ndcg@10 of 1 for every query."""
     import quality
 
     from tfllmrec.runs.run import Run
@@ -349,7 +349,7 @@ def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_
     import sections
 
     run, _ = chain_run
-    monkeypatch.setattr(ranking, "CALLS", 2)  # fewer than are left out at the beginning
+    monkeypatch.setattr(ranking, "CALLS", 2)  # fewer than the first calls, which are not measured
     monkeypatch.setattr(ranking, "OFFERED", (10, 100))
     assert ranking.title_of(run) == "chain: what the ranking model brings"
     found = ranking.measured(run)
@@ -441,7 +441,7 @@ def test_what_clients_and_server_took_is_told_beside_brute_force_and_the_targets
     import serving
 
     def cell(model, clients, *turns):
-        """Each turn: milliseconds of two calls."""
+        """Returns a cell; each turn has the milliseconds of two calls."""
         cells = serving.Cell(model, "gRPC", clients)
         for taken in turns:
             cells.milliseconds.append(np.array(taken))
@@ -483,7 +483,7 @@ def test_clients_ask_until_their_time_is_over(monkeypatch):
     monkeypatch.setattr(serving_clients, "Client", Client)
     calls = [{"history": letter} for letter in "abcd"]
     done = serving_clients.ask(serving_clients.Order("grpc://here", "shop", 2, 0), "recommend", calls)
-    # The first one connects; the two clients begin at different requests.
+    # The first request connects; the two clients begin at different requests.
     assert asked[:2] == [("grpc://here", "shop", 2), "a"] and sorted(asked[2:4]) == ["a", "c"]
     assert asked[4:] == ["closed"] and len(done.milliseconds) == 2
     done = serving_clients.ask(serving_clients.Order("grpc://here", "shop", 1, 0.02), "recommend", calls)
@@ -535,7 +535,7 @@ def test_what_a_rule_costs_by_hand():
 
 
 def planted_ratings():
-    """Biases and one factor; and text that tells nothing."""
+    """Returns ratings that are made of biases and one factor, and text vectors that are random."""
     import ratings
 
     generator = np.random.default_rng(0)
@@ -650,7 +650,7 @@ def test_labels_are_learned_beside_a_run_that_has_no_forecast(tmp_path, monkeypa
 
 
 def uses_of_apps():
-    """Users with two apps each, on work days and at weekends."""
+    """Returns the benchmark, and its task with users who use two apps each, on work days and at weekends."""
     import frappe
 
     from tfllmrec.config import DataConfig, SplitConfig
@@ -755,7 +755,7 @@ def test_orders_are_compared_with_the_first():
 
 @pytest.mark.tf
 def test_the_order_of_contributions_is_the_best_one_where_a_score_is_a_sum():
-    """With behaviour alone, each event adds to the score on its own, but for its place; random orders know nothing."""
+    """With behaviour alone, a score is a sum over events, whose terms depend on other events only by position."""
     import faithfulness
 
     from tfllmrec.config import ItemWeightSettings, ModelConfig
@@ -899,7 +899,7 @@ def test_the_seconds_of_interrupted_parts_are_added_up(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="tfllmrec update RUN ended with exit code 1"):
         update.timed(tmp_path / "run", ["update", "RUN"])
     assert update.timed(tmp_path / "run", ["update", "RUN"])[1] == 8.0
-    assert update.timed(tmp_path / "run", ["update", "RUN"])[1] == 8.0  # not made again
+    assert update.timed(tmp_path / "run", ["update", "RUN"])[1] == 8.0  # the command is not run again
 
 
 def test_the_seconds_of_a_child_and_of_its_own_child_count():
@@ -923,7 +923,7 @@ def test_a_fit_beside_an_update_is_told_only_its_data(tmp_path):
     assert command == ["fit", str(tmp_path / "fit-1.yaml"), "--out", str(tmp_path / "fit-1")]
     config = load_config(tmp_path / "fit-1.yaml").config
     assert config.training.epochs == 2 and config.evaluation.baselines == []
-    assert config.model.dropout is None and config.item_weights.decay is None  # searched for, as a user's fit does
+    assert config.model.dropout is None and config.item_weights.decay is None  # None: searched for, as in a user's fit
     (tmp_path / "fit-1" / "checkpoints").mkdir(parents=True)
     assert update.fit_command(data, tmp_path / "fit-1", []) == ["fit", "--resume", str(tmp_path / "fit-1")]
 
@@ -1004,7 +1004,7 @@ def test_forgetting_is_measured_over_the_items_of_the_smaller_catalogue():
             assert [list(history) for history in queries.history] == [[4], [1, 3]] and queries.candidates is None
             return np.eye(6, dtype=np.float32)[[5, 4]]
 
-    rows = np.array([1, 3, 4, 5])  # of the four items of the first run in the larger catalogue
+    rows = np.array([1, 3, 4, 5])  # rows of the first run's four items in the larger catalogue
     found = forgetting.InItsCatalogue(ByHistory(), rows, 4).score(Queries.from_histories([[2], [0, 1]]))
     assert found.tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
 
@@ -1017,7 +1017,7 @@ def test_forgetting_leaves_out_targets_that_the_second_model_was_trained_on():
     targets = Ragged.from_rows([[0], [1], [0], [1, 2], [2]], np.int64)
     queries = replace(Queries.from_histories([[]] * 5), targets=targets, user_ids=np.array([*"abcad"], object))
     train = pd.DataFrame({"user_index": [0, 1, 2, 1], "item_index": [5, 5, 5, 3]})
-    # Items 0, 1, 2 are 3, 4, 5 there; users a, b, c are 0, 1, 2, and d is not there.
+    # In the training events, items 0, 1, 2 are 3, 4, 5; users a, b, c are 0, 1, 2; user d is missing.
     found = forgetting.trained_on(queries, np.array([3, 4, 5]), pd.Series([*"abc"]), train)
     assert found.tolist() == [False, False, False, True, False]
     found = forgetting.trained_on(queries, np.array([5, 3, 4]), pd.Series([*"abc"]), train)
@@ -1050,7 +1050,7 @@ def test_the_served_map_is_measured_with_the_weights_of_the_target_and_without()
     alone = transfer.InDomain(data, SimpleNamespace(config=SimpleNamespace(item_weights=settings)), "films")
     cold, zero, double = cross_domain.ServedMap(data), *(transfer.Mapped(data, alone, factor) for factor in (0, 2))
     assert data.measure(cold).metrics["recall@10"] > 0.9
-    assert not zero.score(asked)[:, 40:].any()  # nobody has had a film
+    assert not zero.score(asked)[:, 40:].any()  # no query has a film in its history
     films = double.score(asked)[:, 40:]
     np.testing.assert_allclose(films / films.max(), (s := cold.score(asked)[:, 40:]) / s.max(), atol=1e-5)
     known = Queries.from_histories([[41, 45]])

@@ -163,7 +163,7 @@ def test_each_mode_and_tower_lists_settings_that_exist():
     assert set().union(*configs._OF_TOWER.values()) <= set(DistillationConfig.model_fields)
 
 
-# --- Refusals: the key, what was expected, what came, the nearest real one -------------------------------------------
+# --- Errors: the key, the expected and the actual value, the nearest valid one ---------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The files of deploy/ are what their readers read, and name the same models, ports, images and files."""
+"""Tests that the files in deploy/ are valid and agree on the names of models, ports, images and files."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def read(name):
 
 @pytest.fixture(scope="module")
 def kubernetes():
-    """(kind, name) -> object."""
+    """The objects of kubernetes.yaml by (kind, name)."""
     return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(read("kubernetes.yaml"))}
 
 
@@ -41,7 +41,7 @@ def compose(name):
 
 
 def commands(container):
-    """What starts each TF Serving, by file."""
+    """Returns the arguments of TF Serving in each file."""
     found = {name: compose(name)["services"]["serving"]["command"] for name in COMPOSE}
     return found | {"kubernetes.yaml": container["args"]}
 
@@ -50,7 +50,11 @@ def commands(container):
 
 
 def message(**fields):
-    """A message class of (number, type) or (number, {fields of a message}); for those that no wheel carries."""
+    """Returns a message class for definitions that no wheel contains.
+
+    Args:
+      fields: ``(number, type)`` or, for a nested message, ``(number, {fields})`` of each field.
+    """
     file = descriptor_pb2.FileDescriptorProto(name="made.proto", syntax="proto3")
 
     def add(where, name, fields):
@@ -100,11 +104,11 @@ def test_the_models_config(pod, container):
     config = text_format.Parse(read("models.config"), model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
     assert model.model_platform == "tensorflow"
-    # What the comment tells to add can be added.
+    # The policy in the comment, which users may add, is valid.
     policy = "\n".join(re.findall(r"^#     (.*)$", read("models.config"), flags=re.MULTILINE))
     canary = text_format.Parse(policy, model_server_config_pb2.ModelConfig())
     assert set(canary.version_labels.values()) == set(canary.model_version_policy.specific.versions) == {1, 2}
-    # All files ask for this model, and mount the folder that it is in.
+    # All files refer to this model and mount its folder.
     for name in [*COMPOSE, "envoy.yaml", "kubernetes.yaml", "models.config"]:
         assert set(re.findall(r"/v1/models/(\w+)", read(name))) <= {model.name}
     folder = str(Path(model.base_path).parent)
@@ -116,7 +120,7 @@ def test_the_models_config(pod, container):
     assert mounts["models"]["mountPath"] == folder and all(mount["readOnly"] for mount in mounts.values())
 
 
-# What belongs together ------------------------------------------------------------------------------------------------
+# Consistency of the files ---------------------------------------------------------------------------------------------
 
 
 def test_one_image_that_fits_the_tensorflow_of_the_export(container):
@@ -151,7 +155,7 @@ def test_the_files_that_a_flag_names_are_there(container):
 
 
 def test_batching_is_off_unless_asked_for(container):
-    """Whoever writes requests by hand must know of the padding first."""
+    """Batching pads requests, which users who write requests by hand must know about before they turn it on."""
     for name, args in commands(container).items():
         assert not any("enable_batching=true" in arg for arg in args), name
     assert "--enable_batching=${BATCHING:-false}" in commands(container)["compose.yaml"]
@@ -180,7 +184,7 @@ def test_the_balancer_reaches_the_servers():
         ((endpoint,),) = (one["lb_endpoints"] for one in cluster["load_assignment"]["endpoints"])
         address = endpoint["endpoint"]["address"]["socket_address"]
         assert (address["address"], address["port_value"]) == (service, ports[cluster["name"]])
-        # Whether a machine is ready is asked over REST.
+        # Health checks use REST.
         checked = endpoint["endpoint"].get("health_check_config", {}).get("port_value", address["port_value"])
         assert checked == REST
         assert cluster["health_checks"][0]["http_health_check"]["path"].endswith("/metadata")
@@ -211,5 +215,5 @@ def test_kubernetes_sends_requests_to_servers_that_are_ready(kubernetes, pod, co
         scaler["scaleTargetRef"]["name"] == "tfllmrec"
         and "replicas" not in kubernetes["Deployment", "tfllmrec"]["spec"]
     )
-    assert container["resources"]["requests"]["cpu"]  # utilization is a share of it
+    assert container["resources"]["requests"]["cpu"]  # the autoscaler's utilization is relative to it
     assert kubernetes["PodDisruptionBudget", "tfllmrec"]["spec"]["selector"]["matchLabels"] == labels

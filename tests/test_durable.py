@@ -147,7 +147,7 @@ def test_the_second_of_two_writers_of_one_folder_is_dropped(tmp_path):
         folder.mkdir()
         (folder / "file").write_text("second")
         (tmp_path / "target").mkdir()
-        (tmp_path / "target" / "file").write_text("first")  # which is there before
+        (tmp_path / "target" / "file").write_text("first")  # finished before the second writer
 
     durable.write_folder(tmp_path / "target", write)
     assert (tmp_path / "target" / "file").read_text() == "first"
@@ -183,7 +183,7 @@ def test_a_folder_that_gives_way_comes_back_where_its_successor_fails(tmp_path, 
 
 
 class SafetensorError(Exception):
-    """Like safetensors' and TensorFlow's: words, and no number."""
+    """Has a message but no error number, like errors of safetensors and TensorFlow."""
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_second_process_is_refused_until_the_first_one_ends_however_it_does(tm
         holder.wait()
         holder.stdout.close()
     assert (run / durable.LOCK).exists()
-    with durable.locked(run):  # the killed one's file is taken over
+    with durable.locked(run):  # takes over the file of the killed process
         assert (run / durable.LOCK).read_text().startswith(f"process {os.getpid()} on ")
     assert list(run.iterdir()) == []
 
@@ -376,7 +376,7 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
         assert [path.name for path in (tmp_path / "new").iterdir()] == [durable.LOCK]
         with pytest.raises(ConfigError, match="is in use by process"), durable.locked(tmp_path / "new"):
             pytest.fail("held twice")
-    assert list(tmp_path.iterdir()) == []  # the empty folder was made for the lock
+    assert list(tmp_path.iterdir()) == []  # the empty folder, made for the lock, is removed
     with pytest.raises(ArithmeticError), durable.locked(tmp_path / "new"):
         raise ArithmeticError
     assert list(tmp_path.iterdir()) == []
@@ -406,7 +406,7 @@ def test_a_folder_that_its_holder_removed_in_between_is_made_again(tmp_path, mon
     folder.mkdir()
 
     def slow(path, *arguments, **options):
-        if not removed and Path(path) == folder / durable.LOCK:  # the holder ends after its folder was seen
+        if not removed and Path(path) == folder / durable.LOCK:  # the holder ends after its folder was found
             removed.append(folder.rmdir())
         return opening(path, *arguments, **options)
 
@@ -471,7 +471,7 @@ def test_a_folder_that_cannot_be_written_cannot_be_locked(tmp_path, monkeypatch)
 
 
 def test_a_folder_is_written_inside_of_the_writing_of_another(tmp_path):
-    """As a student's ``save`` is: the inner writer must not wait for the lock of the outer one."""
+    """The inner writer, such as a student's ``save``, must not wait for the lock of the outer one."""
 
     def write(fresh):
         with durable._flocked(fresh.parent) as free:

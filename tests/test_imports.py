@@ -1,4 +1,4 @@
-"""Imports point one way, and what needs no TensorFlow does not load it."""
+"""Tests that imports between subpackages go in one direction, and that TensorFlow is loaded only where it is needed."""
 
 import ast
 import os
@@ -12,19 +12,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfllmrec"
 
-# A module may import from its own room and from earlier ones. Evaluation knows data alone; it comes before training,
-# which measures itself.
+# The subpackages and top-level modules ("rooms"). A module may import from its own room and from earlier ones.
+# Evaluation depends only on data and comes before training, which uses it for measurements.
 ROOMS = [
     "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
     "evaluation", "feedback", "text", "layers", "losses", "models", "board", "training", "runs", "explain", "serving",
     "server", "cli",
 ]  # fmt: skip
-# What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
+# Rooms that do not import TensorFlow at top level. numpy and pandas are lighter, but still too slow for --help.
 WITHOUT_TENSORFLOW = [
     "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
     "evaluation", "feedback", "explain", "server", "cli",
 ]  # fmt: skip
-# The server's process leaves TensorFlow to those of the models.
+# Exceptions to WITHOUT_TENSORFLOW. The server's process does not load TensorFlow, but its model processes do.
 NEEDS_TENSORFLOW = ["data/batches.py", "server/servable.py"]
 TENSORFLOW = {
     "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",
@@ -33,7 +33,7 @@ HEAVY = TENSORFLOW | {"numpy", "pandas", "pyarrow", "scipy", "pydantic", "yaml",
 
 
 def imports(tree: ast.AST, package: str, top_level: bool = False) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of each import; ``top_level``: only those that run when the module is imported."""
+    """Yields the line and dotted name of each import; with ``top_level``, of those that run on import of the module."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -46,19 +46,19 @@ def imports(tree: ast.AST, package: str, top_level: bool = False) -> Iterator[tu
 
 
 def runs_later(node: ast.AST) -> bool:
-    """Whether what is below runs in a call only, or never."""
+    """Returns whether the code below a node runs only in calls, or never."""
     if isinstance(node, ast.If):
         return ast.unparse(node.test).endswith("TYPE_CHECKING")
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
 def room_of(path: Path) -> str:
-    """The folder or file directly below the package."""
+    """Returns the name of the room of a file: the folder or module directly below the package."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def backward(path: Path, text: str) -> list[str]:
-    """The imports in a module's text that go to a later room."""
+    """Returns the imports in a module's text that are from a later room."""
     room = room_of(path)
     package = ".".join(path.relative_to(ROOT).parts[:-1])
     wrong = []
@@ -72,7 +72,7 @@ def backward(path: Path, text: str) -> list[str]:
 
 
 def at_top_level(path: Path, text: str, forbidden: set[str]) -> list[str]:
-    """The imports of ``forbidden`` packages that run when the module is imported."""
+    """Returns the imports of ``forbidden`` packages that run when the module is imported."""
     package = ".".join(path.relative_to(ROOT).parts[:-1])
     return [
         f"{path.relative_to(ROOT)}:{line} imports {name}: do it in the function that needs it"
@@ -104,7 +104,7 @@ def test_what_needs_no_tensorflow_does_not_load_it():
 
 
 def test_importing_the_package_and_its_light_rooms_loads_no_tensorflow():
-    """The same for real, with what those modules import in turn."""
+    """Checks the same in a process, including indirect imports."""
     light = [f"tfllmrec.{room}" for room in (*WITHOUT_TENSORFLOW, "client.client", "server.server")]
     script = (
         f"import sys, tfllmrec\nprint(len(sys.modules))\nimport {', '.join(light)}, tfllmrec.evaluation.report\n"
@@ -116,7 +116,7 @@ def test_importing_the_package_and_its_light_rooms_loads_no_tensorflow():
     assert done.returncode == 0, done.stderr
     modules, loaded = done.stdout.splitlines()
     assert loaded == "[]"
-    assert int(modules) < 150  # importing the package alone is instant: it needs os
+    assert int(modules) < 150  # importing the package alone is fast: it needs little more than os
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Alert rules and dashboard: their readers take them, and a running server has each metric and label they name."""
+"""Tests that alert rules and dashboard are valid, and that a running server has each metric and label they name."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def tokens(expression):
 
 
 def parse(expression):
-    """The selectors (name, [(label, sign, value)]) and the labels of groupings."""
+    """Returns the selectors (name, [(label, sign, value)]) and the grouping labels of a PromQL expression."""
     found, selectors, labels, at = tokens(expression), [], set(), 0
     text = [token for _, token in found]
     assert all(text.count(a) == text.count(b) for a, b in ("()", "{}", "[]"))
@@ -101,7 +101,10 @@ LIST = Signature(
 
 
 class Fake:
-    """Lists the history backwards; ``x`` is unknown to it. Version 2 cannot be loaded."""
+    """A stand-in for a model's process that lists the history backwards; it does not know the item ``x``.
+
+    Version 2 cannot be loaded.
+    """
 
     alive = True
     metadata = {}  # noqa: RUF012
@@ -128,7 +131,7 @@ class Fake:
 
 
 def samples(page):
-    """name -> [labels of each series]."""
+    """Returns the labels of each series by the name of the metric."""
     found = {}
     for line in page.splitlines():
         if line and line[0] != "#":
@@ -139,7 +142,7 @@ def samples(page):
 
 @pytest.fixture(scope="module")
 def page(serving, tmp_path_factory):
-    """What /metrics prints after some requests, events and failures."""
+    """The content of /metrics after some requests, events and failures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tfllmrec.server.engine.ModelProcess", Fake)
         folder = tmp_path_factory.mktemp("served")
@@ -218,7 +221,7 @@ def test_requests_lists_and_events_are_counted(page):
     assert value(page, "tfllmrec_last_list_timestamp_seconds") > 1.7e9
 
 
-#: Those of Prometheus itself, and labels that it adds to what it reads.
+#: Metrics of Prometheus itself with their labels, and the labels that it adds to the metrics that it reads.
 OF_PROMETHEUS, ADDED = {"up": {"job", "instance"}}, {"job", "instance"}
 
 
@@ -263,7 +266,7 @@ def test_placeholders_of_legends_and_annotations_are_labels_of_the_result(series
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_real_model_is_counted_by_stratum(chain_version, serving, tmp_path):
-    """In the process of the model, which reads the strata, and in the server's."""
+    """Tests the model's process, which reads the strata, together with the server's process."""
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet").set_index("item_id")["stratum"]
     with serving(chain_version.parent, log=tmp_path / "log") as server:
         body = {"inputs": {"history": [["i1", "nobody"]], "ratings": [[5, 5]], "exclude": [["i2"]], "k": [9]}}
@@ -281,7 +284,7 @@ def test_a_real_model_is_counted_by_stratum(chain_version, serving, tmp_path):
     assert asked.best_score == pytest.approx(max(answer["scores"][0]), rel=1e-5)
 
 
-# What reads them ------------------------------------------------------------------------------------------------------
+# The programs that read the files -------------------------------------------------------------------------------------
 
 
 def test_the_rules_are_what_prometheus_reads():

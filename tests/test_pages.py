@@ -1,6 +1,6 @@
-"""What README and the pages of docs/ name is there: paths, links, settings, commands with their options, imports.
+"""Tests that README and the pages of docs/ name only existing paths, links, settings, commands, options and imports.
 
-Running their Python blocks is the task of tests/test_pages_run.py.
+Their Python blocks are run by tests/test_pages_run.py.
 """
 
 import ast
@@ -19,7 +19,7 @@ from tfllmrec.serving.rules.document import parse_rules
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
-#: The pages that are made when the site is built.
+#: The pages that are generated when the site is built.
 MADE = r"reference/(settings|commands|api/\w+)\.md$"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 #: Paths of pages in mkdocs.yml; the file itself has YAML tags that only MkDocs reads.
@@ -30,13 +30,13 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relati
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    """The code blocks of a page in these languages, without their indentation."""
+    """Returns the code blocks of a page in these languages, without their indentation."""
     found = FENCE.findall(page.read_text())
     return [re.sub(f"^{indent}", "", code, flags=re.MULTILINE) for indent, name, code in found if name in languages]
 
 
 def anchors(page: Path) -> set[str]:
-    """Names of the headings of a page, spelled as GitHub spells them in links."""
+    """Returns the anchors of a page's headings, as GitHub spells them in links."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -60,7 +60,7 @@ PROGRAM = typer.main.get_command(app)
 
 
 def problems(words: list[str]) -> list[str]:
-    """What is wrong with the words after ``tfllmrec``: an unknown command or option, a setting that does not exist."""
+    """Returns the errors in the words after ``tfllmrec``: unknown commands, options and settings."""
     command = PROGRAM
     while hasattr(command, "commands"):
         if not words or words[0] not in command.commands:
@@ -78,7 +78,7 @@ def problems(words: list[str]) -> list[str]:
 
 
 def commands(code: str) -> list[list[str]]:
-    """The calls of tfllmrec in a shell block, as words."""
+    """Returns the words after ``tfllmrec`` of each call in a shell block."""
     lines = code.replace("\\\n", " ").splitlines()
     calls = [re.search(r"(?:^|&& *|\$ )tfllmrec (.*)", line) for line in lines]
     return [shlex.split(call[1], comments=True) for call in calls if call]
@@ -114,7 +114,7 @@ def test_every_python_block_compiles_and_imports_what_there_is(page):
 
 
 def names_of_the_package(tree: ast.AST) -> list[str]:
-    """Dotted names below tfllmrec that code imports or uses."""
+    """Returns the dotted names of the package that code imports or uses."""
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("tfllmrec", "tfllmrec_client"):
@@ -125,7 +125,7 @@ def names_of_the_package(tree: ast.AST) -> list[str]:
 
 
 def is_there(name: str) -> bool:
-    """Whether a module has a name at its top level; nothing is imported."""
+    """Returns whether a module's text contains a name, or its folder has a module of this name; imports nothing."""
     module, _, last = name.rpartition(".")
     path = ROOT / ("client" if module == "tfllmrec_client" else "") / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,7 +1,7 @@
-"""Every Python block of README and docs/ runs, each page in a namespace and a folder of its own.
+"""Runs every Python block of README and docs/, each page in a separate namespace and folder.
 
-The folder has what a reader has by then: the files of the planted ring, its run, and its exported model, which a server
-answers with. Addresses and the ids of MovieLens stand for those of the ring.
+The folder has what a reader of the page has: the files of the planted ring, its run, and its exported model, which a
+server serves. Addresses and MovieLens ids in the blocks are replaced by those of the ring.
 """
 
 import re
@@ -25,7 +25,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = [page for page in PAGES if BLOCK.search(page.read_text())]
 IDS = {"42": "u4", "515": "u5", "A17": "i17", "B02": "i2", "50": "i5", "172": "i17", "181": "i18", "121": "i12"}
 IDS |= {"245": "i24", "movielens": "shop"}
-#: A model of two towers with the names that the page uses.
+#: A two-tower model with the names that docs/serving.md uses.
 TOWERS = """
 import tensorflow as tf
 
@@ -50,7 +50,7 @@ model = Towers()
 
 @pytest.fixture(scope="module")
 def address(chain_files, chain_run, serving, tmp_path_factory):
-    """Of a server with the ring's model, whose items stand on shelves of nine: categories are what interests list."""
+    """The address of a server with the ring's model; nine items each share a category, because interests list these."""
     import pandas as pd
 
     import tfllmrec
@@ -68,7 +68,7 @@ def address(chain_files, chain_run, serving, tmp_path_factory):
 
 @pytest.fixture
 def small_fits(monkeypatch, tiny_hub):
-    """``fit_experiment`` with sizes that take seconds, and the tiny encoder."""
+    """Makes ``fit_experiment`` use the tiny encoder and sizes that take seconds."""
     from tfllmrec.config import parse_config
     from tfllmrec.runs import experiment
 
@@ -88,7 +88,7 @@ def small_fits(monkeypatch, tiny_hub):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, chain_files, chain_run, chain_version, tiny):
-    """The working directory of a page."""
+    """The working directory of a page, with the files that its blocks need."""
     import json
 
     from safetensors.numpy import save_file
@@ -116,21 +116,21 @@ def folder(tmp_path, monkeypatch, chain_files, chain_run, chain_version, tiny):
 
 @pytest.fixture
 def names(folder, chain_run):
-    """What a page may take for granted because it has said so in words."""
+    """The variables that a page uses without defining them, because its text introduces them."""
     import tfllmrec
 
     run = chain_run[0]
     return {"tfllmrec": tfllmrec, "split": run.split, "dataset": run.dataset}
 
 
-#: Pages that take a minute and more: not part of .ci/run.
+#: Pages that take a minute or more; they are not part of .ci/run.
 LONG = (
     "README.md", "docs/events.md", "docs/graph.md", "docs/how-to/context.md", "docs/serving.md", "docs/updates.md",
 )  # fmt: skip
 
 
 def marked(page: Path):
-    """The page as a parameter."""
+    """Returns the page as a parameter of a test."""
     name = page.relative_to(ROOT).as_posix()
     return pytest.param(page, id=name, marks=[pytest.mark.long] if name in LONG else [])
 
@@ -143,8 +143,8 @@ def test_the_python_blocks_run(page, names, folder, chain_run, small_fits, reque
     except DataError as error:
         pytest.skip(f"needs the bundled BERT: {error}")
     if page.name == "train.md":
-        (folder / "runs" / "shop").unlink()  # the page makes it
-    if page.name == "graph.md":  # the version of a run that has a graph
+        (folder / "runs" / "shop").unlink()  # the page creates it
+    if page.name == "graph.md":  # needs an exported run that has a graph
         run = shutil.copytree(chain_run[0].folder, folder / "runs" / "joined")
         graph_of(run, GraphConfig(relations=["use"]))
         (folder / "saved_models" / "shop" / "1").unlink()
@@ -165,6 +165,6 @@ def test_the_python_blocks_run(page, names, folder, chain_run, small_fits, reque
                 block = f"with Client('{address}', 'shop') as client:\n  {block}"
         exec(compile(block, str(page), "exec"), names)
     if page.name == "README.md":
-        # Everybody walks along the ring, one item at a time: the next one is mostly known.
+        # Users walk along the ring, so the next item is easy to predict.
         assert names["result"].metrics["recall@5"] > 0.6
         assert len(re.findall(r"epoch \d: retrieval_loss .* validation ndcg@10", capsys.readouterr().out)) == 3

@@ -31,7 +31,7 @@ def test_what_takes_longer_than_a_second_is_told_by_the_piece(capsys, monkeypatc
 
 
 def terminal_instead(monkeypatch):
-    """What is written to stderr from now on, which is a terminal."""
+    """Replaces stderr by a terminal and returns it, as a ``StringIO``."""
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -56,12 +56,12 @@ def test_draws_a_bar_on_a_terminal(monkeypatch):
 
 def test_a_bar_inside_a_bar_shares_its_display_and_goes_when_it_is_done(monkeypatch):
     terminal = terminal_instead(monkeypatch)
-    for _ in range(2):  # and nothing is left behind for the next one
+    for _ in range(2):  # the second time, nothing must be left from the first
         with show_progress("Searching", "trials") as outer:
             outer(1, 3)
             with show_progress("Training", "steps") as inner:
                 inner(10, 20)
-                module._display.refresh()  # instead of waiting for the tenth of a second that it draws in
+                module._display.refresh()  # instead of waiting a tenth of a second until it draws
             outer(2, 3)
         lines = terminal.getvalue().splitlines()
         assert any("Training" in line and "10/20" in line for line in lines)

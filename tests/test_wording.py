@@ -33,7 +33,7 @@ def test_what_hides_or_moves_text_is_made_visible(text, expected):
         "Amélie (2001): ★★★, ½ £",
         "שלום עולם",
         "مرحبا ٣ \u0600٣",
-        "می\u200cخواهم",  # a joiner that Persian spells with
+        "می\u200cخواهم",  # a non-joiner, which is part of Persian spelling
         "क्\u200dष",
         "e\u0301",
         "👩\u200d👩\u200d👧 ❤\ufe0f\u200d🔥 👍🏽",
@@ -59,7 +59,7 @@ def test_a_value_is_shown_in_80_characters_and_without_walking_through_all_of_it
     endless.append(endless)
     for value in (bomb, endless, "x" * 10_000, dict.fromkeys(range(1000), bomb)):
         assert len(shown(value)) <= 80
-    assert (shown(1 << 80_000), shown([-1 << 80_000])) == ("<int>", "<list>")  # more digits than Python writes
+    assert (shown(1 << 80_000), shown([-1 << 80_000])) == ("<int>", "<list>")  # more digits than Python prints
 
 
 def test_a_hint_shows_the_nearest_name_and_nothing_where_none_is_near():
@@ -84,7 +84,7 @@ def test_very_many_or_long_names_are_not_all_compared(monkeypatch):
     monkeypatch.setattr(wording.difflib, "get_close_matches", matches)
     users = [f"user{number}" for number in range(20_000)]
     assert nearest("user12345x", users) == ["user12345"]
-    assert nearest("xuser1", users) == ["user1"]  # none begins like it: some are compared
+    assert nearest("xuser1", users) == ["user1"]  # no name begins like it, so some of all names are compared
     assert max(compared) <= wording.MOST_NAMES
     assert nearest("u" * 1000, ["u" * 1000]) == nearest("u", ["u" * 1000]) == []
 

@@ -1,4 +1,4 @@
-"""Recommenders that read: text-tower recommendation on TensorFlow, Keras and TensorFlow Recommenders."""
+"""Text-based recommenders built on TensorFlow, Keras and TensorFlow Recommenders."""
 
 import os
 from importlib import import_module
@@ -6,12 +6,12 @@ from typing import Any
 
 from tfllmrec.version import __version__
 
-# TensorFlow Recommenders and TF Hub layers are Keras 2: this must be set before anything touches tf.keras.
+# TensorFlow Recommenders and TF Hub layers need Keras 2: set this before anything accesses tf.keras.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-# TensorFlow logs "failed call to cuInit" and the like as errors where there simply is no GPU; real errors are raised.
+# On machines without a GPU, TensorFlow logs messages such as "failed call to cuInit" as errors. Real errors are raised.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Loaded when first asked for, so that importing the package costs nothing and the command line stays quick.
+# Names are imported on first access, so that importing the package is cheap and the command line starts quickly.
 _HOME = {
     "DataConfig": "tfllmrec.config",
     "ExperimentConfig": "tfllmrec.config",

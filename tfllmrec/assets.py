@@ -1,4 +1,4 @@
-"""Weights and data sets by name: fetched once, from the first source that answers, always checked against a sha256."""
+"""Weights and data sets by name: fetched once, from the first source that works, and always checked by sha256."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tfllmrec.durable import disk_failure, publish, writing
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import show_progress
 
-# A network that swallows packets must not hold up the next source.
+# Short, because a network that drops packets must not delay the next source for long.
 TIMEOUT_S = 5.0
 
 _BLOCK = 1 << 20
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Unusable(Exception):
-    """A source did not give the file that was expected; the next one is tried."""
+    """A source did not provide the expected file; the next one is tried."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class File:
     """One file of an asset.
 
     Attributes:
-      name: what it is called in the asset's folder.
-      sha256: of its content there, hex.
-      origin: where the source has it: a path below the source's URL, or inside its archive; ``a.zip!b`` is ``b`` in
-        an archive within the archive.
-      convert: makes the content from what the source has, where that is not the same.
+      name: Its name in the asset's folder.
+      sha256: The hash of its content in this folder, hex.
+      origin: Its place in the source: a path below the source's URL, or inside its archive; ``a.zip!b`` is ``b`` in an
+        archive within the archive.
+      convert: Converts the source's content to the file's content; ``None`` if they are equal.
     """
 
     name: str
@@ -54,7 +54,7 @@ class File:
 
 @dataclass(frozen=True)
 class UrlFolder:
-    """Files that stand side by side below ``url``."""
+    """Separate files below ``url``."""
 
     url: str
     files: tuple[File, ...]
@@ -86,10 +86,12 @@ class UrlZip:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python wheel, taken as a plain archive by ``pip download``: neither installed nor followed to what it needs.
+    """A Python wheel, used as a plain archive by ``pip download``: it is not installed, nor are its dependencies.
 
     Attributes:
-      platform: passed to pip as ``--platform``, for a wheel that was built for one platform; its data files may be
+      requirement: The requirement for pip, such as ``recbole==1.2.1``.
+      files: The files to take from it.
+      platform: Passed to pip as ``--platform``, for a wheel that was built for one platform; its data files may be
         usable on all.
     """
 
@@ -103,7 +105,7 @@ class Wheel:
         command += [] if self.platform is None else [f"--platform={self.platform}"]
         command += ["--disable-pip-version-check", f"--dest={wheels}", self.requirement]
         _log.info("downloading %s", self)
-        # pip draws its own progress bar on stdout, which belongs to the caller's output: it is sent beside it.
+        # pip prints its progress bar to stdout, which is reserved for the caller's output: redirect it to stderr.
         shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.PIPE, text=True)
         if done.returncode:
@@ -120,13 +122,13 @@ Source = UrlFolder | UrlZip | Wheel
 
 @dataclass(frozen=True)
 class Asset:
-    """A folder of files that one of several sources fills.
+    """A folder of files that can be fetched from any of several sources.
 
     Attributes:
       kind: ``data`` or ``weights``.
-      name: as in configs.
-      sources: tried in this order. They may bring different files, each complete in itself.
-      languages: of the texts that weights were trained on.
+      name: Its name in configs.
+      sources: The sources, tried in this order. They may provide different files, each a complete set.
+      languages: The languages of the texts that weights were trained on.
     """
 
     kind: str
@@ -136,7 +138,7 @@ class Asset:
 
 
 def _vocabulary(tokenizer_json: bytes) -> bytes:
-    """``vocab.txt`` (a token a line, in the order of the ids) from a Hugging Face ``tokenizer.json``."""
+    """Makes ``vocab.txt`` (a token per line, in the order of ids) from a Hugging Face ``tokenizer.json``."""
     ids: dict[str, int] = json.loads(tokenizer_json)["model"]["vocab"]
     return "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)).encode()
 
@@ -151,7 +153,8 @@ _E5 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _USE = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"
 _USE_VOCABULARY = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
 
-# Of XLM-R (Conneau et al. 2020, arXiv:1911.02116): multilingual-e5-small started from a model distilled from it.
+# The languages of XLM-R (Conneau et al. 2020, arXiv:1911.02116): multilingual-e5-small was initialized from a model
+# distilled from it.
 _XLM_R = (
     "Afrikaans, Albanian, Amharic, Arabic, Armenian, Assamese, Azerbaijani, Basque, Belarusian, Bengali, Bosnian, "
     "Breton, Bulgarian, Burmese, Catalan, Chinese (simplified), Chinese (traditional), Croatian, Czech, Danish, Dutch, "
@@ -264,9 +267,9 @@ ASSETS = (
 
 
 def cache_folder() -> Path:
-    """Where everything fetched or made once is kept.
+    """Returns the folder for everything that is fetched or computed once.
 
-    ``$TFLLMREC_CACHE``, else ``$XDG_CACHE_HOME/tfllmrec``, else ``~/.cache/tfllmrec``. It may not exist yet.
+    It is ``$TFLLMREC_CACHE``, else ``$XDG_CACHE_HOME/tfllmrec``, else ``~/.cache/tfllmrec``, and may not exist yet.
     """
     if own := os.environ.get("TFLLMREC_CACHE"):
         return Path(own).expanduser().absolute()
@@ -275,25 +278,25 @@ def cache_folder() -> Path:
 
 
 def data_set(name: str) -> Path:
-    """The folder of a registered data set, fetched where it is not there yet.
+    """Returns the folder of a registered data set, and fetches it if it is missing.
 
     ``movielens-100k`` comes as GroupLens' own ``u.*`` files or as RecBole's ``ml-100k.*`` atomic files: the same
-    events, ratings, times, users, genres and items in the same order. RecBole keeps the year in a column of its own
-    and misspells one title ("unknown", item 267).
+    events, ratings, times, users, genres and items in the same order. RecBole has the year in a separate column and
+    misspells one title ("unknown", item 267).
 
     Raises:
-      ConfigError: no data set is called that.
-      DataError: no source could give it.
+      ConfigError: No data set has this name.
+      DataError: No source could provide it.
     """
     return fetch(_registered("data", name))
 
 
 def weights(name: str) -> Path:
-    """The folder of registered encoder weights, such as ``model.safetensors``, ``vocab.txt`` and ``config.json``.
+    """Returns the folder of registered encoder weights (files such as ``model.safetensors``); fetches missing ones.
 
     Raises:
-      ConfigError: no weights are called that.
-      DataError: no source could give them.
+      ConfigError: No weights have this name.
+      DataError: No source could provide them.
     """
     return fetch(_registered("weights", name))
 
@@ -306,7 +309,7 @@ def _registered(kind: str, name: str) -> Asset:
 
 
 def is_present(asset: Asset) -> bool:
-    """Whether the cache has all files of one of the asset's sources, each with the right hash."""
+    """Returns whether the cache has all files of one of the asset's sources, with the right hashes."""
     folder = cache_folder() / asset.kind / asset.name
     return any(_complete(folder, source.files) for source in asset.sources)
 
@@ -314,12 +317,12 @@ def is_present(asset: Asset) -> bool:
 def fetch(asset: Asset) -> Path:
     """Returns the asset's folder below :func:`cache_folder`, filled and checked.
 
-    A file appears in the folder only whole and with the right hash, so that an interrupted or a second simultaneous
-    fetch does no harm. Files that are there are checked again at each call. A fetch removes the files of other sources.
+    A file appears in the folder only when it is complete and has the right hash, so that interrupted and concurrent
+    fetches do no harm. Existing files are checked again at each call. A fetch removes the files of other sources.
 
     Raises:
-      DataError: each source failed; says why, and where to put the files by hand.
-      WriteError: the disk of the cache is full, read-only or broken.
+      DataError: All sources failed; the message says why, and where to put the files by hand.
+      WriteError: The disk of the cache is full, read-only or broken.
     """
     folder = cache_folder() / asset.kind / asset.name
     if is_present(asset):
@@ -334,7 +337,7 @@ def fetch(asset: Asset) -> Path:
                     for file in source.files:
                         _check(Path(scratch) / file.name, file)
                     folder.mkdir(exist_ok=True)
-                    # Those of another source are damaged or incomplete, and must not be taken for these.
+                    # Files of other sources are damaged or incomplete, and must not be mixed with these.
                     own = {file.name for file in source.files}
                     for name in {file.name for each in asset.sources for file in each.files} - own:
                         (folder / name).unlink(missing_ok=True)
@@ -342,7 +345,7 @@ def fetch(asset: Asset) -> Path:
                         publish(Path(scratch) / file.name, folder / file.name)
                 return folder
             except (_Unusable, OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
-                if isinstance(error, OSError) and disk_failure(error):  # the next source would find the same disk
+                if isinstance(error, OSError) and disk_failure(error):  # other sources would fail on the same disk
                     raise
                 _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
                 failures += [f"  {source}: {error}", f"    would have given {', '.join(f.name for f in source.files)}"]
@@ -355,7 +358,7 @@ def fetch(asset: Asset) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """One thing in the cache: its name (``weights/minilm``), where it is, and how much room it takes."""
+    """An entry of the cache: its name (``weights/minilm``), its folder and its size."""
 
     name: str
     folder: Path
@@ -363,7 +366,7 @@ class Installed:
 
 
 def installed() -> list[Installed]:
-    """What the cache holds, in order of name; empty where there is no cache yet. Nothing is checked or fetched."""
+    """Returns the entries of the cache by name; none if there is no cache yet. Nothing is checked or fetched."""
     root = cache_folder()
     return [
         Installed(
@@ -421,7 +424,7 @@ def _download(url: str, target: Path) -> None:
 
 
 def _unpack(archive: Path, files: tuple[File, ...], folder: Path) -> None:
-    """Takes ``files`` alone out of ``archive``; never a path that the archive itself names."""
+    """Extracts only ``files`` from ``archive``, never to a path that the archive itself names."""
     with zipfile.ZipFile(archive) as outer:
         for file in files:
             name, _, inner_name = file.origin.partition("!")

@@ -1,8 +1,8 @@
-"""Every setting of an experiment, with its default; one class a section of the YAML file.
+"""All settings of an experiment with their defaults; each class is a section of the YAML file.
 
 The resolved config that a run writes is itself a valid input; if it records a function in ``tuning.paraphrase``, the
-command line has to name the function again. ``null`` (``None``) on a setting that says *auto* means: chosen from the
-data when the run starts, printed, and written into the resolved config.
+command line must name the function again. If the description of a setting mentions *auto*, ``null`` (``None``) means
+that the value is chosen from the data when the run starts, printed, and written into the resolved config.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     def with_plain(self, **values: Any) -> Self:
-        """A copy in which ``values`` stand for the settings that say *auto*."""
+        """Returns a copy in which ``values`` replace the settings that are *auto* (``None``)."""
         return self.model_copy(update={name: value for name, value in values.items() if getattr(self, name) is None})
 
 
 class FieldConfig(Section):
-    """Declares one column, where it is recognised wrongly; see :mod:`tfllmrec.data.schema`."""
+    """The declaration of a column that is recognised wrongly; see :mod:`tfllmrec.data.schema`."""
 
     owner: Literal["event", "request"] | None = Field(
         None,
@@ -54,7 +54,7 @@ class FieldConfig(Section):
 
 
 class DataConfig(Section):
-    """Where events and items come from, and how they are cleaned."""
+    """The sources of events and items, and how they are cleaned."""
 
     name: str | None = Field(default=None, description="Name in reports and folders; auto: from the source.")
     source: str | None = Field(
@@ -132,7 +132,7 @@ class DataConfig(Section):
 
 
 class SplitConfig(Section):
-    """How events are divided into train, validation and test."""
+    """The division of events into train, validation and test."""
 
     kind: Literal[
         "auto",
@@ -188,17 +188,17 @@ class SplitConfig(Section):
     @field_validator("test_events", mode="before")
     @classmethod
     def _rows_without_an_end(cls, value: Any) -> Any:
-        """``80000:``, which YAML reads as a mapping."""
+        """Restores a range such as ``80000:``, which YAML reads as a mapping."""
         return f"{next(iter(value))}:" if isinstance(value, dict) and list(value.values()) == [None] else value
 
     @property
     def named_events(self) -> str | None:
-        """``test_events``, where the kind of split reads them."""
+        """``test_events`` if the kind of split reads them, else ``None``."""
         return self.test_events if self.kind == "fixed" else None
 
 
 class TextConfig(Section):
-    """How an item becomes a vector."""
+    """The encoding of item texts as vectors."""
 
     encoder: str = Field(
         "minilm",
@@ -251,7 +251,7 @@ class TextConfig(Section):
 
 
 class TuningConfig(Section):
-    """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""
+    """The tuning of the text tower, used unless ``text.mode`` is ``frozen``."""
 
     epochs: int = Field(
         3,
@@ -314,7 +314,7 @@ class TuningConfig(Section):
 
 
 class DistillationConfig(Section):
-    """How the small tower is made, where ``text.query_encoder`` is not ``same``."""
+    """The distillation of the small query tower, used unless ``text.query_encoder`` is ``same``."""
 
     epochs: int | None = Field(
         None, ge=1, description="Epochs of distillation; auto: 20 for hashed_ngrams, 5 for static, 2 for layers."
@@ -344,7 +344,7 @@ class DistillationConfig(Section):
 
 
 class ModelConfig(Section):
-    """The hybrid's sizes and terms."""
+    """The sizes and terms of the hybrid model."""
 
     embedding_dim: int = Field(128, ge=4, description="Width D of the vectors of items (e_i) and of users (q_u).")
     blocks: int = Field(2, ge=0, description="Self-attention blocks of the history encoder.")
@@ -400,12 +400,12 @@ class ModelConfig(Section):
     )
 
     def reads_item_field(self, kind: str) -> bool:
-        """Whether item vectors are made of fields of items of a kind, such as *vector*, that has an encoder."""
+        """Returns whether item vectors include item fields of a kind, such as *vector*, that has an encoder."""
         dense = {"meaning", "feedback"} & set(self.terms)
         return bool(dense) and (self.item_fields == "all" or (self.item_fields == "vectors" and kind == "vector"))
 
     def settled(self) -> Self:
-        """A copy without *auto* in what a model is built by: where nothing was chosen, what suits sparse data."""
+        """Returns a copy in which *auto* settings of the model's structure have values that suit sparse data."""
         return self.with_plain(dropout=0.4, id_dropout=0.3, history_length=50)
 
     @model_validator(mode="after")
@@ -416,9 +416,9 @@ class ModelConfig(Section):
 
 
 class ItemWeightSettings(Section):
-    """The item-item weights of the behaviour term: how they weigh their views of the data, and how they are solved.
+    """The item-item weights of the behaviour term: the weight of each view of the data, and how they are solved.
 
-    :mod:`tfllmrec.models.item_weights` has the formula.
+    :mod:`tfllmrec.models.item_weights` contains the formula.
     """
 
     decay: float | None = Field(
@@ -500,13 +500,13 @@ class ItemWeightSettings(Section):
         return value
 
     def settled(self) -> Self:
-        """A copy without *auto*: where nothing was chosen, values that suit sparse data."""
+        """Returns a copy in which *auto* settings have values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
         return self.with_plain(**plain, rank=384, graph=0.0, itself=0.0, context={}, source=0.0, domains={})
 
 
 class GraphConfig(Section):
-    """The graph of the items: which relations it has, and how many neighbours."""
+    """The item graph: its relations, and its number of neighbours."""
 
     relations: list[Literal["text", "use", "values"]] = Field(
         [],
@@ -527,17 +527,17 @@ class GraphConfig(Section):
 
     @property
     def wanted(self) -> bool:
-        """Whether there is to be a graph."""
+        """Whether to build a graph."""
         return bool(self.relations) or self.edges is not None
 
     @property
     def says_more_than_events(self) -> bool:
-        """Whether there are to be relations beside *use*, which are all that a model reads."""
+        """Whether the graph has relations other than *use*; models read only these."""
         return bool(set(self.relations) - {"use"}) or self.edges is not None
 
 
 class TransferConfig(Section):
-    """What is taken from complete runs of other domains; :mod:`tfllmrec.training.transfer` says how."""
+    """The transfer from complete runs of other domains, described in :mod:`tfllmrec.training.transfer`."""
 
     sources: list[Path] = Field(
         [],
@@ -568,7 +568,7 @@ class TransferConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How the hybrid is fitted."""
+    """The training of the hybrid."""
 
     epochs: int | None = Field(
         None, ge=1, description="Most epochs; the best on validation is kept. auto: chosen from the data."
@@ -591,7 +591,7 @@ class TrainingConfig(Section):
 
 
 class UpdateConfig(Section):
-    """How ``tfllmrec update`` goes on from a run, and when the result may replace the model in use."""
+    """How ``tfllmrec update`` continues from a run, and when the result may replace the model in use."""
 
     epochs: int = Field(
         1,
@@ -616,7 +616,7 @@ class UpdateConfig(Section):
 
 
 class BoardConfig(Section):
-    """What a fit shows in TensorBoard, and where else its figures go."""
+    """What a fit writes for TensorBoard, and which other trackers receive its figures."""
 
     details: bool = Field(
         True,
@@ -630,10 +630,10 @@ class BoardConfig(Section):
 
 
 class RankingConfig(Section):
-    """The model that puts candidates into order, learnt after the hybrid from the validation queries.
+    """The ranking model, which sorts the hybrid's candidates and is trained on the validation queries after the hybrid.
 
-    Of its two heads, for the order and for ratings, those that do not help held-out users are left out.
-    Catalogues of more than 200,000 items (``models.rating_factors.ITEMS``) use biases instead of factors for ratings.
+    It has two heads, for the order and for ratings; a head that does not help held-out users is left out. Catalogues of
+    more than 200,000 items (``models.rating_factors.ITEMS``) use biases instead of factors for ratings.
     """
 
     epochs: int | None = Field(
@@ -679,7 +679,7 @@ BaselineName = Literal[
 
 
 class InterestConfig(Section):
-    """How the labels of a user's next items are found."""
+    """The prediction of the labels of a user's next items."""
 
     learned: bool = Field(
         True,
@@ -689,7 +689,7 @@ class InterestConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What is measured."""
+    """The metrics, baselines and groups of the evaluation."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field(
         [5, 10, 20], min_length=1, description="List lengths k for which metrics are measured."
@@ -714,7 +714,7 @@ class EvaluationConfig(Section):
 
 
 class ExperimentConfig(Section):
-    """One experiment, from raw files to figures."""
+    """The settings of one experiment, from raw files to figures."""
 
     data: DataConfig = Field(default_factory=DataConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)
@@ -745,7 +745,7 @@ class ExperimentConfig(Section):
         return self
 
 
-#: Settings of ``split``, beside its shares, that a kind reads; and those of its shares that it does not read.
+#: Settings of ``split``, other than its shares, that a kind of split reads; and the shares that a kind does not read.
 _OF_KIND = {
     "fixed": frozenset(["test_events"]),
     "cold_domain": frozenset(["domain", "known_events"]),
@@ -755,7 +755,8 @@ _SHARES_NOT_OF_KIND = {
     **dict.fromkeys(["auto", "leave_last_out", "leave_random_out"], frozenset(["validation_share", "test_share"])),
     "fixed": frozenset(["test_share"]),
 }
-#: Settings of ``tuning`` that only some modes of the text tower read: those of tuning on pairs, and those of each mode.
+#: Settings of ``tuning`` that only some modes of the text tower read: those for tuning on pairs, and those of each
+#: mode.
 _OF_PAIRS = frozenset(
     ["temperature", "window", "tail_power", "itself", "word_dropout", "synonyms", "paraphrase", "paraphrase_similarity"]
 )
@@ -776,10 +777,11 @@ _OF_TOWER = {
 
 
 def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> list[str]:
-    """The settings that differ from their default but are not read with the config's other settings, a line each.
+    """Returns a line for each setting that differs from its default but has no effect with the other settings.
 
     Args:
-      joined: whether the data has domains.
+      config: The config to check.
+      joined: Whether the data has domains.
     """
     split, text, tuning, tower = config.split, config.text, config.tuning, config.text.query_encoder
     unread = frozenset[str]().union(*_OF_KIND.values()) - _OF_KIND.get(split.kind, frozenset())
@@ -827,7 +829,7 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> li
 
 
 def _changed(section: Section, names: frozenset[str]) -> list[str]:
-    """Those of a section's settings that differ from their default, in the order of the section."""
+    """Returns the settings in ``names`` that differ from their default, in the order of the section."""
     fields = type(section).model_fields
     return [name for name in fields if name in names and getattr(section, name) != fields[name].get_default()]
 
@@ -835,17 +837,19 @@ def _changed(section: Section, names: frozenset[str]) -> list[str]:
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
-#: A config has a few kilobytes: larger or deeper ones are another file, or made to exhaust memory or time.
+#: Limits of a config file. A config has a few kilobytes; larger or deeper input is another file, or made to exhaust
+#: memory or time.
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 20_000, 16
-#: Characters of a number. PyYAML takes quadratic time for a long one in base 60 (``!!int 1:30:00``).
+#: The largest number of characters in a number. PyYAML takes quadratic time for a long number in base 60
+#: (``!!int 1:30:00``).
 MAX_DIGITS = 1_000
-#: The setting that names a function of the user's.
+#: The setting that names a user's function.
 PARAPHRASE = "tuning.paraphrase"
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A config, and the folder that its relative data paths start from: the one of its file."""
+    """A config, and the folder that its relative data paths refer to, which is the folder of its file."""
 
     config: ExperimentConfig
     base: Path
@@ -855,17 +859,17 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
     """Reads a YAML file and applies overrides to it.
 
     Args:
-      path: the file. Empty, or with empty sections, it stands for the defaults.
-      overrides: ``a.b=c`` each, ``c`` read as YAML (``model.terms=[meaning]``, ``training.epochs=null``). They count as
-        written in the file: paths in them start from its folder too.
-      of_run: the file is the config of a run folder. It records ``tuning.paraphrase``, which other files may not set,
-        because the function is code; :class:`tfllmrec.runs.run.Run` calls it only if its caller names it too. Settings
-        that had other names when the run was made are renamed.
+      path: The file. If it or a section is empty, the defaults are used.
+      overrides: Items of the form ``a.b=c``, with ``c`` read as YAML (``model.terms=[meaning]``,
+        ``training.epochs=null``). They are treated as if written in the file: their paths also refer to its folder.
+      of_run: Whether the file is the config of a run folder. Such a file records ``tuning.paraphrase``, which other
+        files may not set, because the function is code; :class:`tfllmrec.runs.run.Run` calls it only if its caller
+        names it too. Settings that had other names when the run was made are renamed.
 
     Raises:
-      ConfigError: the file cannot be read, is not valid YAML, is too large or nested too deeply; a key is unknown or
-        occurs twice; a value does not fit; or the file names a function to call. The message names every wrong key,
-        with the expected and the found value, and the nearest existing key.
+      ConfigError: The file cannot be read, is not valid YAML, is too large or nested too deeply; a key is unknown or
+        occurs twice; a value is not allowed; or the file names a function to call. For wrong settings the message lists
+        every wrong key, with the expected and the found value, and the nearest existing key.
     """
     path = Path(path)
     try:
@@ -889,14 +893,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
 
 
 def _renamed(raw: Any) -> Any:
-    """The values of a run's config as settings are called now.
+    """Converts the values of an earlier run's config to the current names of settings.
 
-    ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
-    ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
-    ``model.fields`` and ``model.item_fields`` read no such fields, those from before ``model.scene`` and
-    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``item_weights.form`` was a setting of its own:
-    *exact* is the rank *all*. ``ranking.held_out`` and ``ranking.patience`` are dropped: they do not affect finished
-    models.
+    ``model.item_weights*`` moves to ``item_weights``. In configs without ``split.test_events``, which are older than
+    the present split ``random``, ``random`` means ``leave_random_out``. Runs from before ``model.fields`` and
+    ``model.item_fields`` read no such fields; those from before ``model.scene`` and ``item_weights.kinds`` have neither
+    scenes nor weights of kinds. ``item_weights.form`` was a separate setting: *exact* is now the rank *all*.
+    ``ranking.held_out`` and ``ranking.patience`` are dropped, because they do not affect finished models.
     """
     if not isinstance(raw, dict):
         return raw
@@ -919,8 +922,8 @@ def _renamed(raw: Any) -> Any:
 
 
 def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:
-    """Raises if the config has a ``tuning.paraphrase`` that comes from its file, and not from the overrides."""
-    function = config.tuning.paraphrase  # valid, so the message may contain it in a command
+    """Raises an error if ``tuning.paraphrase`` comes from the file and not from the overrides."""
+    function = config.tuning.paraphrase  # validated, so a message may show it in a command
     overridden = {override.partition("=")[0].strip() for override in overrides}
     if function is not None and not overridden & {PARAPHRASE, PARAPHRASE.partition(".")[0]}:
         raise ConfigError(
@@ -930,19 +933,24 @@ def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path)
 
 
 def paraphrase_option(function: str | None) -> str:
-    """The end of a command that allows a call of ``function``, with a space before it; empty for ``None``."""
+    """Returns the end of a command that allows a call of ``function``, with a leading space; empty for ``None``."""
     return "" if function is None else f" --set {PARAPHRASE}={function}"
 
 
 def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config") -> ExperimentConfig:
-    """Checks plain values (``{"data": {"source": ...}, ...}``) and overrides; ``origin`` names them in messages.
+    """Checks plain values (``{"data": {"source": ...}, ...}``) and overrides.
+
+    Args:
+      raw: The values by section.
+      overrides: As in :func:`load_config`.
+      origin: Name of the values in error messages.
 
     Raises:
-      ConfigError: as :func:`load_config`.
+      ConfigError: As in :func:`load_config`.
     """
     if not isinstance(raw, dict | None):
         raise ConfigError(f"{origin}: expected sections such as 'data:', got {shown(raw)}.")
-    # A section whose every line is commented out reads as null.
+    # A section in which every line is commented out is read as null.
     tree = {key: {} if value is None and key in _sections() else value for key, value in (raw or {}).items()}
     for override in overrides:
         _override(tree, override)
@@ -958,23 +966,23 @@ def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config"
 
 
 def dump_config(config: ExperimentConfig) -> str:
-    """The config as YAML, every setting written out: :func:`load_config` with ``of_run=True`` gives the same config."""
-    # ASCII: written otherwise, PyYAML does not read every character (U+0085) back.
+    """Returns the config as YAML with every setting; :func:`load_config` with ``of_run=True`` restores the config."""
+    # Write ASCII: PyYAML cannot read back some characters (U+0085) that are not escaped.
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def contradictions(
     asked: ExperimentConfig, resolved: ExperimentConfig, source: dict[str, Any] | None = None
 ) -> list[str]:
-    """The settings that ``asked`` sets and the config of a run has otherwise, a line each.
+    """Returns a line for each setting that ``asked`` sets and that has another value in the config of a run.
 
-    Settings that were left out, or say *auto*, contradict nothing.
+    Settings that were left out or are *auto* contradict nothing.
 
     Args:
-      asked: as a file or the command line sets it.
-      resolved: the run's, whose data section names the run's own copy.
-      source: the data section that the run was started with, its ``source.json``; ``None``: it is not known, and no
-        data is compared.
+      asked: The config that a file or the command line sets.
+      resolved: The config of the run, whose data section names the run's own copy of the data.
+      source: The data section that the run was started with, from its ``source.json``; ``None`` if it is unknown: then
+        the data section is not compared.
     """
     there = dict(_leaves(resolved.model_dump(mode="json")))
     begun = there | dict(_leaves({"data": DataConfig().model_dump(mode="json") | (source or {})}))
@@ -991,7 +999,7 @@ _TOO_MANY = f"expected at most {MAX_VALUES:,} values, each alias counted in full
 _TOO_LONG = f"expected a number of at most {MAX_DIGITS:,} characters; put a text that looks like a number in quotes"
 
 
-#: How YAML 1.1 writes numbers, without base 60.
+#: Patterns of the numbers of YAML 1.1, without base 60.
 _NOT_BASE_60 = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
     "tag:yaml.org,2002:float": re.compile(
@@ -1006,10 +1014,10 @@ class _Refused(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader for which two equal keys in a section, very many values, deep nesting and long numbers are errors.
+    """A safe loader that rejects duplicate keys in a section, very many values, deep nesting and long numbers.
 
-    A few lines with aliases can stand for billions of values, so each alias counts as all that it stands for. Numbers
-    in base 60, as in YAML 1.1, are texts: ``1:30`` are rows of ``split.test_events``, and not 90.
+    A few lines with aliases can stand for billions of values, so each alias counts as all values that it stands for.
+    Numbers in base 60, as in YAML 1.1, are read as texts: ``1:30`` means rows of ``split.test_events``, and not 90.
     """
 
     too_many = _TOO_MANY
@@ -1017,11 +1025,11 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
-        self.values: dict[int, int] = {}  # by the id of a finished node, how many it stands for
+        self.values: dict[int, int] = {}  # the number of values in each finished node, by its id
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
-        mark: Any = event.start_mark  # of another type where PyYAML is compiled
+        mark: Any = event.start_mark  # has another type in compiled PyYAML
         if isinstance(event, yaml.AliasEvent):
             meant = self.anchors.get(event.anchor)
             if meant is not None and id(meant) not in self.values:
@@ -1059,22 +1067,26 @@ _Loader.yaml_implicit_resolvers = {
 
 
 class _TextLoader(_Loader):
-    """As :class:`_Loader`, and every value stays the text that is written: ``007`` is no number."""
+    """A :class:`_Loader` that reads every value as text: ``007`` is not a number."""
 
     too_many = f"expected at most {MAX_VALUES:,} values, each alias counted in full; put long lists into a table"
 
 
 _TextLoader.yaml_implicit_resolvers = {}
 
-#: Places in a YAML document, such as ``("block", 0, "items")``, and the line of each, from 1 on.
+#: The line, counted from 1, of each place in a YAML document, such as ``("block", 0, "items")``.
 Lines = dict[tuple[str | int, ...], int]
 
 
 def parse_texts(text: str, origin: str) -> tuple[Any, Lines]:
-    """Reads YAML, or JSON, whose values are texts, and the lines on which they stand.
+    """Reads YAML or JSON with all values as texts, and the line of each value.
+
+    Args:
+      text: The document.
+      origin: Name of the document in error messages.
 
     Raises:
-      ConfigError: it is not valid YAML, is nested too deeply or has more than :data:`MAX_VALUES` values.
+      ConfigError: The document is not valid YAML, is nested too deeply, or has more than :data:`MAX_VALUES` values.
     """
     with _named(origin):
         loader = _TextLoader(text)
@@ -1107,7 +1119,7 @@ def _parse_yaml(text: str, origin: str) -> Any:
 
 @contextlib.contextmanager
 def _named(origin: str) -> Iterator[None]:
-    """Errors of YAML as a ConfigError with the origin, the line and the column."""
+    """Converts YAML errors into a ConfigError with the origin, the line and the column."""
     try:
         yield
     except yaml.MarkedYAMLError as error:
@@ -1139,7 +1151,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[str, Any]]:
-    """Pydantic's errors by the key of the setting; of the two types of ``item_weights.rank``, that of the number."""
+    """Yields pydantic's errors with the key of the setting.
+
+    ``item_weights.rank`` has two types; only the error of the number is returned.
+    """
     for problem in error.errors():
         path = [str(part) for part in problem["loc"]]
         if path[:2] == ["item_weights", "rank"]:
@@ -1150,14 +1165,14 @@ def _problems(error: ValidationError) -> Iterator[tuple[str, Any]]:
 
 
 def _explain(key: str, problem: Any) -> str:
-    """One line on one of pydantic's errors."""
+    """Describes one of pydantic's errors in one line."""
     kind, came = problem["type"], problem["input"]
     parent, _, leaf = key.rpartition(".")
     if kind == "extra_forbidden":
         anywhere = {k.rpartition(".")[2]: k for k in _keys()}
         siblings = [k for k in _keys() if k.startswith(f"{parent}.")] if parent else list(ExperimentConfig.model_fields)
         here = {k.rpartition(".")[2]: k for k in siblings}
-        # The very word in another section is a likelier mistake than another word in this one.
+        # The same key in another section is more likely meant than a similar key in this section.
         first = {leaf: anywhere[leaf]} if leaf in anywhere else here
         hint = nearest_hint(leaf, first) or nearest_hint(leaf, anywhere)
         return f"{key} is not a setting{hint}; expected one of {', '.join(here)}."
@@ -1173,17 +1188,17 @@ def _sections() -> list[str]:
 
 
 def _keys() -> list[str]:
-    """Every setting as ``section.key``, in order."""
+    """Returns every setting as ``section.key``, in order."""
     return [key for key, _ in _leaves(ExperimentConfig().model_dump())]
 
 
 def settings_of(**sections: Section) -> dict[str, Any]:
-    """The settings of some sections of a config, named as the config names them, as JSON values."""
+    """Returns the settings of some sections by their names in the config, as JSON values."""
     return dict(_leaves({name: section.model_dump(mode="json") for name, section in sections.items()}))
 
 
 def settings_by_key(config: ExperimentConfig) -> dict[str, Any]:
-    """Every setting as ``section.key``, with its value as JSON has it; the seed comes first."""
+    """Returns every setting as ``section.key`` with its JSON value; the seed comes first."""
     return {"seed": config.seed, **dict(_leaves(config.model_dump(mode="json")))}
 
 

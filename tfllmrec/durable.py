@@ -1,4 +1,4 @@
-"""Files that survive kills, power cuts, full disks and a second process: how they are written, locked and read back."""
+"""Files that survive kills, power cuts, full disks and concurrent processes: writing, locking and reading them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A file of that name that nothing was written to for a day belongs to nobody any more.
+# A file with such a name that was not written to for a day is abandoned.
 _PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 _ABANDONED_S = 86_400
-# A folder of that name belongs to whoever holds its lock.
+# A folder with such a name belongs to the process that holds its lock.
 _WRITING = re.compile(r"\.writing-[0-9a-f]{32}")
-#: In a folder that a process writes to: which process, and since when.
+#: A file in a folder that a process writes to; it names the process and the time when it started to.
 LOCK = ".lock"
 
-# What an operating system answers when a disk takes no more, and when it is not writable or does not work.
+# The error numbers of disks that are full, and of those that are read-only or broken.
 _OF_FULL_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_DISKS = (*_OF_FULL_DISKS, errno.EROFS, errno.EIO)
-# TensorFlow and safetensors pass on its words without the number; "permission denied" as well.
+# TensorFlow and safetensors pass on the system's error message without the number; also for "permission denied".
 _WORDS = re.compile("|".join(map(re.escape, map(os.strerror, (*_OF_DISKS, errno.EACCES)))), re.IGNORECASE)
 _BLOCK_BYTES = 1 << 20
 
@@ -47,17 +47,17 @@ _BLOCK_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str | None = None) -> Iterator[None]:
-    """Turns any error of a disk in the block into one :class:`WriteError`, which names the path, the room and a remedy.
+    """Turns any disk error in the block into a :class:`WriteError` with the path, the free space and a remedy.
 
-    Errors of TensorFlow, numpy and safetensors count too. Blocks may be nested: the innermost one names the path, and
-    each adds its advice. If no block has any, the error has that of :func:`usual_advice`.
+    This includes errors of TensorFlow, numpy and safetensors. Blocks may be nested: the innermost one names the path,
+    and each adds its advice. If no block has advice, the error has that of :func:`usual_advice`.
 
     Args:
-      path: the file or folder that is written in the block.
-      advice: a sentence on what to do, whatever the reason is.
+      path: The file or folder that is written in the block.
+      advice: A sentence on what to do, whatever the reason is.
 
     Raises:
-      WriteError: the disk is full, read-only or broken, or ``path`` may not be written.
+      WriteError: The disk is full, read-only or broken, or ``path`` may not be written.
     """
     try:
         yield
@@ -78,25 +78,25 @@ _USUAL_ADVICE = ("Make room, or name another folder.", "Name another folder, or 
 
 
 def usual_advice(reason: str) -> str:
-    """A sentence on what to do about a reason of :func:`disk_failure` if nothing is known about the files."""
+    """Returns advice on a reason of :func:`disk_failure` if nothing is known about the files."""
     full = {os.strerror(number).lower() for number in _OF_FULL_DISKS}
     return _USUAL_ADVICE[0 if reason.lower() in full else 1]
 
 
 def add_advice(error: WriteError, advice: str) -> None:
-    """Adds a line to an error, in place of the usual advice."""
+    """Adds a line of advice to an error, and removes the usual advice."""
     if advice not in error.args:
         error.args = (*(line for line in error.args if line not in _USUAL_ADVICE), advice)
 
 
 def disk_failure(error: BaseException) -> str | None:
-    """Why a disk could not be written, in the words of the operating system; ``None``: the error is of another kind."""
+    """Returns why a disk could not be written, in the system's words; ``None`` if the error is of another kind."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno is not None:
             if cause.errno in _OF_DISKS:
                 return os.strerror(cause.errno)
-        # numpy's error for a full disk has neither the number nor the words.
+        # numpy's error for a full disk has neither the number nor the system's message.
         elif isinstance(cause, OSError):
             if re.fullmatch(r"\d+ requested and \d+ written", str(cause)):
                 return os.strerror(errno.ENOSPC)
@@ -107,7 +107,7 @@ def disk_failure(error: BaseException) -> str | None:
 
 
 def _refusal(error: Exception, path: Path) -> str | None:
-    """Why ``path``, a file in it or a folder above it cannot be made or opened; ``None``: it is about another one."""
+    """Returns why ``path``, a file in it or a folder above it cannot be opened; ``None`` for errors on other paths."""
     if not isinstance(error, OSError) or isinstance(error, FileNotFoundError) or error.filename is None:
         return None
     named, path = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
@@ -115,7 +115,7 @@ def _refusal(error: Exception, path: Path) -> str | None:
 
 
 def _room(path: Path) -> str:
-    """`` (1.5 MB of 2.0 GB are free there)``, or nothing where that cannot be found out."""
+    """Returns `` (1.5 MB of 2.0 GB are free there)``, or nothing if the free space is unknown."""
     from rich.filesize import decimal
 
     try:
@@ -129,7 +129,7 @@ def _room(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -138,18 +138,18 @@ def sync(path: Path) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Gives a complete file its name, in place of the file that had it."""
+    """Renames a complete file to ``path``, replacing an existing file."""
     sync(temporary)
     temporary.replace(path)
 
 
 def reserve(path: Path) -> None:
-    """Makes the disk set aside all blocks of a sparse file.
+    """Allocates all blocks of a sparse file on the disk.
 
     A process that writes to a mapped file on a full disk is killed (SIGBUS); this raises an error instead.
 
     Raises:
-      OSError: there is no room.
+      OSError: The disk is full.
     """
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -166,16 +166,16 @@ def reserve(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file to write to, which replaces ``path`` if the block succeeds and is deleted if it fails.
+    """Yields a new file to write to, which replaces ``path`` if the block succeeds and is deleted if it fails.
 
-    Several processes may write the same ``path`` at once: each has a file of its own. Files that killed writers left in
-    the folder are deleted once they are a day old. A missing folder is made.
+    Several processes may write the same ``path`` at once: each has its own file. Files that killed writers left in the
+    folder are deleted once they are a day old. A missing folder is created.
 
         with replacing(path) as fresh:
             fresh.write_bytes(content)
 
     Raises:
-      WriteError: the disk is full, read-only or broken; ``path`` is as it was.
+      WriteError: The disk is full, read-only or broken; ``path`` is unchanged.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,10 +195,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``path`` whole or not at all; its folder is made where it is missing.
+    """Writes ``path`` completely or not at all; creates its folder if it is missing.
 
     Raises:
-      WriteError: the disk is full, read-only or broken; ``path`` is as it was.
+      WriteError: The disk is full, read-only or broken; ``path`` is unchanged.
     """
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
@@ -208,12 +208,12 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
     """Reads a JSON file that tfllmrec wrote.
 
     Args:
-      path: the file.
-      kind: what it must hold, as pydantic checks it: a dataclass, a model, ``dict[str, Any]``.
-      remedy: what to do where it is damaged.
+      path: The file.
+      kind: The type of its content, for pydantic: a dataclass, a model, ``dict[str, Any]``.
+      remedy: What the error message advises.
 
     Raises:
-      ModelError: the file is missing, no JSON, nested too deeply, lacks a key or has a value of another type.
+      ModelError: The file is missing, is not JSON, is nested too deeply, lacks a key or has a value of another type.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -230,14 +230,14 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
 
 @contextlib.contextmanager
 def reading_npz(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an ``.npz`` file that tfllmrec wrote, for a block that reads and checks them.
+    """Opens an ``.npz`` file that tfllmrec wrote, for a block that reads and checks its arrays.
 
     Args:
-      path: the file.
-      remedy: what to do where it is damaged.
+      path: The file.
+      remedy: What the error message advises.
 
     Raises:
-      ModelError: the file is missing or damaged, or the block raises an error about its content.
+      ModelError: The file is missing or damaged, or the block raises an error about its content.
     """
     import numpy as np
 
@@ -246,7 +246,7 @@ def reading_npz(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
             yield stored
     except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
         reason = error.strerror if isinstance(error, OSError) else None
-        reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
+        reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects, which is unsafe
         raise ModelError(f"{path} cannot be read ({reason}): {remedy}.") from error
 
 
@@ -255,19 +255,19 @@ def reading_npz(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder, which is made where it is missing, against other processes that write to it.
+    """Locks a folder against other processes that write to it; creates the folder if it is missing.
 
-    The lock is on the file ``.lock`` in the folder, which names the process. The system releases it when the process
-    ends, however that happens; the next process takes over the file that a killed one left. At its end the block
-    removes the file, and the folder if the block made it and left it empty.
+    The lock is on the file ``.lock`` in the folder, which names the process. The system releases the lock when the
+    process ends for any reason, and the next process takes over the file that a killed one left. At the end of the
+    block, the file is removed, and so is the folder if the block created it and left it empty.
 
-    Processes of one machine see the lock, and those of other machines on network file systems that pass locks on (NFS
-    from version 4). On a file system without locks a warning says that nothing keeps a second process out. Windows has
-    no such locks, and tfllmrec does not run there.
+    The lock works between processes of one machine, and between machines on network file systems that pass locks on
+    (NFS from version 4). On a file system without locks, a warning says that a second process is not prevented. Windows
+    has no such locks, and tfllmrec does not run there.
 
     Raises:
-      ConfigError: another process, or another block of this one, holds the folder.
-      WriteError: the folder cannot be written to.
+      ConfigError: Another process, or another block of this one, holds the folder.
+      WriteError: The folder cannot be written to.
     """
     with contextlib.ExitStack() as at_the_end:
         if not folder.exists():
@@ -278,7 +278,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> contextlib.ExitStack:
-    """Makes and locks a file that names this process; the stack removes it and releases the lock."""
+    """Creates and locks a file that names this process; closing the returned stack removes it and releases the lock."""
     while True:
         with contextlib.ExitStack() as held:
             try:
@@ -298,8 +298,8 @@ def _take(path: Path) -> contextlib.ExitStack:
                 no_locks = "%s is on a file system without locks (%s): run no second process that writes to it."
                 _log.warning(no_locks, path.parent, error.strerror)
             if not _is_named(descriptor, path):
-                continue  # its holder removed it after it was opened here, and before it was locked
-            held.callback(_remove, path, descriptor)  # before the lock is released, or it could be another process's
+                continue  # its holder removed it between the opening and the locking here
+            held.callback(_remove, path, descriptor)  # runs before the lock is released, so the file is still ours
             os.ftruncate(descriptor, 0)
             since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
@@ -307,7 +307,7 @@ def _take(path: Path) -> contextlib.ExitStack:
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one that ``path`` names now."""
+    """Returns whether an open file is the one that ``path`` names now."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -315,31 +315,31 @@ def _is_named(descriptor: int, path: Path) -> bool:
 
 
 def _remove(path: Path, descriptor: int) -> None:
-    """Removes an open file, unless ``path`` names another one now, as after its folder was deleted and made again."""
+    """Removes an open file, unless ``path`` now names another one, because its folder was deleted and created again."""
     with contextlib.suppress(OSError):
         if _is_named(descriptor, path):
             path.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # something is in it
+    with contextlib.suppress(OSError):  # the folder is not empty
         folder.rmdir()
 
 
 @contextlib.contextmanager
 def writing_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in ``parent`` to write to, which is deleted at the end of the block unless the block renamed it.
+    """Yields an empty folder in ``parent``, which is deleted at the end of the block unless the block renamed it.
 
     Folders that killed writers left in ``parent`` are deleted first: a writer holds a lock on its folder, and the
-    system releases the lock when the process ends, however that happens. On a file system without locks such folders
-    stay. A missing ``parent`` is made.
+    system releases the lock when the process ends for any reason. On a file system without locks, such folders stay. A
+    missing ``parent`` is created.
 
         with writing_folder(models) as fresh:
             (fresh / "model").write_bytes(content)
             fresh.rename(models / "1")
     """
     parent.mkdir(parents=True, exist_ok=True)
-    # Or another writer could take this one's folder for abandoned, before it is locked.
+    # Otherwise, another writer could take this folder for abandoned before it is locked.
     with _flocked(parent, wait=True):
         for left in parent.iterdir():
             if _WRITING.fullmatch(left.name):
@@ -358,22 +358,22 @@ def writing_folder(parent: Path) -> Iterator[Path]:
 
 
 def publish_folder(complete: Path, folder: Path, *, replace: bool = False) -> None:
-    """Puts all of a complete folder on the disk, and then gives the folder its name.
+    """Syncs a complete folder with all its content to the disk, and then renames it.
 
     Args:
-      complete: the folder, on the same disk.
-      folder: its new name.
-      replace: whether a folder of that name gives way. It is moved aside first, to a hidden name with ``.old.tmp`` at
-        its end, and moved back if the new folder cannot be renamed.
+      complete: The folder, on the same disk.
+      folder: Its new name.
+      replace: Whether to replace an existing folder of that name. It is first moved to a hidden name that ends in
+        ``.old.tmp``, and moved back if the new folder cannot be renamed.
 
     Raises:
-      OSError: the disk fails; or the name is taken, and ``replace`` is not set.
+      OSError: The disk fails; or the name is taken, and ``replace`` is not set.
     """
     for path in (*complete.rglob("*"), complete):
         sync(path)
     old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp")
     if replace and folder.exists():
-        folder.rename(old)  # a folder that holds files cannot be renamed over
+        folder.rename(old)  # a rename cannot replace a folder that is not empty
     try:
         complete.rename(folder)
     except BaseException:
@@ -385,16 +385,17 @@ def publish_folder(complete: Path, folder: Path, *, replace: bool = False) -> No
 
 
 def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
-    """Writes ``folder`` whole or not at all; the folder above it is made where it is missing.
+    """Writes ``folder`` completely or not at all; creates its parent folder if it is missing.
 
     Args:
-      folder: its name.
-      write: makes and fills the folder whose name it is given.
-      replace: whether a folder of that name gives way. By default it stays, and the new one is dropped: two processes
-        that write the same content at once both succeed. A caller whose content may differ checks the name first.
+      folder: The name of the folder.
+      write: Creates and fills the folder whose name it is given.
+      replace: Whether to replace an existing folder of that name. By default, the existing one stays and the new one is
+        dropped, so that two processes that write the same content at once both succeed. If the content may differ,
+        check the name first.
 
     Raises:
-      WriteError: the disk is full, read-only or broken; a folder that was there before is as it was.
+      WriteError: The disk is full, read-only or broken; an existing folder is unchanged.
     """
     with writing(folder), writing_folder(folder.parent) as scratch:
         # Not in the scratch folder itself, which is locked: ``write`` may call this function for the same name.
@@ -410,7 +411,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool =
 
 @contextlib.contextmanager
 def _flocked(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Holds a folder's lock; ``False`` where another has it, the folder is gone, or there are no locks."""
+    """Holds a folder's lock; yields ``False`` if another process has it, the folder is gone, or there are no locks."""
     held = False
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The errors that a user can correct, and the exit code of each kind.
+"""The errors that a user can correct, and their exit codes.
 
 Every message says what was expected, what was found and what to do. The command line prints the message without a
 traceback and exits with the class's ``exit_code``; an error of any other class is a bug and exits 1.
@@ -6,7 +6,7 @@ traceback and exits with the class's ``exit_code``; an error of any other class 
 
 from .wording import visible
 
-#: The exit code of a check that works and fails: an alarm of ``tfllmrec monitor``, a run that is not promoted.
+#: The exit code of a check that runs and fails: an alarm of ``tfllmrec monitor``, or a run that is not promoted.
 CHECK_FAILED = 5
 
 
@@ -14,7 +14,7 @@ class TfllmrecError(Exception):
     """Base of every error that a user can correct.
 
     Args:
-      lines: the message. Each is one line: characters of a file that would break or hide it are written as escapes.
+      lines: The lines of the message. Characters of a file that would break or hide a line are escaped.
     """
 
     exit_code = 1
@@ -33,16 +33,18 @@ class ConfigError(TfllmrecError):
 
 
 def not_installed(what: str, error: ImportError, extra: str) -> ConfigError:
-    """The error where a package of one of the extras is missing.
+    """Returns the error for a missing package of one of the extras.
 
     Args:
-      what: what needs it, such as ``figures need matplotlib``. error: of the import. extra: has the package.
+      what: What needs the package, such as ``figures need matplotlib``.
+      error: The error of the import.
+      extra: The extra with the package.
     """
     return ConfigError(f"{what} ({error}): pip install 'tfllmrec[{extra}]'")
 
 
 class DataError(TfllmrecError):
-    """An input file or table cannot be used; names the file, row and column where there is one."""
+    """An input file or table cannot be used; the message names the file, row and column if there is one."""
 
     exit_code = 3
 
@@ -54,6 +56,6 @@ class ModelError(TfllmrecError):
 
 
 class WriteError(TfllmrecError):
-    """A file cannot be written: the disk is full, read-only or broken, or the folder is not ours."""
+    """A file cannot be written: the disk is full, read-only or broken, or we have no permission for the folder."""
 
     exit_code = 1

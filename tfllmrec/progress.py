@@ -1,4 +1,4 @@
-"""Progress of work that takes seconds."""
+"""Reports the progress of work that takes seconds."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Display
 
 Progress = Callable[[int, int | None], None]
-"""Called with how much is done, and how much there is (``None``: not known)."""
+"""Called with the amount that is done, and the total amount (``None`` if unknown)."""
 
 Tell = Callable[[str], None]
-"""Called with a line on what is done or chosen."""
+"""Called with a line on what was done or chosen."""
 
 
 def to_stderr(line: str) -> None:
-    """Prints a line on standard error; standard output belongs to results."""
+    """Prints a line to standard error; standard output is reserved for results."""
     print(visible(line), file=sys.stderr, flush=True)
 
 
 _display: Display | None = None
-"""What is on the terminal now: a bar that is begun inside another one shares it."""
+"""The current display on the terminal; a bar that starts inside another one shares it."""
 
 
 @contextmanager
 def show_progress(label: str, unit: str) -> Iterator[Progress]:
-    """A bar with rate and time left on a terminal, a line at the end elsewhere; nothing where nothing is done.
+    """Shows a bar with rate and time left on a terminal; elsewhere, prints a line at the end.
 
-    Lines that are printed meanwhile appear above the bar; a bar inside another one below it, until it is done.
+    Nothing appears if nothing is done. Lines that are printed meanwhile appear above the bar, and a bar inside another
+    one below it until it is done.
 
     Args:
-      label: what is being done. unit: of what is counted, such as ``texts``; ``bytes`` are shown as MB.
+      label: A description of the work.
+      unit: The unit of the counts, such as ``texts``; ``bytes`` are shown in kB, MB and so on.
     """
     start, last, label = time.monotonic(), 0, visible(label)
     if sys.stderr.isatty():
@@ -91,7 +93,7 @@ def _shared_display() -> Iterator[Display]:
 
 
 def _count(done: float, unit: str) -> str:
-    """``1,200``; of bytes, ``7.5 kB``."""
+    """Formats a number as ``1,200``; for bytes, as ``7.5 kB``."""
     if unit != "bytes":
         return f"{done:,.0f}"
     from rich.filesize import decimal
@@ -100,7 +102,7 @@ def _count(done: float, unit: str) -> str:
 
 
 def _rate(done: int, unit: str, seconds: float) -> str:
-    """``120 texts/s``; of what takes longer, ``40 s each``."""
+    """Formats a rate as ``120 texts/s``; for less than one per second, as ``40 s each``."""
     rate = done / max(seconds, 1e-9)
     if unit == "bytes":
         return f"{_count(rate, unit)}/s"

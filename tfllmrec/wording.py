@@ -1,4 +1,4 @@
-"""What messages are made of: text from files with its invisible characters shown, short values, and nearest names."""
+"""Parts of messages: text from files with escaped invisible characters, short values, and nearest names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Signs that Unicode counts as format characters, although they are written: those before Arabic, Syriac and Kaithi
+# Signs that Unicode classifies as format characters, although they are visible: those before Arabic, Syriac and Kaithi
 # numbers, and those that arrange Egyptian hieroglyphs.
 _WRITTEN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
 # Letters and marks that have no width, or look like a space.
 _BLANK = {0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0}
-# Joiners shape the letters of scripts from Hebrew onwards, and emoji; among Latin, Greek and Cyrillic they only hide.
+# Joiners shape the letters of scripts from Hebrew onwards, and emoji; in Latin, Greek and Cyrillic they are invisible.
 _JOINERS, _FIRST_JOINED = "\u200c\u200d", "\u0590"
 
-#: Longer words are compared with nothing, and of more names only the first are: a comparison takes time.
+#: Longer words are not compared, and of more names only the first are compared, because a comparison takes time.
 LONGEST_WORD, MOST_NAMES = 100, 5000
 
 _VALUES = reprlib.Repr()
@@ -24,10 +24,10 @@ _VALUES.maxlevel, _VALUES.maxstring, _VALUES.maxother, _VALUES.maxlong = 2, 78, 
 
 
 def visible(text: str) -> str:
-    r"""One line as a terminal may show it: control and bidirectional characters and the like as their escapes.
+    r"""Returns one line that is safe for a terminal: control and bidirectional characters and the like are escaped.
 
-    ``\x1b``, ``\n``, ``\u202e``, ``\u200b`` and lone surrogates are written as Python writes them in a string. Letters,
-    marks and signs of every script stay as they are, and so do joiners between letters that they shape and in emoji.
+    ``\x1b``, ``\n``, ``\u202e``, ``\u200b`` and lone surrogates are written as in a Python string. Letters, marks and
+    signs of every script stay as they are, and so do joiners between letters that they shape and in emoji.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -48,9 +48,9 @@ def _hidden(char: str, before: str, after: str) -> bool:
 
 
 def clipped(text: str, letters: int) -> str:
-    """Text as :func:`visible` shows it, of at most ``letters`` letters: a longer one ends in ``…``.
+    """Returns text as :func:`visible` does, with at most ``letters`` characters; a longer text ends in ``…``.
 
-    Characters that no XML document may hold are written as escapes, too.
+    Characters that are invalid in XML documents are escaped, too.
     """
     text = visible(text[: letters + 1])
     text = text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
@@ -58,23 +58,25 @@ def clipped(text: str, letters: int) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML and Python write it, at most 80 characters, however large or deeply nested it is."""
+    """Formats a value as in YAML and Python, with at most 80 characters, however large or deeply nested it is."""
     if value is None:
         return "null"
     try:
         text = _VALUES.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python formats
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def nearest(word: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The ``n`` names most like a word, best first; compares at most :data:`MOST_NAMES` names.
+    """Returns the ``n`` names most similar to a word, best first; compares at most :data:`MOST_NAMES` names.
 
     Args:
-      names: if there are more, the names that begin like the word are compared. Names longer than
-        :data:`LONGEST_WORD` are left out.
-      cutoff: of the similarity, 0 to 1, see :func:`difflib.get_close_matches`.
+      word: The word.
+      names: The names. If there are more than :data:`MOST_NAMES`, those that begin like the word are compared. Names
+        longer than :data:`LONGEST_WORD` are skipped.
+      n: The maximum number of names that are returned.
+      cutoff: The minimum similarity, 0 to 1, see :func:`difflib.get_close_matches`.
     """
     if len(word) > LONGEST_WORD:
         return []
@@ -87,10 +89,11 @@ def nearest(word: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
 
 
 def nearest_hint(word: str, names: Iterable[str] | Mapping[str, str]) -> str:
-    """The end of a message on a wrong word: `` (nearest: 'NAME')``, or nothing where no name is like the word.
+    """Returns the end of a message on a wrong word: `` (nearest: 'NAME')``, or nothing if no name is similar.
 
     Args:
-      names: the names that there are; of a mapping, the word is compared with the keys, and the value is shown.
+      word: The word.
+      names: The valid names. In a mapping, the word is compared with the keys, and the value is shown.
     """
     found = nearest(word, names)
     if not found:

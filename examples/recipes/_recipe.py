@@ -1,4 +1,4 @@
-"""What all recipes share: arguments, small planted data where no folder is named, a fit, and the scoreboard."""
+"""Code shared by all recipes: arguments, small planted data if no folder is given, a fit, and the scoreboard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pandas as pd
 DAY_S = 86_400
 START_S = 1_700_006_400  # a midnight (UTC)
 
-#: Sizes and weights for planted data, which is too small to choose them from; real data needs none of these.
+#: Settings for planted data, which is too small for choosing them automatically; real data needs none of these.
 SMALL = [
     "model={embedding_dim: 32, blocks: 1, heads: 2}",
     "training={epochs: 12, batch_size: 32, learning_rate: 0.01}",
@@ -39,10 +39,10 @@ def fitted(
     """Fits the config ``NAME.yaml`` and prints its figures.
 
     Args:
-      name: the recipe's.
-      doc: its description.
-      plant: makes small tables by name (events, items, users), for calls without ``--data``.
-      argv: the command line; by default that of the process.
+      name: The name of the recipe.
+      doc: The description of the recipe.
+      plant: Makes small tables by name (events, items, users), for calls without ``--data``.
+      argv: The command line; by default that of the process.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

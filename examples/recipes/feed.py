@@ -1,7 +1,7 @@
 """A social feed: users follow, like and hide accounts; accounts and users have a language.
 
-Each user of the planted network follows accounts of the own language on one subject, and hides accounts of the other
-subject. Hides are never what a model should predict: they count against similar accounts.
+Each user of the planted network follows and likes accounts in the user's language on one subject, and hides accounts on
+the other subject. Hides are never targets that the model learns to predict: they count against similar accounts.
 
     python examples/recipes/feed.py
 """

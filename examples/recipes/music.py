@@ -1,8 +1,9 @@
 """Music: plays, skips and likes; the same track is played many times.
 
-Each listener of the planted service has eight tracks of one genre, plays them in any order, two of them most, and skips
-tracks of another genre. The next play is a known track: with ``data.repeats=last`` no model could recommend it.
-The last line has the figures of a list of each user's own most played tracks: whatever is to be served must beat it.
+Each listener of the planted service has eight tracks of one genre, plays them in random order, two of them most often,
+and skips tracks of another genre. The next play is a known track: with ``data.repeats=last``, no model could recommend
+it. The last line has the figures of lists of each user's own most played tracks; a model must beat them to be worth
+serving.
 
     python examples/recipes/music.py
 """
@@ -25,7 +26,7 @@ LOVE = [0.25, 0.25, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
 
 
 class MostPlayed:
-    """Each user's own tracks, those played or liked most often first."""
+    """A baseline that ranks each user's own tracks by how often they were played or liked."""
 
     def __init__(self, n_items: int) -> None:
         self.n_items = n_items
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> Run:
 
 
 def most_played(split: Split) -> str:
-    """The figures of :class:`MostPlayed` on the test queries, as a line."""
+    """Returns the figures of :class:`MostPlayed` on the test queries, as a line."""
     own = MostPlayed(split.dataset.n_items)
     found = tfllmrec.evaluate(own, split.test, train_counts=split.train_counts, strata={}, bootstrap=0).metrics
     return f"\nOwn most played: ndcg@10 {found['ndcg@10']:.4f}, recall@10 {found['recall@10']:.4f}"

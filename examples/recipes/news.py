@@ -1,7 +1,7 @@
 """News: every day has new articles, readers have no ratings, and each reader follows one subject.
 
-In the planted site 6 articles of each of 5 subjects appear each day and are read on that day only. The articles of the
-test are not in the training: their texts are all that a model knows of them.
+On the planted site, 6 articles on each of 5 subjects appear each day and are read on that day only. The test articles
+have no training events, so a model knows only their texts.
 
     python examples/recipes/news.py
 """

@@ -1,7 +1,7 @@
 """A shop: views, carts and purchases; articles have a category, a brand and a price.
 
-In the planted shop a user buys one article after the other along a shelf, and looks at articles of any shelf between
-the purchases. So purchases tell the next purchase, and views tell nothing.
+In the planted shop, a user buys one article after the other along a shelf, and views articles of any shelf between the
+purchases. So past purchases predict the next purchase, and views do not.
 
     python examples/recipes/shop.py
 """

@@ -1,7 +1,7 @@
 """Video: ratings and watch time; the device and the place in the app (scene) come with each request.
 
-In the planted service everybody watches clips on the phone and films on the television. So the device tells more than
-the history does, and clients must send it.
+In the planted service, everybody watches clips on the phone and films on the television. So the device is more
+informative than the history, and clients must send it.
 
     python examples/recipes/video.py
 """

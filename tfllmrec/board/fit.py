@@ -1,4 +1,4 @@
-"""The callbacks of a fit, as the config asks for them."""
+"""The callbacks of a fit, according to the config."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from tfllmrec.progress import Tell
 def board_callbacks(
     config: ExperimentConfig, split: Split, folder: Path, tell: Tell
 ) -> list[tf.keras.callbacks.Callback]:
-    """What is written for TensorBoard and for trackers beside the curves, while a hybrid is trained.
+    """Returns the callbacks that write to TensorBoard, beside the curves, and to trackers while a hybrid is trained.
 
     Args:
-      folder: of the run.
+      config: The config of the fit.
+      split: The split; its validation users are shown.
+      folder: The run folder.
+      tell: Called with a line if a tracker fails.
 
     Raises:
-      ConfigError: the package of a tracker is not installed.
+      ConfigError: The package of a tracker is not installed.
     """
     settings = settings_by_key(config)
     callbacks = [Tracker(name, folder.resolve().name, settings, tell) for name in config.board.trackers]
     if config.board.details:
         logs = folder / "logs"
         callbacks += [RecommendationsInWords.of(split, logs / "lists"), Histograms(logs / "histograms")]
-        if not (folder / "checkpoints" / "state.json").exists():  # a resumed fit has them
+        if not (folder / "checkpoints" / "state.json").exists():  # a resumed fit has written them before
             callbacks.append(GraphAndProfile(logs / "profile"))
     return callbacks

@@ -10,10 +10,10 @@ from tfllmrec.models.hybrid import Hybrid
 
 
 class Histograms(tf.keras.callbacks.Callback):
-    """Writes how a hybrid's gates are spread over its items, and how long item vectors are before they are scaled to 1.
+    """Writes histograms of a hybrid's gates over its items, and of the lengths of item vectors before normalization.
 
     Args:
-      log_dir: of TensorBoard, for this callback alone.
+      log_dir: A folder of TensorBoard logs for this callback alone.
     """
 
     def __init__(self, log_dir: Path | str) -> None:

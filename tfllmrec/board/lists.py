@@ -1,4 +1,4 @@
-"""What a model recommends to a few users, in words, after each epoch: one sees what it learns."""
+"""Writes the recommendations for a few users in words after each epoch, to show what the model learns."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.splits import Split
 from tfllmrec.models.answers import recommended
 
-#: Users whose recommendations are shown.
+#: The number of users whose recommendations are shown.
 USERS = 5
-#: The newest titles of a history, and the recommendations, that are shown.
+#: The number of newest titles of a history, and of recommendations, that are shown.
 SHOWN_HISTORY, SHOWN = 5, 5
 
 
@@ -27,10 +27,10 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
     """Writes the recommendations for a few users, with reasons, as a table into TensorBoard's Text.
 
     Args:
-      recommend: the model -> a row for each recommendation, in the order of users, as
-        :func:`tfllmrec.client.answers.to_frame` makes them: ``query``, ``title`` and ``reason``.
-      histories: the titles of each user's history, the newest last.
-      log_dir: of TensorBoard, for this callback alone.
+      recommend: A function of the model that returns a row for each recommendation, in the order of users, in the
+        format of :func:`tfllmrec.client.answers.to_frame`: ``query``, ``title`` and ``reason``.
+      histories: The titles of each user's history, the newest last.
+      log_dir: A folder of TensorBoard logs for this callback alone.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
 
     @classmethod
     def of(cls, split: Split, log_dir: Path | str) -> Self:
-        """The callback of a hybrid for :data:`USERS` validation users, spread evenly over the lengths of histories."""
+        """Creates the callback for :data:`USERS` validation users, spread evenly over the lengths of histories."""
         queries = split.validation
         by_length = np.argsort(queries.history.lengths, kind="stable")
         asked = queries.take(by_length[evenly_spread(len(queries), USERS)])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_pictures(folder: Path | str, figures: Mapping[str, Figure], step: int = 0) -> None:
-    """Writes figures of :mod:`tfllmrec.evaluation.figures` by the name to show."""
+    """Writes figures of :mod:`tfllmrec.evaluation.figures` by their display names."""
     with writing_to(folder, step):
         for name, figure in figures.items():
             tf.summary.image(name, tf.io.decode_png(png(figure), channels=3)[tf.newaxis])

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import tensorflow as tf
 
-#: The profile begins after so many steps, which also trace and allocate, and takes so many.
+#: The profile begins after FIRST steps, because the first steps also trace and allocate, and covers STEPS steps.
 FIRST, STEPS = 10, 10
 
 
 class GraphAndProfile(tf.keras.callbacks.TensorBoard):
     """Keras' callback for the graph of a training step, and a profile of :data:`STEPS` steps of the first epoch.
 
-    An epoch of fewer steps is not profiled. TensorBoard shows the profile where ``tensorboard-plugin-profile`` is
-    installed. Scalars are left to :class:`tfllmrec.board.scoreboard.Scoreboard`.
+    An epoch of fewer than :data:`FIRST` + :data:`STEPS` steps is not profiled. TensorBoard shows the profile if
+    ``tensorboard-plugin-profile`` is installed. :class:`tfllmrec.board.scoreboard.Scoreboard` writes the scalars.
 
     Args:
-      log_dir: of TensorBoard.
+      log_dir: The folder of TensorBoard logs.
     """
 
     def __init__(self, log_dir: Path | str) -> None:
@@ -36,7 +36,7 @@ class GraphAndProfile(tf.keras.callbacks.TensorBoard):
             self._stop()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes nothing."""
+        """Overrides the writing of scalars; does nothing."""
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self._stop()

@@ -1,4 +1,4 @@
-"""Item vectors for TensorBoard's Projector, with what is known of each item beside them."""
+"""Writes item vectors for TensorBoard's Projector, with metadata of each item."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.durable import replacing, write_text
 from tfllmrec.wording import clipped
 
-#: The file by which the Projector finds all others; written last.
+#: The config file of the Projector, which refers to all other files; written last.
 CONFIG = "projector_config.pbtxt"
-#: The most items that are shown: the Projector holds them all in the browser.
+#: The maximum number of items: the Projector holds all of them in the browser.
 MOST = 10_000
-#: The most numbers of a vector; wider ones are shown by their principal components.
+#: The maximum dimension of a vector; longer vectors are replaced by their principal components.
 WIDTH = 64
-#: The most characters of a value beside an item.
+#: The maximum number of characters of a metadata value.
 LONGEST = 80
 
 
 def sampled(strata: Mapping[str, np.ndarray], most: int = MOST) -> np.ndarray:
-    """Items evenly over strata, int64, ascending: each stratum has the same number as far as it has so many.
+    """Samples items evenly over strata, int64, ascending: the same number from each stratum, as far as it has as many.
 
     Args:
-      strata: bool ``[N]`` by name; an item of several belongs to the last one that is named.
-      most: how many items in all.
+      strata: Bool ``[N]`` by name; an item in several strata belongs to the last of them.
+      most: The maximum number of items in total.
     """
     stratum = np.zeros(len(next(iter(strata.values()))), np.int64)
     for number, mask in enumerate(strata.values(), start=1):
@@ -45,24 +45,24 @@ def sampled(strata: Mapping[str, np.ndarray], most: int = MOST) -> np.ndarray:
 
 
 def write_projector(folder: Path | str, vectors: Mapping[str, np.ndarray], beside: pd.DataFrame) -> None:
-    """Writes vectors of items and a table of what is known of them into a run of TensorBoard.
+    """Writes vectors of items, and a table of their metadata, into a folder of TensorBoard logs.
 
     Keras' ``embeddings_metadata`` looks for variables by name and finds none in a subclassed model, so vectors are
-    written as files of their own, and paths are relative, so that a folder of logs can be moved.
+    written to files of their own. Paths are relative, so that a folder of logs can be moved.
 
     Args:
-      folder: of the run.
-      vectors: float ``[M, D]`` by the name to show. More than :data:`WIDTH` numbers are replaced by as many principal
-        components.
-      beside: a row for each of the M items; a column for each thing known, such as the title.
+      folder: The folder of the TensorBoard run.
+      vectors: Float ``[M, D]`` by display name. If D is larger than :data:`WIDTH`, vectors are replaced by as many
+        principal components.
+      beside: A row for each of the M items; a column for each kind of metadata, such as the title.
 
     Raises:
-      ValueError: a name has not one vector for each row of ``beside``.
+      ValueError: The number of vectors differs from the number of rows of ``beside``.
     """
     folder = Path(folder)
     config = ProjectorConfig()
     folder.mkdir(parents=True, exist_ok=True)
-    # A column alone would have no heading: the Projector takes its first line for a value.
+    # The Projector treats the first line of a table with a single column as a value, not as a heading.
     table = beside if beside.shape[1] > 1 else beside.assign(row=np.arange(len(beside)))
     rows: list[Iterable[object]] = [table.columns, *table.to_numpy(object)]
     lines = ["\t".join(clipped(str(cell), LONGEST) for cell in row) for row in rows]
@@ -75,13 +75,13 @@ def write_projector(folder: Path | str, vectors: Mapping[str, np.ndarray], besid
         with replacing(folder / path) as fresh:
             fresh.write_bytes(values.tobytes())
         config.embeddings.add(tensor_name=name, tensor_path=path, tensor_shape=values.shape, metadata_path="items.tsv")
-    with writing_to(folder):  # TensorBoard looks for the file below in folders with events alone
+    with writing_to(folder):  # TensorBoard finds the config file only in folders with event files
         pass
     write_text(folder / CONFIG, text_format.MessageToString(config))
 
 
 def _components(vectors: np.ndarray) -> np.ndarray:
-    """``[M, D]``, or where D is larger than :data:`WIDTH`, so many principal components."""
+    """Returns the vectors ``[M, D]``; if D is larger than :data:`WIDTH`, as many principal components."""
     if vectors.shape[1] <= WIDTH:
         return vectors
     centred = vectors - vectors.mean(axis=0)

@@ -17,16 +17,17 @@ THRESHOLDS = 101
 def write_pr_curves(
     folder: Path | str, probability: np.ndarray, chosen: np.ndarray, strata: Mapping[str, np.ndarray], step: int = 0
 ) -> None:
-    """Writes a curve for all candidates and one for those of each stratum.
+    """Writes a curve for all candidates, and one for the candidates of each stratum.
 
-    Thresholds are the quantiles of the probabilities, not even steps: the probabilities of a hundred candidates that
-    share one click lie close to 0, and even steps would show one point.
+    Thresholds are quantiles of the probabilities, not evenly spaced: the probabilities of a hundred candidates that
+    share one click are close to 0, and evenly spaced thresholds would show one point.
 
     Args:
-      folder: of the run.
-      probability: float ``[C]``, of candidates of all queries. chosen: bool ``[C]``, which one came next.
-      strata: bool ``[C]`` by name.
-      step: of the curve.
+      folder: The folder of the TensorBoard run.
+      probability: Float ``[C]``, the click probability of the candidates of all queries.
+      chosen: Bool ``[C]``, whether the candidate was the next item.
+      strata: Bool ``[C]`` by name.
+      step: The step of the curve.
     """
     with writing_to(folder, step):
         for name, mask in {"all": np.ones(len(chosen), bool), **strata}.items():
@@ -39,7 +40,7 @@ def _curve(name: str, probability: np.ndarray, chosen: np.ndarray) -> bytes:
     thresholds = np.quantile(probability, np.linspace(0, 1, THRESHOLDS))
     order = np.argsort(probability)
     ranked, hits = probability[order], np.concatenate([[0], np.cumsum(chosen[order])])
-    below = np.searchsorted(ranked, thresholds, side="left")  # candidates under each threshold
+    below = np.searchsorted(ranked, thresholds, side="left")  # number of candidates below each threshold
     missed = hits[below]
     found, wrong = hits[-1] - missed, len(ranked) - below - (hits[-1] - missed)
     precision = found / np.maximum(found + wrong, 1)

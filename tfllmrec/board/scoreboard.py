@@ -1,4 +1,4 @@
-"""The curves of a fit: figures of the protocol after each epoch, losses, speed; and horizontal lines for baselines."""
+"""Writes the curves of a fit: metrics after each epoch, losses, speed, and horizontal lines for baselines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tfllmrec.board.tags import SELECTION, TRAINING, layout, shown
 from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.progress import Tell
 
-#: TFRS' names for what ``loss`` is, unless a layer has a loss of its own.
+#: Other names that TFRS gives to the loss, unless a layer has a loss of its own.
 _SAID_TWICE = ("regularization_loss", "total_loss")
 
 
 @contextlib.contextmanager
 def writing_to(folder: Path | str, step: int = 0) -> Iterator[tf.summary.SummaryWriter]:
-    """A writer of TensorBoard's files, the default one within the block; what was written is on disk afterwards."""
+    """Yields a writer of TensorBoard's files, the default one within the block; it is closed at the block's end."""
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=step):
         yield writer
@@ -28,12 +28,12 @@ def writing_to(folder: Path | str, step: int = 0) -> Iterator[tf.summary.Summary
 
 
 def write_figures(folder: Path | str, metrics: Mapping[str, float | None], steps: tuple[int, ...]) -> None:
-    """Writes the figures of one model, such as a baseline, as a run of its own.
+    """Writes the figures of one model, such as a baseline, as a TensorBoard run of its own.
 
     Args:
-      folder: of the run; its name is that of the line.
+      folder: The folder of the TensorBoard run; its name is that of the line.
       metrics: :attr:`Result.metrics`.
-      steps: where it stands; two steps make a horizontal line.
+      steps: The steps of the values; two steps give a horizontal line.
     """
     with writing_to(folder):
         for step in steps:
@@ -44,15 +44,16 @@ def write_figures(folder: Path | str, metrics: Mapping[str, float | None], steps
 class Scoreboard(tf.keras.callbacks.Callback):
     """Measures the model after each epoch, and writes figures, losses and speed to TensorBoard.
 
-    The figures enter Keras' ``logs``, and the value that epochs are compared by also as ``selection``, so
-    ``EarlyStopping(monitor="selection", mode="max")`` works too. It is called before callbacks that read them.
+    The figures are added to Keras' ``logs``, and the value by which epochs are compared also as ``selection``, so
+    ``EarlyStopping(monitor="selection", mode="max")`` works, too. Put this callback before those that read them.
 
-    Tags are those of :mod:`tfllmrec.board.tags`; Custom Scalars shows them in the order in which one needs them.
+    The tags are those of :mod:`tfllmrec.board.tags`; Custom Scalars shows them in order of importance.
 
     Args:
-      measure: the model -> :class:`Result`; usually ``evaluate`` on (a sample of) the validation queries.
-      log_dir: of TensorBoard; ``None`` writes nothing.
-      tell: called with a line for each epoch.
+      measure: A function of the model that returns a :class:`Result`; usually ``evaluate`` on (a sample of) the
+        validation queries.
+      log_dir: The folder of TensorBoard logs; ``None`` writes nothing.
+      tell: Called with a line for each epoch.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Scoreboard(tf.keras.callbacks.Callback):
         seconds = time.monotonic() - self._began
         result = self.measure(self.model)
         training = {name: float(value) for name, value in logs.items() if name not in _SAID_TWICE}
-        if self._steps:  # not where the model is measured before it is trained
+        if self._steps:  # false if the model is measured before it is trained
             training |= {"learning_rate": self._learning_rate(), "steps_per_second": self._steps / max(seconds, 1e-9)}
         figures = {SELECTION: selection_value(result), **shown(result.metrics)}
         logs |= {"selection": figures[SELECTION], **figures}
@@ -97,7 +98,7 @@ class Scoreboard(tf.keras.callbacks.Callback):
 
     def _learning_rate(self) -> float:
         rate = self.model.optimizer.learning_rate
-        # Of the step that is done, where a schedule gives one for each.
+        # A schedule gives the rate of the last step.
         return float(rate(self.model.optimizer.iterations) if callable(rate) else rate)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""TensorBoard over run folders."""
+"""Starts TensorBoard for run folders."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import to_stderr
 
 LOGS = "logs"
-#: In the logs of a run, once all that TensorBoard shows of it is there.
+#: This file in a run's logs means that all its data for TensorBoard is written.
 WRITTEN = "board.json"
 
 
 def folders_of(named: Sequence[Path]) -> list[Path]:
-    """The folders with logs among and directly below those that are named.
+    """Returns the folders with logs among the given folders and directly below them.
 
     Raises:
-      ModelError: a folder is not there, or contains no logs.
+      ModelError: A folder does not exist, or contains no logs.
     """
     found: list[Path] = []
     for folder in named:
@@ -37,7 +37,7 @@ def folders_of(named: Sequence[Path]) -> list[Path]:
 
 
 def _names(folders: Sequence[Path]) -> dict[str, Path]:
-    """The folders by the name to show: their own, or where two have the same one, all that leads to them."""
+    """Returns the folders by display name: their own names, or full paths if two names are equal."""
     own = [folder.resolve().name for folder in folders]
     return {
         name if own.count(name) == 1 else str(folder.resolve()).strip("/").replace("/", "-"): folder
@@ -47,10 +47,10 @@ def _names(folders: Sequence[Path]) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """TensorBoard over run folders, in a thread that ends with this process; gives its address.
+    """Runs TensorBoard for run folders in a thread that ends with this process; yields its address.
 
     Raises:
-      ConfigError: the port is taken, or the host unknown.
+      ConfigError: The port is taken, or the host is unknown.
     """
     with _folder_to_read(runs) as folder:
         program = TensorBoard()
@@ -63,7 +63,7 @@ def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> It
 
 @contextlib.contextmanager
 def _folder_to_read(runs: Sequence[Path]) -> Iterator[Path]:
-    """The logs of a single run; of several, a folder of links, in which the Profile dashboard finds nothing."""
+    """Yields the logs of a single run; for several, a folder of links, in which the Profile dashboard finds nothing."""
     if len(runs) == 1:
         yield runs[0].resolve() / LOGS
         return
@@ -74,18 +74,21 @@ def _folder_to_read(runs: Sequence[Path]) -> Iterator[Path]:
 
 
 def is_written(run: Path) -> bool:
-    """Whether all that TensorBoard shows of a complete run is in its logs."""
+    """Returns whether the logs of a complete run have all its data for TensorBoard."""
     return (run / LOGS / WRITTEN).is_file()
 
 
 def serve_board(runs: Sequence[Path], host: str, port: int, meanwhile: Callable[[], None]) -> None:
-    """As :func:`board_of`, until the process is interrupted or told to end (SIGTERM).
+    """Runs :func:`board_of` until the process is interrupted or terminated (SIGTERM).
 
     Args:
-      meanwhile: called once TensorBoard answers.
+      runs: The run folders.
+      host: The address to listen on.
+      port: The port; 0 for any free port.
+      meanwhile: Called once TensorBoard answers.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C.
+      KeyboardInterrupt: Ctrl-C was pressed.
     """
 
     def end(*_: object) -> None:

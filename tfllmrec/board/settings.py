@@ -1,4 +1,4 @@
-"""Settings of a run in TensorBoard: HParams, which compares runs, and a text with what was chosen and why."""
+"""Writes a run's settings to TensorBoard: HParams, which compares runs, and texts on the values that were chosen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfllmrec.board.scoreboard import writing_to
 from tfllmrec.board.tags import SELECTION, tag_of
 from tfllmrec.board.words import escaped
 
-#: What HParams shows beside the settings: the folder of the run, and the tag.
+#: The metrics that HParams shows beside the settings: the folder of the figures, and the tag.
 COMPARED = [
     ("validation", SELECTION),
     *(("test/hybrid", tag_of(label)) for label in ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")),
@@ -23,12 +23,12 @@ COMPARED = [
 def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
     """Writes the settings of a run into ``folder``, whose subfolders hold its figures.
 
-    HParams shows a row for each such folder below the one that TensorBoard reads, named by the folder of the run and
-    the one above it. Lists and what is left out are written as text, because a column has values of one type.
+    HParams shows a row for each such folder below the one that TensorBoard reads, named after the run folder and its
+    parent folder. Lists and missing values are written as text, because a column has values of one type.
 
     Args:
-      folder: of the run's logs, ``.../runs/shop/logs``.
-      settings: by ``section.name``, of the resolved config.
+      folder: The folder of the run's logs, ``.../runs/shop/logs``.
+      settings: The settings of the resolved config by ``section.name``.
     """
     plain = {key: _plain(value) for key, value in settings.items()}
     run = Path(folder).resolve().parent
@@ -38,14 +38,14 @@ def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
 
 
 def write_texts(folder: Path | str, texts: Mapping[str, str], step: int = 0) -> None:
-    """Writes Markdown texts, such as the config and the model card, by the name to show."""
+    """Writes Markdown texts, such as the config and the model card, by their display names."""
     with writing_to(folder):
         for name, text in texts.items():
             tf.summary.text(name, text, step=step)
 
 
 def as_markdown(chosen: Iterable[str], config: str) -> str:
-    """What was chosen automatically, a line each, and the config as YAML."""
+    """Formats the automatically chosen values, one per line, and the config as YAML."""
     lines = [f"- {escaped(line)}" for line in chosen]
     return "\n".join(
         ["**Chosen from the data**", "", *lines, "", "**The resolved config**", "", "```", config.strip(), "```"]

@@ -1,7 +1,7 @@
-"""Under which tags figures stand in TensorBoard, and the layout of its Custom Scalars.
+"""The tags of figures in TensorBoard, and the layout of its Custom Scalars.
 
-TensorBoard groups tags by what stands before the first slash and sorts the groups, so ``accuracy`` comes first. Figures
-at one length of lists are enough there: the others are in ``metrics.json``.
+TensorBoard groups tags by the part before the first slash and sorts the groups, so ``accuracy`` comes first. It shows
+figures at only one length of lists; the others are in ``metrics.json``.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Iterable, Mapping
 
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-#: The group of the figures that say how well items are found, over all targets.
+#: The group of ranking metrics over all targets.
 ACCURACY = "accuracy"
-#: The group of what the lists are like: coverage, Gini, novelty, of all items or of a stratum.
+#: The group of properties of the lists: coverage, Gini, novelty, of all items or of a stratum.
 LISTS = "lists"
 TRAINING = "training"
-#: What epochs are compared by, see :func:`tfllmrec.evaluation.protocol.selection_value`.
+#: The value by which epochs are compared, see :func:`tfllmrec.evaluation.protocol.selection_value`.
 SELECTION = f"{ACCURACY}/selection"
 _OF_LISTS = ("coverage", "gini", "novelty")
 
 
 def tag_of(label: str) -> str:
-    """The tag of a figure: ``ndcg@10`` is ``accuracy/ndcg@10``, ``ndcg@10/tail`` ``tail/ndcg@10``.
+    """Returns the tag of a figure: ``ndcg@10`` is ``accuracy/ndcg@10``, ``ndcg@10/tail`` is ``tail/ndcg@10``.
 
-    Figures of lists stand together: ``coverage@10/tail`` is ``lists/coverage@10 tail``.
+    Figures of lists are in one group: ``coverage@10/tail`` is ``lists/coverage@10 tail``.
     """
     name, _, stratum = label.partition("/")
     if name.partition("@")[0] in _OF_LISTS:
@@ -32,7 +32,7 @@ def tag_of(label: str) -> str:
 
 
 def shown(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """The figures that TensorBoard shows, by tag: those at 10, or at the largest k where 10 was not measured."""
+    """Returns the figures that TensorBoard shows, by tag: those at 10, or at the largest k if 10 was not measured."""
     lengths = {int(found) for label in metrics if (found := _length(label))}
     k = 10 if 10 in lengths else max(lengths, default=0)
     return {
@@ -41,14 +41,14 @@ def shown(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def _length(label: str) -> str:
-    """The length of lists that a figure is measured at; ``""`` where it has none."""
+    """Returns the length of lists at which a figure is measured; ``""`` if it has none."""
     return label.partition("@")[2].partition("/")[0]
 
 
 def layout(tags: Iterable[str]) -> bytes:
-    """The Custom Scalars layout for these tags, in the order in which one needs them, as a serialized summary.
+    """Returns the Custom Scalars layout for these tags, in order of importance, as a serialized summary.
 
-    A chart draws one line for each run, so baselines, validation and test stand in the same chart.
+    A chart draws one line for each run, so baselines, validation and test appear in the same chart.
     """
     tags = list(tags)
     strata = [group for group in dict.fromkeys(tag.partition("/")[0] for tag in tags) if group not in _GROUPS]
@@ -72,7 +72,7 @@ def layout(tags: Iterable[str]) -> bytes:
     return summary.pb(layout_pb2.Layout(category=categories)).SerializeToString()
 
 
-#: What means something in a regular expression.
+#: Characters with a meaning in regular expressions.
 _SIGNS = r".^$*+?()[]{}|\/"
 _GROUPS = (ACCURACY, LISTS, TRAINING)
 
@@ -82,6 +82,6 @@ def _each(tags: Iterable[str], group: str, but: str = "") -> list[tuple[str, lis
 
 
 def _exact(tag: str) -> str:
-    """A regular expression for the tag, as JavaScript reads it."""
+    """Returns a regular expression for the tag in JavaScript's syntax."""
     escaped = "".join(f"\\{sign}" if sign in _SIGNS else sign for sign in tag)
     return f"^{escaped}$"

@@ -1,4 +1,4 @@
-"""The figures of a fit for Weights & Biases and MLflow, where a user has them installed."""
+"""Sends the figures of a fit to Weights & Biases and MLflow, if installed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from tfllmrec.progress import Tell
 
 
 class Tracker(tf.keras.callbacks.Callback):
-    """Sends Keras' ``logs`` of each epoch, so the losses and the figures of :class:`Scoreboard`, to a run there.
+    """Sends Keras' ``logs`` of each epoch (the losses, and the figures of :class:`Scoreboard`) to a tracker.
 
-    It is the run that is active, or one that begins and ends with the fit. A tracker that cannot be reached is told of
-    once, and the fit goes on.
+    They are added to the active run of the tracker; without one, a run is started for the fit. If the tracker cannot be
+    reached, this is reported once, and the fit continues.
 
     Args:
       name: ``wandb`` or ``mlflow``.
-      run: the name of a run that begins. settings: of the fit, for such a run.
-      tell: called with what went wrong.
+      run: The name of a run that is started.
+      settings: The settings of the fit, for a run that is started.
+      tell: Called with an error message.
 
     Raises:
-      ConfigError: the package is not installed.
+      ConfigError: The package is not installed.
     """
 
     def __init__(self, name: str, run: str, settings: Mapping[str, Any], tell: Tell) -> None:
@@ -44,9 +45,9 @@ class Tracker(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        if self.name == "wandb":  # not its own step, which counts all calls and only grows
+        if self.name == "wandb":  # without wandb's own step, which counts all calls and only grows
             self._try(self.package.log, {**figures, "epoch": epoch})
-        else:  # names there consist of letters, digits and a few signs; @ is none of them
+        else:  # MLflow's names consist of letters, digits and a few other characters, without @
             named = {re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_")): value for name, value in figures.items()}
             self._try(self.package.log_metrics, named, step=epoch)
 
@@ -69,6 +70,6 @@ class Tracker(tf.keras.callbacks.Callback):
         if self._works:
             try:
                 call(*given, **named)
-            except Exception as error:  # of a network, a login, a disk of others
+            except Exception as error:  # a failing network, login or disk must not stop the fit
                 self._works = False
                 self.tell(f"warning: {self.name} gets no further figures: {type(error).__name__}: {error}")

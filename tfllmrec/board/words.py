@@ -1,4 +1,4 @@
-"""Text for TensorBoard, which reads it as Markdown."""
+"""Escapes text for TensorBoard, which reads it as Markdown."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from tfllmrec.wording import visible
 
 
 def escaped(text: str) -> str:
-    """The text as it is, on one line: its signs mean nothing."""
+    """Returns the text on one line, with Markdown characters escaped."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in visible(text))

@@ -1,7 +1,7 @@
-"""The ``tfllmrec`` program: its commands, and how it ends.
+"""The ``tfllmrec`` program: its commands and exit codes.
 
-Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage or config, 3 data, 4 model, 5 a check that failed
-(an alarm of 'monitor', a run that is not promoted), 130 Ctrl-C. Results go to stdout, all else to stderr.
+Exit codes: 0 success; 1 a file that cannot be written, or a bug; 2 usage or config; 3 data; 4 model; 5 a failed check
+(an alarm of 'monitor', a run that is not promoted); 130 Ctrl-C. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _setup(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    # The library logs downloads and repairs for people: stdout belongs to the result.
+    # The library logs downloads and repairs to stderr, because stdout is reserved for the result.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_VisibleLine("%(message)s"))
     logger = logging.getLogger("tfllmrec")
@@ -117,7 +117,7 @@ class _VisibleLine(logging.Formatter):
         return visible(super().format(record))
 
 
-# Typer has a copy of click or depends on it, by its version.
+# Depending on its version, Typer contains a copy of click or requires it.
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
@@ -127,7 +127,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = _run()
-        sys.stdout.flush()  # at its end Python would print a traceback of a flush that fails
+        sys.stdout.flush()  # Python would print a traceback if a flush failed at exit
     except TfllmrecError as error:
         _say(f"error: {error}")
         code = error.exit_code
@@ -158,7 +158,7 @@ def _run() -> int:
     try:
         return app(standalone_mode=False)
     except SystemExit as ended:
-        # Click exits without a message at any broken pipe, not only at that of the output.
+        # Click exits without a message on any broken pipe, not only on that of the output.
         if isinstance(ended.__context__, BrokenPipeError):
             raise ended.__context__ from None
         raise
@@ -181,16 +181,16 @@ def _say(lines: str) -> None:
 
 
 def _is_closed(stream: TextIO) -> bool:
-    """Whether a stream is a pipe whose reader, such as ``head``, has ended."""
+    """Returns whether a stream is a pipe whose reader, such as ``head``, has exited."""
     poll = select.poll()
     try:
-        poll.register(stream, 0)  # errors are reported without being asked for
+        poll.register(stream, 0)  # errors are always reported
     except (OSError, ValueError):  # not a file of the system
         return False
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _discard(stream: TextIO) -> None:
-    """Discards the output that could not be written, which Python would try to write again at its end."""
+    """Discards output that could not be written, because Python would try to write it again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

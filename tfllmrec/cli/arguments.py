@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and how they are read."""
+"""Arguments shared by several commands, and functions that parse them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Users = Annotated[
 
 
 def ids(text: str | None) -> list[str]:
-    """The ids of a line of CSV: ``'a, "b, c"'`` -> ``["a", "b, c"]``; nothing -> no ids."""
+    """Splits a line of CSV into ids: ``'a, "b, c"'`` gives ``["a", "b, c"]``; an empty text gives none."""
     lines = csv.reader((text or "").splitlines(keepends=True), skipinitialspace=True)
     return [part.strip() for line in lines for part in line if part.strip()]
 
@@ -78,7 +78,7 @@ def ids(text: str | None) -> list[str]:
 def config_of_files(
     events: Path | None, items: Path | None, users: Path | None, overrides: list[str] | None
 ) -> LoadedConfig:
-    """A config made of files named on the command line: their paths, and the overrides', start from here."""
+    """Returns a config for files named on the command line; relative paths start from the current folder."""
     from tfllmrec.config import LoadedConfig, parse_config
 
     named = {"events": events, "items": items, "users": users}
@@ -89,7 +89,7 @@ def config_of_files(
 def asked_config(
     config: Path | None, events: Path | None, items: Path | None, users: Path | None, overrides: list[str] | None
 ) -> LoadedConfig | None:
-    """What a CONFIG, or files named in its place, ask for; ``None`` where there is neither, nor a setting."""
+    """Returns the config that CONFIG, files and overrides on the command line describe; ``None`` without any."""
     if config is not None:
         if events or items or users:
             raise typer.BadParameter("a CONFIG names its files: leave out --events, --items, --users, or use --set.")
@@ -102,13 +102,13 @@ def asked_config(
 
 
 def require(path: Path) -> None:
-    """Refuses a path that is not there, before TensorFlow takes its seconds to start."""
+    """Rejects a missing path before TensorFlow starts, which takes seconds."""
     if not path.exists():
         raise ModelError(f"{path} does not exist: expected the path of an existing file or folder.")
 
 
 def seconds_of(text: str, option: str) -> float:
-    """``90s``, ``10m``, ``1.5h``, ``7d`` in seconds."""
+    """Converts a period such as ``90s``, ``10m``, ``1.5h`` or ``7d`` to seconds."""
     found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text.strip())
     if found is None or not float(found[1]):
         raise typer.BadParameter(f"{option} {text}: expected a period such as 90s, 30m, 24h or 7d.")
@@ -124,7 +124,7 @@ def open_model(path: Path) -> SavedModel:
 
 
 def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
-    """Those the model does not know, which count as absent; says so on stderr."""
+    """Returns the ids that the model does not know, which are ignored, and reports them on stderr."""
     unknown = [i for i, known in zip(item_ids, model.known(item_ids), strict=True) if not known]
     if unknown:
         note(f"not in the model's catalogue, counted as absent: {', '.join(unknown)}")
@@ -134,7 +134,7 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
 def past_of(
     model: SavedModel, user: str | None, history: str | None
 ) -> tuple[list[str], list[float] | None, dict[str, Any], list[str]]:
-    """The history of ``user``, or the given one; its ratings; its fields; and those of its ids that were typed by hand.
+    """Returns the history of ``user``, or the given one, its ratings, its fields, and the ids typed by the caller.
 
     The fields are ``context`` and ``event_fields`` of :meth:`SavedModel.rank`.
     """
@@ -145,7 +145,7 @@ def past_of(
 
 
 def filters(model: SavedModel, allow: str | None, category: list[str] | None) -> dict[str, Any]:
-    """``allow`` and ``categories`` of the model's methods; says on stderr which of them the catalogue does not have."""
+    """Returns ``allow`` and ``categories`` for the model's methods; reports those not in the catalogue on stderr."""
     allowed = None if allow is None else ids(allow)
     unknown_ids(model, allowed or [])
     for name in category or ():

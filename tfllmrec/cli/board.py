@@ -1,4 +1,4 @@
-"""``tfllmrec board``: TensorBoard over runs."""
+"""``tfllmrec board``: starts TensorBoard for runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def board(
 
 
 def write_or_note(run: Run) -> None:
-    """Writes what TensorBoard shows of a complete run; one that cannot be read keeps nobody from the others."""
+    """Writes the TensorBoard data of a complete run; a failure is only reported, so that other runs can follow."""
     from tfllmrec.cli.output import working
     from tfllmrec.explain.board import write_board
 

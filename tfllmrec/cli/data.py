@@ -1,4 +1,4 @@
-"""``tfllmrec data``: look at data, and clean it once, without training anything."""
+"""``tfllmrec data``: examines, cleans and joins data, without training anything."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def features(
 
 
 def print_features(name: str, report: FeatureReport) -> None:
-    """Prints a table of the fields, the pairs that go together, and the setting that leaves fields out."""
+    """Prints a table of the fields, the pairs of associated fields, and the setting that leaves fields out."""
     targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
     words = ("field", "kind", *targets, "leave out because it")
     rows = []

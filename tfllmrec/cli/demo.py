@@ -1,4 +1,4 @@
-"""``tfllmrec demo``: the whole way once, on MovieLens 100K; the same calls as the commands make."""
+"""``tfllmrec demo``: the whole workflow on MovieLens 100K, with the same calls as the commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SOURCE = "movielens-100k"
 SEARCH = "science fiction adventure in space"
-# People with about this many events are shown: enough to see a taste, few enough to read.
+# Users with about this many events are shown: enough to recognise a taste, and few enough to read.
 USUAL_HISTORY = 40
 EXCERPT = 5
 
@@ -88,7 +88,7 @@ def demo(
 
 
 def demo_config() -> ExperimentConfig:
-    """What ``configs/movielens-100k.yaml`` says, with every default written out."""
+    """Returns the config of ``configs/movielens-100k.yaml``, with every default written out."""
     from tfllmrec.config import ExperimentConfig, parse_config
 
     plain = ExperimentConfig().model_dump(mode="json")
@@ -96,10 +96,10 @@ def demo_config() -> ExperimentConfig:
 
 
 def check_run(run: Path, config: ExperimentConfig, dataset: Dataset) -> None:
-    """Refuses a run folder of other settings or data, whose figures would not be the demo's.
+    """Rejects a run folder with other settings or data, whose figures would not be those of the demo.
 
     Raises:
-      ConfigError: it says which, and what to do.
+      ConfigError: The folder differs; the message names the differences and the remedy.
     """
     if not (run / "config.yaml").is_file():
         return
@@ -118,7 +118,7 @@ def check_run(run: Path, config: ExperimentConfig, dataset: Dataset) -> None:
 
 
 def _exported(run: Run, out: Path) -> SavedModel | None:
-    """The newest version in ``out``, if it was made from this very run."""
+    """Returns the newest version in ``out`` if it was exported from this run, else ``None``."""
     from tfllmrec.serving.saved_model import SavedModel
 
     try:
@@ -130,7 +130,7 @@ def _exported(run: Run, out: Path) -> SavedModel | None:
 
 
 def _show(model: SavedModel, dataset: Dataset) -> None:
-    """Three users with a history, one without, a search, and the neighbours of the best known item."""
+    """Shows three users with a history, one without, a search, and the neighbours of the most popular item."""
     import numpy as np
 
     from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX

@@ -1,4 +1,4 @@
-"""``tfllmrec doctor``: is everything here that is needed, does it work together, and what mends it if not."""
+"""``tfllmrec doctor``: checks that all requirements are installed and work together, and says how to repair them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tfllmrec.cli.arguments import Json
 from tfllmrec.cli.output import print_json, say
 from tfllmrec.errors import ModelError
 
-# Of TensorFlow's own minor version, whatever else changes: they are compiled against it, or copies of a part of it.
+# Packages that need TensorFlow's minor version, because they are compiled against it or copy a part of it.
 TENSORFLOW_FAMILY = ("tf-keras", "tensorflow-text", "tensorboard")
 SHOWN = (
     "tensorflow",
@@ -36,14 +36,14 @@ SHOWN = (
     "setuptools",
 )
 OPTIONAL = ("scann",)
-# tensorflow_recommenders imports scann wherever it is installed, so a scann that does not fit breaks both.
+# tensorflow_recommenders imports scann if it is installed, so an incompatible scann breaks both.
 SCANN, SCANN_TENSORFLOW = "1.4.2", "2.20"
 DEFAULT_ENCODER = "minilm"  # the default of text.encoder, which is in a module that needs pydantic
 LEGACY_KERAS = ("1", "true", "True")
 PROBE_TIMEOUT_S = 180
 LISTED = 20  # languages
 
-# Runs in a process of its own: a broken library may end its process instead of raising.
+# The probe runs in a separate process, because a broken library may end its process instead of raising an error.
 PROBE = """
 import json, sys
 def tell(**what): print(json.dumps(what), flush=True)
@@ -77,7 +77,7 @@ for name in sys.argv[1:]:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and the line that mends it."""
+    """A problem, and the command that fixes it."""
 
     what: str
     mend: str
@@ -85,7 +85,7 @@ class Problem:
 
 @dataclass
 class Diagnosis:
-    """What ``doctor --json`` prints."""
+    """The output of ``doctor --json``."""
 
     python: str
     versions: dict[str, str | None]
@@ -113,7 +113,7 @@ def doctor(json: Json = False) -> None:
 
 
 def diagnose() -> Diagnosis:
-    """Looks at everything; raises nothing, whatever is broken."""
+    """Checks everything; raises no errors, whatever is broken."""
     versions = {name: _version(name) for name in SHOWN}
     python = ".".join(map(str, sys.version_info[:3]))
     result = Diagnosis(python, versions)
@@ -138,7 +138,7 @@ def diagnose() -> Diagnosis:
 
 
 def requirement_problems(requirements: list[str] | None, python: str) -> Iterator[Problem]:
-    """Declared requirements that the installed versions do not meet; ``None``: the package is not installed."""
+    """Yields declared requirements that the installed versions do not meet; ``None``: the package is not installed."""
     if requirements is None:
         yield Problem("tfllmrec is not installed, only found", f"{_python()} -m pip install -e .")
         return
@@ -162,7 +162,7 @@ def requirement_problems(requirements: list[str] | None, python: str) -> Iterato
 
 
 def family_problems(versions: Mapping[str, str | None]) -> Iterator[Problem]:
-    """Packages that each are fine, and do not work together."""
+    """Yields packages that are valid on their own, but do not work together."""
     tensorflow = versions.get("tensorflow")
     if tensorflow is None:
         return
@@ -181,13 +181,13 @@ def family_problems(versions: Mapping[str, str | None]) -> Iterator[Problem]:
 def probe_problems(
     told: list[dict[str, Any]], end: str, legacy: str | None = None, blamed: bool = False
 ) -> Iterator[Problem]:
-    """What the probe's lines say: Keras 3, imports that fail or end the process.
+    """Yields the problems that the probe reports: Keras 3, and imports that fail or end the process.
 
     Args:
-      told: its lines.
-      end: how it ended, and the last it said on stderr.
-      legacy: ``TF_USE_LEGACY_KERAS`` as the user has it.
-      blamed: something was found before that may well be the cause of a failing import.
+      told: The lines of the probe.
+      end: How the probe ended, and its last line on stderr.
+      legacy: The user's value of ``TF_USE_LEGACY_KERAS``.
+      blamed: Whether an earlier problem may be the cause of a failing import.
     """
     lines: dict[str, Any] = {key: value for line in told for key, value in line.items()}
     wrong_keras = str(lines.get("keras", "2")).startswith("3")
@@ -221,7 +221,7 @@ def probe_problems(
 
 
 def _probe(encoders: list[str]) -> tuple[list[dict[str, Any]], str]:
-    """The lines that the probe tells, which also loads ``encoders``; and how it ended."""
+    """Runs the probe, which also loads ``encoders``; returns its lines and how it ended."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", PROBE, *encoders]
     try:
@@ -246,14 +246,14 @@ def _probe(encoders: list[str]) -> tuple[list[dict[str, Any]], str]:
 
 
 def _encoders() -> list[dict[str, Any]]:
-    """The bundled text encoders: name, languages, and whether the cache has the weights."""
+    """Returns the bundled text encoders: name, languages, and whether the cache has the weights."""
     from tfllmrec.assets import ASSETS, is_present
 
     found = []
     for asset in (asset for asset in ASSETS if asset.kind == "weights"):
         try:
             present = is_present(asset)
-        except OSError:  # not ours to read
+        except OSError:  # not readable for this user
             present = False
         found.append({"name": asset.name, "languages": list(asset.languages), "present": present})
     return found
@@ -287,7 +287,7 @@ def _cache() -> tuple[dict[str, Any], list[Problem]]:
         problems = [Problem(f"the cache {folder} cannot be written: {error.strerror or error}", mend)]
     try:
         entries = [{"name": entry.name, "size_bytes": entry.size_bytes} for entry in installed()]
-    except OSError:  # not ours to read either; said above
+    except OSError:  # not readable either; the problem is reported above
         entries = []
     return {"folder": str(folder), "writable": not problems, "entries": entries}, problems
 
@@ -319,7 +319,7 @@ def _print(diagnosis: Diagnosis) -> None:
 
 
 def _in_words(languages: list[str]) -> str:
-    """The names of up to 20 languages; for more, their number and some examples."""
+    """Returns the names of up to 20 languages; for more, their number and some examples."""
     if len(languages) <= LISTED:
         return ", ".join(languages)
     return f"{len(languages)} languages, such as {', '.join(languages[:: len(languages) // 6])}"
@@ -340,7 +340,7 @@ def _version(name: str) -> str | None:
 
 
 def _declared(name: str) -> str:
-    """``name`` with the versions that tfllmrec asks for."""
+    """Returns ``name`` with the versions that tfllmrec requires."""
     from packaging.requirements import Requirement
 
     declared = [Requirement(text) for text in _requirements() or []]

@@ -1,4 +1,4 @@
-"""``tfllmrec evaluate``: the scoreboard of a run or of what was exported."""
+"""``tfllmrec evaluate``: measures a run or an exported model, and prints the scoreboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tfllmrec events``: the event log that a server fills, from files, into files, and its figures."""
+"""``tfllmrec events``: fills an event log from files, exports it to files, and prints its figures."""
 
 from __future__ import annotations
 

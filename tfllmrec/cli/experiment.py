@@ -1,4 +1,4 @@
-"""``tfllmrec experiment``: which arm a user is in, and what an experiment shows."""
+"""``tfllmrec experiment``: assigns users to arms, and analyzes experiments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 #: The metric of an analysis if none is named.
 METRIC = "reward/exposures"
-#: Users that are assigned between two steps of the progress bar.
+#: The number of users assigned between two steps of the progress bar.
 BATCH = 100_000
 
 Name = Annotated[str, typer.Option("--name", help="Name of the experiment.")]

@@ -1,4 +1,4 @@
-"""``tfllmrec explain``: why items have their scores for a user."""
+"""``tfllmrec explain``: explains the scores of items for a user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllmrec.cli.output import note, print_json, print_table, say, working
 if TYPE_CHECKING:
     from tfllmrec.explain.explanation import ItemExplained
 
-#: Events and words that a table names.
+#: The number of events and words that are printed.
 EVENTS, WORDS = 5, 8
 
 

@@ -1,4 +1,4 @@
-"""``tfllmrec export``: one SavedModel out of a run."""
+"""``tfllmrec export``: writes a SavedModel of a run."""
 
 from __future__ import annotations
 

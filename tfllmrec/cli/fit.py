@@ -1,4 +1,4 @@
-"""``tfllmrec fit``: from data to a run folder."""
+"""``tfllmrec fit``: trains a model on data, and writes a run folder."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def fit(
 
 
 def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConfig:
-    """The run's own config, but with the ``tuning.paraphrase`` of this call: a stored one may not call code.
+    """Returns the run's own config with the ``tuning.paraphrase`` of this call; a stored value may not call code.
 
     Args:
-      folder: the run's.
-      asked: what this call asks for beside ``--resume``.
-      named: whether its data comes from the command line, and not from a CONFIG.
+      folder: The run folder.
+      asked: The config of this call's other arguments; ``None`` if there are none.
+      named: Whether the call's data comes from the command line, not from a CONFIG.
 
     Raises:
-      ConfigError: there is no run; or this call asks for a setting or a file that is not the run's.
+      ConfigError: There is no run, or this call has a setting or file that differs from the run's.
     """
     from tfllmrec.config import contradictions, load_config
     from tfllmrec.durable import read_json

@@ -1,4 +1,4 @@
-"""``tfllmrec graph``: the graph of a run's items."""
+"""``tfllmrec graph``: builds the graph of a run's items."""
 
 from __future__ import annotations
 

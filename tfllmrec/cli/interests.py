@@ -1,4 +1,4 @@
-"""``tfllmrec interests``: what a user is interested in."""
+"""``tfllmrec interests``: lists a user's interests."""
 
 from __future__ import annotations
 

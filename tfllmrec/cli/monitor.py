@@ -1,4 +1,4 @@
-"""``tfllmrec monitor``: what changed in a service since a reference period, from its event log."""
+"""``tfllmrec monitor``: reports what changed in a service since a reference period, from its event log."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def monitor(
         print_report(found)
     if html is not None:
         note(f"page: {html}")
-    if found.state == "old":  # says nothing about the model, so 'watch' must not take it for an alarm
+    if found.state == "old":  # not caused by the model, so 'watch' must not treat it as an alarm
         raise typer.Exit(DataError.exit_code)
     if found.alarms:
         raise typer.Exit(CHECK_FAILED)
@@ -116,15 +116,15 @@ def print_report(report: Report) -> None:
 
 
 def _reference(text: str) -> float | Path:
-    """A period, or the folder of a log."""
+    """Parses a period, or the folder of a log."""
     return Path(text) if Path(text).exists() else seconds_of(text, "--reference")
 
 
 def _items(model: Path) -> pd.DataFrame:
-    """The items of an exported model with their strata.
+    """Returns the items of an exported model with their strata.
 
     Raises:
-      ModelError: no such model is there, or it was exported before strata were written.
+      ModelError: There is no such model, or it was exported before strata were written.
     """
     require(model)
     from tfllmrec.columns import STRATUM

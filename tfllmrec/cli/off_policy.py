@@ -1,4 +1,4 @@
-"""``tfllmrec off-policy``: what another policy would have earned, from the log of the policy that was running."""
+"""``tfllmrec off-policy``: estimates the reward of another policy from the log of the policy that was running."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllmrec.columns import ITEM
 if TYPE_CHECKING:
     from tfllmrec.feedback.off_policy import Estimate, OffPolicy
 
-#: Positions that are printed.
+#: The number of positions that are printed.
 SHOWN = 20
 
 
@@ -78,7 +78,7 @@ def off_policy(
 
 
 def print_estimates(found: OffPolicy, alpha: float) -> None:
-    """Prints a table with a row for all positions and for each, then the warnings."""
+    """Prints a table with a row for all positions together and one for each position, then the warnings."""
     names = list(found.estimates)
 
     def shown(each: Estimate) -> str:

@@ -1,4 +1,4 @@
-"""Where the commands' words go: results to stdout, one JSON document or a table; everything else to stderr."""
+"""Output of the commands: results (a JSON document or a table) go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-# Tables in a log file or a pipe are not folded to the 80 columns that a terminal may have.
+# The width of tables in a log file or a pipe, which should not be wrapped at the 80 columns of a terminal.
 WIDTH_ELSEWHERE = 160
 
 
 def console() -> Console:
-    """A rich console on stdout; for tables of :func:`cell`, and rules."""
+    """Returns a rich console on stdout, for rules and tables of :func:`cell`."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, markup=False)
 
 
 def cell(text: str) -> Text:
-    """Text of files in a table: no markup, and with its invisible characters shown."""
+    """Converts text from files to a table cell, without markup and with its invisible characters shown."""
     from rich.text import Text
 
     return Text(visible(text))
 
 
 def say(line: str = "") -> None:
-    """A line of the result."""
+    """Prints a line of the result to stdout."""
     print(visible(line), flush=True)
 
 
 def note(line: str) -> None:
-    """A line beside the result."""
+    """Prints a line that is not part of the result to stderr."""
     print(visible(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def working() -> Iterator[None]:
-    """While a library works, what it prints (Keras does) goes to stderr."""
+    """Redirects what libraries such as Keras print within the block to stderr."""
     with redirect_stdout(sys.stderr):
         yield
 
 
 def print_json(document: Any) -> None:
-    """One JSON document, indented; NaN is refused, because other languages cannot read it."""
+    """Prints an indented JSON document; NaN raises a ValueError, because other languages cannot read it."""
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def as_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """The recommendations of one query as plain JSON types."""
+    """Returns the recommendations of one query as plain JSON types."""
     return found[[RANK, ITEM, TITLE, SCORE, REASON]].to_dict("records")  # type: ignore[return-value]
 
 
 def print_list(found: pd.DataFrame) -> None:
-    """A table of the recommendations of one query, best first; columns that say nothing are left out."""
+    """Prints a table of the recommendations of one query, best first; columns without information are left out."""
     if found.empty:
         note("nothing is left to recommend")
         return
@@ -77,7 +77,7 @@ def print_list(found: pd.DataFrame) -> None:
 def print_table(
     title: str | None, header: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str]
 ) -> None:
-    """A table: the columns named in ``words`` are on the left, all others are numbers, on the right."""
+    """Prints a table; columns named in ``words`` are left-aligned, all others hold numbers and are right-aligned."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -90,7 +90,7 @@ def print_table(
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """The scoreboard and its alarms."""
+    """Prints the scoreboard and its alarms."""
     from tfllmrec.evaluation.report import groups_table, scoreboard_of
 
     console().print(scoreboard_of(metrics))

@@ -1,4 +1,4 @@
-"""``tfllmrec promote`` and ``tfllmrec rollback``: which version of an exported model is in use."""
+"""``tfllmrec promote`` and ``tfllmrec rollback``: select the version of an exported model that is in use."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def promote(
     else:
         _require_versions(model)
         if canary:
-            promotion.adopt(model, base_path)  # or the first version to get a label would be stable at once
+            promotion.adopt(model, base_path)  # otherwise the first labelled version would become stable at once
         if version is not None:
             state = promotion.set_canary(model, version, base_path)
         if version is None or (not canary and state.canary is not None):
@@ -109,7 +109,7 @@ def _require_versions(model: Path) -> None:
 
 
 def promotion_as_json(state: Promotions, verdict: Verdict | None) -> dict[str, Any]:
-    """The labels, and the verdict of the gate."""
+    """Returns the labels and the verdict of the gate as JSON types."""
     step = state.history[-1].model_dump() if state.history else None
     return {"labels": state.labels, "step": step, "gate": None if verdict is None else verdict.as_dict()}
 
@@ -122,7 +122,7 @@ def say_labels(model: Path, state: Promotions) -> None:
 
 
 def print_verdict(verdict: Verdict | None) -> None:
-    """A table with a row for each stratum; nothing where there was no comparison."""
+    """Prints a table with a row for each stratum; nothing if there was no comparison."""
     if verdict is None:
         return
     folded = any(each.with_new_items is not None for each in verdict.strata)

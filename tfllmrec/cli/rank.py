@@ -1,4 +1,4 @@
-"""``tfllmrec rank``: the order in which a user should see given items."""
+"""``tfllmrec rank``: ranks given items for a user."""
 
 from __future__ import annotations
 

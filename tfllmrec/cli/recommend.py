@@ -1,4 +1,4 @@
-"""``tfllmrec recommend``: items for one user, or for a file of users."""
+"""``tfllmrec recommend``: recommends items to one user, or to a file of users."""
 
 from __future__ import annotations
 
@@ -162,10 +162,10 @@ def recommend(
 
 
 def _by_key(context: Sequence[str], model: SavedModel) -> dict[str, str]:
-    """Entries ``NAME=VALUE`` as values by the keys of the model's fields; an unknown name stays as it is.
+    """Converts entries ``NAME=VALUE`` to values by the keys of the model's fields; unknown names are kept.
 
     Raises:
-      BadParameter: a field comes twice, such as by its name and by its key.
+      BadParameter: A field is given twice, for example by its name and by its key.
     """
     from tfllmrec.data.schema import Schema
 
@@ -189,19 +189,23 @@ def recommend_to_file(
     k: int,
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Writes the rows of :meth:`SavedModel.recommend` for each user, wholly or not at all.
+    """Writes the rows of :meth:`SavedModel.recommend` for each user; on an error, no file is written.
 
     Args:
-      out: a name with one of :data:`tfllmrec.data.files.table_writer.SUFFIXES`.
-      asked: other arguments of :meth:`SavedModel.recommend`.
+      model: The model.
+      user_ids: The ids of the users.
+      out: A file name with one of :data:`tfllmrec.data.files.table_writer.SUFFIXES`.
+      exclude: Ids of items to exclude.
+      k: The length of the lists.
+      asked: Other arguments of :meth:`SavedModel.recommend`.
 
     Returns:
       ``file``, ``users`` (number of answered users), ``rows``, ``without_data`` (ids of users that the training data
       does not have) and ``unknown`` (excluded and pinned ids that are not in the catalogue).
 
     Raises:
-      DataError: none of the users is in the training data.
-      WriteError: the file cannot be written.
+      DataError: None of the users is in the training data.
+      WriteError: The file cannot be written.
     """
     import pyarrow as pa
 
@@ -247,9 +251,9 @@ def recommend_to_file(
 def _note_unread(
     model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any], context: Mapping[str, str] | None = None
 ) -> None:
-    """Names on stderr the weighed labels and the entries of the ``context`` that the model does not have.
+    """Reports on stderr the labels with weights and the ``context`` entries that the model does not have.
 
-    ``unread`` of an answer counts both, and entries of the data; so each is asked for alone.
+    ``unread`` of an answer counts both, and entries of the data, too; so each is requested alone.
     """
     if not any(found.attrs["unread"]):
         return
@@ -270,6 +274,6 @@ def _note_unread(
 
 
 def _first(user_ids: Sequence[str], hint: str = "") -> str:
-    """The first ids, and the number of the others with a hint where to find them."""
+    """Returns the first ids, and the number of the others with a hint where to find them."""
     more = f" and {len(user_ids) - SHOWN:,} more{f' ({hint})' if hint else ''}" if len(user_ids) > SHOWN else ""
     return f"{', '.join(user_ids[:SHOWN])}{more}"

@@ -1,4 +1,4 @@
-"""``tfllmrec related``: the neighbours of an item in the graph."""
+"""``tfllmrec related``: lists the neighbours of an item in the graph."""
 
 from __future__ import annotations
 

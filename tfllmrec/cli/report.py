@@ -1,4 +1,4 @@
-"""``tfllmrec report``: a page on a run or on several side by side, and a run's model card."""
+"""``tfllmrec report``: writes a page on one run or on several runs side by side, and a run's model card."""
 
 from __future__ import annotations
 

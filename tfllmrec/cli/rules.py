@@ -1,4 +1,4 @@
-"""``tfllmrec rules``: business rules of an exported model, which hold from the next request on."""
+"""``tfllmrec rules``: manages the business rules of an exported model, which apply from the next request on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-#: Ids that a message names.
+#: The number of ids that a message names.
 SHOWN = 5
 
 ModelFolder = Annotated[
@@ -103,7 +103,7 @@ def clear(model_folder: ModelFolder, json: Json = False) -> None:
 
 
 def print_applied(applied: Applied) -> None:
-    """Prints what each rule does in the newest version, and what was not found there."""
+    """Prints the effect of each rule in the newest version, and the names that were not found in its catalogue."""
     newest = max(applied.versions)
     if (done := applied.newest) is not None:
         rows = [[str(count.line), count.rule, f"{count.items:,}"] for count in done.counts]

@@ -1,4 +1,4 @@
-"""``tfllmrec search``: items for free text."""
+"""``tfllmrec search``: finds items by free text."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def search(
 
 
 def _warn(model: SavedModel, reading: Reading) -> None:
-    """Says on stderr that the encoder cannot read the query."""
+    """Warns on stderr that the encoder cannot read the query."""
     from tfllmrec.text.reading import advice
 
     encoder = (model.manifest.get("config") or {}).get("text", {}).get("encoder")

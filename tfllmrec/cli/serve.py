@@ -1,4 +1,4 @@
-"""``tfllmrec serve``: exported models behind TF Serving's REST and gRPC protocols."""
+"""``tfllmrec serve``: serves exported models over TF Serving's REST and gRPC protocols."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tfllmrec.server.server import Server
 
 TOKEN_VARIABLE = "TFLLMREC_TOKEN"
-#: Each needs a pipe to the process of each version; the system passes at most 253 to a process.
+#: Each worker needs a pipe to the process of each version, and the system passes at most 253 pipes to a process.
 MOST_WORKERS = 64
-#: The settings of an exploration and their options.
+#: The settings of exploration, and their options.
 EXPLORE_OPTIONS = {
     "epsilon": "--explore",
     "max_loss": "--explore-max-loss",
@@ -234,14 +234,14 @@ def _token(file: Path | None) -> str | None:
             token = file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where} cannot be read: {error}.") from None
-    # An empty token is a secret that was not filled in; it must not switch the check off.
+    # An empty token is a secret that was not set; it must not disable the check.
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: expected one word of ASCII characters.")
     return token
 
 
 def _say_where(server: Server) -> None:
-    """The addresses, and a line to try them with."""
+    """Prints the addresses, and a command to try them with."""
     settings = server.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     rest = f"{'https' if settings.certificate else 'http'}://{host}:{server.rest_port}"
@@ -259,7 +259,7 @@ def _say_where(server: Server) -> None:
         options = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if settings.token else ""
         options += f" --cacert {settings.certificate}" if settings.certificate else ""
         say(f"try   curl{options} {rest}/v1/models/{name}:predict -d '{body}'")
-    # A pipe or a log file would keep them until the server ends.
+    # Without a flush, a pipe or a log file would receive the lines only when the server ends.
     sys.stdout.flush()
     if not any(server.loaded().values()):
         note(

@@ -1,4 +1,4 @@
-"""``tfllmrec similar``: items like an item."""
+"""``tfllmrec similar``: lists items similar to an item."""
 
 from __future__ import annotations
 

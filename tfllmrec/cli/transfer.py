@@ -1,4 +1,4 @@
-"""``tfllmrec transfer``: from runs of other domains to a run on this one."""
+"""``tfllmrec transfer``: makes a run on a new domain from runs of other domains."""
 
 from __future__ import annotations
 

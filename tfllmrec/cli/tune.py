@@ -1,4 +1,4 @@
-"""``tfllmrec tune``: from data to a config whose settings were searched for."""
+"""``tfllmrec tune``: searches for better settings, and writes them as a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfllmrec.cli.output import note, print_json, print_table, say, working
 if TYPE_CHECKING:
     from tfllmrec.runs.search import Search
 
-#: Rows of the table.
+#: The number of rows in the table.
 SHOWN = 10
 
 
@@ -65,7 +65,7 @@ def tune(
 
     require_optuna()
     space = None
-    if resume is None and asked is not None:  # its errors are told before TensorFlow takes its seconds to start
+    if resume is None and asked is not None:  # errors are reported before TensorFlow starts, which takes seconds
         space = parse_space(over, asked.config) if over else default_space(asked.config)
     from tfllmrec.runs.search import TRIALS
     from tfllmrec.runs.search import resume as go_on
@@ -98,7 +98,7 @@ def tune(
 
 
 def print_search(search: Search) -> None:
-    """The best trials with their settings, and how much each setting matters."""
+    """Prints the best trials with their settings, and the importance of each setting."""
     metrics = ("ndcg@10", "recall@10", "recall@10/tail")
     keys = list(search.trials[0].settings)
     header = ["trial", "selection", *metrics, *(key.partition(".")[2] for key in keys)]

@@ -1,4 +1,4 @@
-"""``tfllmrec update``: a run from an earlier one and newer events."""
+"""``tfllmrec update``: makes a run from an earlier run and newer events."""
 
 from __future__ import annotations
 

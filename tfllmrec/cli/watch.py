@@ -64,13 +64,13 @@ def watch(
     command += [*(["--alarm", alarm] if alarm else []), *(["--json"] if json else [])]
     first = True
     while True:
-        # A process for each round: whatever a round leaves in memory ends with it.
+        # Each round runs in a process of its own, so that its memory is freed when it ends.
         code = subprocess.run(command, check=False).returncode
         if code == 130:
             raise KeyboardInterrupt
-        if code == 2 and first:  # a wrong argument or setting stays wrong; later it is a folder that is in use
+        if code == 2 and first:  # an invalid argument stays invalid; in later rounds, 2 means that a folder is in use
             raise typer.Exit(code)
         first = False
         if code:
             note(f"this round ended with exit code {code}; the next one tries again")
-        time.sleep(seconds)  # after the round, however long it took: so long a canary is served before it is promoted
+        time.sleep(seconds)  # counted from the end of the round, so that a canary is served this long before promotion

@@ -1,4 +1,4 @@
-"""What a served model says, as Python values: the same whether it was asked in this process or over the network."""
+"""The answers of a served model as Python objects, the same for in-process and remote calls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Answer(list[T]):
-    """The lines of an answer; recommendations come best first, fewer than ``k`` where fewer items remain.
+    """A list of results; recommendations come best first, fewer than ``k`` if fewer items remain.
 
     Attributes:
-      unknown: how many ids of the request the catalogue does not have; they counted as absent.
-      unread: how many entries of ``context`` and ``event_fields`` no field of the model takes, or could not be read;
-        labels of ``label_weights`` that the model does not have are counted, too.
-      request_id: what the server's log calls the request; ``""`` if no server was asked.
+      unknown: The number of ids in the request that the catalogue does not have; they are ignored.
+      unread: The number of ignored entries: those of ``context`` and ``event_fields`` that match no field of the model
+        or cannot be read, and labels of ``label_weights`` that the model does not have.
+      request_id: The id of the request in the server's log; ``""`` if no server was asked.
     """
 
     def __init__(self, lines: Iterable[T] = (), unknown: int = 0, request_id: str = "", unread: int = 0) -> None:
@@ -34,7 +34,7 @@ class Outputs(dict[str, Any]):
     """The outputs of a signature by name, as nested lists.
 
     Attributes:
-      request_id: as in :class:`Answer`.
+      request_id: See :class:`Answer`.
     """
 
     def __init__(self, outputs: dict[str, Any], request_id: str) -> None:
@@ -44,13 +44,14 @@ class Outputs(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One line of an answer.
+    """One recommended item.
 
     Attributes:
-      item_id, title: the title is the id where the catalogue has none, or where the server does not send it.
-      score: higher is better; comparable within one answer only.
-      reason: a fact behind the score, such as ``similar text to The Abyss: science fiction``; ``""`` where there is
-        none, or where reasons were not asked for.
+      item_id: The id in the catalogue.
+      title: The title in the catalogue; the id if the item has none, or if the server does not send titles.
+      score: Higher is better. Scores are comparable only within one answer.
+      reason: A fact behind the score, such as ``similar text to The Abyss: science fiction``; ``""`` if there is none,
+        or if no reasons were requested.
     """
 
     item_id: str
@@ -60,16 +61,16 @@ class Recommendation:
 
 
 def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
-    """A table of recommendations: a row for each, in the order of the answers. Only this function needs pandas.
+    """Returns a table of recommendations with one row for each, in the order of the answers. Requires pandas.
 
     Args:
-      answers: the recommendations of each query, best first.
-      users: the user id of each query; ``None`` if the queries have no users.
+      answers: The recommendations of each query, best first.
+      users: The user id of each query; ``None`` if the queries have no users.
 
     Returns:
-      Columns ``user_id``, or ``query`` (row number in ``answers``, from 0) without ``users``; ``rank`` (from 1),
-      ``item_id``, ``title``, ``score`` (float32), ``reason``. ``attrs`` has ``unknown`` and ``unread``, as in
-      :class:`Answer`, a number for each query; 0 for a plain list.
+      A frame with the columns ``user_id`` or, without ``users``, ``query`` (the row number in ``answers``, from 0);
+      ``rank`` (from 1), ``item_id``, ``title``, ``score`` (float32) and ``reason``. Its ``attrs`` hold ``unknown`` and
+      ``unread`` (see :class:`Answer`), each as a list with one number for each query; 0 for a plain list.
     """
     import pandas as pd
 
@@ -88,11 +89,12 @@ def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] |
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one item has its score.
+    """The explanation of one item's score.
 
     Attributes:
-      terms: what each term adds to the score; all 0 for an item that the catalogue does not have.
-      because: the history item behind the terms; ``""`` where there is none.
+      item_id: The explained item.
+      terms: The contribution of each term to the score; all 0 for an item that the catalogue does not have.
+      because: The history item that explains the terms; ``""`` if there is none.
     """
 
     item_id: str
@@ -105,15 +107,16 @@ class Interest:
     """One interest of a user.
 
     Attributes:
-      label: in the catalogue's own words, such as a category.
-      weight: above 0: the label's share among the listed labels.
-      because: the history item that adds the most to it; ``""`` if no item of the history has the label.
-      level: *broad* for a label of at least 2 % of the catalogue's items, otherwise *specific*.
-      trend: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of all,
-        *falling* if the latter is at least 1.5 times the former, otherwise *steady*. Five events with the shares of
-        the whole history are added to the newest quarter, because a few events are unreliable. ``""`` if no item of the
-        history has the label, or if the events have no order. Level and trend are ``""`` from models that earlier
-        versions exported.
+      label: The label in the catalogue's own words, such as a category.
+      weight: The label's share among the listed labels, above 0.
+      because: The history item that contributes most to the interest; ``""`` if no item of the history has the label.
+      level: *broad* for a label of at least 2 % of the catalogue's items, otherwise *specific*; ``""`` from models that
+        earlier versions exported.
+      trend: *rising* if the label's share in the newest quarter of the events is at least 1.5 times its share in all
+        events, *falling* if its share in all events is at least 1.5 times its share in the newest quarter, otherwise
+        *steady*. Because a share of few events is unreliable, five events with the shares of the whole history are
+        added to the newest quarter. ``""`` if no item of the history has the label, if the events have no order, or
+        from models that earlier versions exported.
     """
 
     label: str
@@ -125,13 +128,14 @@ class Interest:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One of the items that were offered.
+    """One of the items that were passed to ``rank``.
 
     Attributes:
-      item_id, title: as in :class:`Recommendation`.
-      click_probability: that this is the next item, given that one of those offered is; those of an answer sum
-        to 1. It is 0 for an item that the catalogue does not have.
-      rating: the expected one; ``None`` where the model predicts none, or the catalogue does not have the item.
+      item_id: The id in the catalogue.
+      title: See :class:`Recommendation`.
+      click_probability: The probability that this is the user's next item, given that the next item is one of those
+        passed. The probabilities of an answer sum to 1. It is 0 for an item that the catalogue does not have.
+      rating: The expected rating; ``None`` if the model predicts no ratings, or the catalogue does not have the item.
     """
 
     item_id: str
@@ -143,7 +147,7 @@ class Ranked:
 def ranked(
     item_ids: Sequence[str], titles: Sequence[str], probabilities: Sequence[float], ratings: Sequence[float] | None
 ) -> list[Ranked]:
-    """The answer of the ``rank`` signature about ``item_ids``, most likely first; ties in the order of the request."""
+    """Returns the answer of the ``rank`` signature, most likely items first; ties keep the order of the request."""
     marks = [None] * len(item_ids) if ratings is None else ratings
     lines = [
         Ranked(item, title, float(probability), None if mark is None or not probability else float(mark))
@@ -154,7 +158,7 @@ def ranked(
 
 @dataclass(frozen=True)
 class Refused:
-    """An event that was not taken: its place in the batch, from 0, and what is wrong with it."""
+    """A rejected event: its index in the batch, from 0, and the reason."""
 
     event: int
     reason: str
@@ -162,15 +166,16 @@ class Refused:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a batch of events: each was accepted, or is a duplicate, or was refused.
+    """The outcome of a batch of events: each event was accepted, a duplicate, or refused.
 
     Attributes:
-      accepted: how many are new. They are on the log's disk.
-      duplicates: how many the log had already, or came twice in the batch.
-      refused: the invalid ones, which are not in the log.
-      late: how many of the valid ones came more than an hour after they happened.
-      skewed: how many of the valid ones were more than five minutes ahead of the log's clock, and got its time.
-      request_id: as in :class:`Answer`.
+      accepted: The number of new events. They are on the log's disk.
+      duplicates: The number of events that the log already had, or that occurred twice in the batch.
+      refused: The invalid events, which are not in the log.
+      late: The number of valid events that arrived more than an hour after they happened.
+      skewed: The number of valid events whose time was more than five minutes ahead of the log's clock; they were
+        given the log's time.
+      request_id: See :class:`Answer`.
     """
 
     accepted: int
@@ -183,11 +188,12 @@ class Receipt:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version that the server knows.
+    """A model version that the server knows.
 
     Attributes:
+      version: The number of the version.
       state: ``START``, ``LOADING``, ``AVAILABLE``, ``UNLOADING`` or ``END``.
-      error: why it could not be loaded; ``""`` where nothing went wrong.
+      error: The reason why the version could not be loaded; ``""`` if there was no error.
     """
 
     version: int
@@ -197,7 +203,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: ``DT_STRING`` and the like, and its shape; ``None`` is any size, or any rank."""
+    """The type (such as ``DT_STRING``) and shape of an input or output; ``None`` stands for any size, or any rank."""
 
     dtype: str
     shape: tuple[int | None, ...] | None
@@ -205,7 +211,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What goes in and out of one signature, by name."""
+    """The inputs and outputs of one signature, by name."""
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
@@ -213,7 +219,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The version that answers, and what may be asked of it; ``request_id`` as in :class:`Answer`."""
+    """The version that answers, and its signatures by name; for ``request_id`` see :class:`Answer`."""
 
     name: str
     version: int

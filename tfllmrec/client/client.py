@@ -1,11 +1,11 @@
-"""Asks a served model over the network: stock TF Serving or the embedded server, by REST or gRPC, without TensorFlow.
+"""A client for a model served by TF Serving or the embedded server, over REST or gRPC, without TensorFlow.
 
     with Client("grpc://localhost:8500", "movielens") as client:
         for item in client.recommend(["50", "172", "181"], ratings=[5, 5, 4], k=5, deadline_s=0.2):
             print(item.item_id, item.score)
 
-REST needs urllib3, gRPC needs grpcio and protobuf. The distribution ``tfllmrec-client`` requires nothing else; it holds
-these modules as the package ``tfllmrec_client``, for ``from tfllmrec_client import Client``.
+REST needs urllib3; gRPC needs grpcio and protobuf. The distribution ``tfllmrec-client`` requires nothing else; it holds
+these modules as the package ``tfllmrec_client``, so that ``from tfllmrec_client import Client`` works.
 """
 
 from __future__ import annotations
@@ -43,54 +43,57 @@ from .transports import Grpc, Rest, Security, ServingError, Target, Transport, r
 
 T = TypeVar("T")
 
-# A busy server, a server that is being replaced, a lost connection: another attempt may find it well. All that is asked
-# here only reads, and an event is taken once, so asking twice does no harm.
+# Errors that another attempt may avoid: a busy server, a server that is being replaced, a lost connection. Retries are
+# safe, because all calls only read, except that of events, which the log stores once.
 RETRYABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 
 MAX_ANSWER_MB = 2047  # gRPC counts the bytes of a message in an int32
 
-#: Inputs that are not strings.
+#: Inputs of the full signatures that hold numbers; all others hold strings.
 NUMBERS = ("ratings", "diversity", "category_cap", "tail_share", "reasons")
 
 PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
 
 
 class Client:
-    """Asks one model. Safe to share between threads; make one and keep it, for it keeps its connections.
+    """A client for one model. Safe to share between threads; reuse it, because it keeps its connections open.
 
-    A call fails with :class:`ServingError` at the latest when its deadline is over. Within it, what another attempt
-    may mend (``UNAVAILABLE`` or 503, ``RESOURCE_EXHAUSTED`` or 429, a lost connection) is tried again after a random
-    part of a pause that doubles each time ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS Architecture
-    Blog, 2015), so that clients that failed together do not come back together. A server's ``Retry-After`` is added.
+    A call fails with :class:`ServingError` when its deadline has passed, at the latest. Until then, temporary errors
+    (``UNAVAILABLE`` or 503, ``RESOURCE_EXHAUSTED`` or 429, a lost connection) are retried after a random part of a
+    pause that doubles each time ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog,
+    2015), so that clients that failed together do not retry together. A server's ``Retry-After`` is added to the pause.
 
     Every call sends an id (``X-Request-Id``, in gRPC ``x-request-id``), the same one with each attempt. Answers and
-    errors have it as ``request_id``, or the id that the server answers with if that is another one.
+    errors hold it as ``request_id``; if the server answers with another id, they hold that one.
 
-    Every row that is sent begins with its padding: an empty id, a NaN rating. The model skips both wherever they stand,
-    and TF Serving's batching needs it: with ``pad_variable_length_inputs`` it fills up the shorter requests of a batch
-    with *their own first value*, which would repeat the first item of the history.
+    Every row that is sent begins with padding: an empty id, a NaN rating. The model skips padding at any position.
+    TF Serving's batching needs it: with ``pad_variable_length_inputs``, it pads the shorter requests of a batch with
+    *their own first value*, which would otherwise repeat the first item of the history.
 
-    REST requires every input of a signature, and exports by several versions of tfllmrec differ in the inputs of the
-    full signatures, such as ``recommend_full``, and of ``explain``, ``rank`` and ``score``. So the first call of one of
-    these asks for the metadata, and inputs that are not set are sent as their defaults. A call that sets an input which
-    the model does not have raises a :class:`ModelError`.
+    REST requires every input of a signature, but exports by different versions of tfllmrec differ in the inputs of
+    ``explain``, ``rank``, ``score`` and the full signatures, such as ``recommend_full``. Therefore the first call of
+    one of these signatures requests the metadata, and inputs that are not set are sent with default values. A call that
+    sets an input which the model does not have raises a :class:`ModelError`.
 
     Args:
       address: ``http://HOST[:8501]``, ``https://``, ``grpc://HOST[:8500]`` or ``grpcs://`` (with TLS). Over HTTP a path
-        is kept as a prefix. A gRPC name that stands for several machines is asked at all of them in turn.
-      model: as the server's configuration names it.
-      version, label: one of them, or none for the newest version.
-      deadline_s: of a call that names none.
-      retries: attempts after the first.
-      connections: over HTTP, how many are kept open, and how many calls run at once; others wait for one. gRPC sends
-        all calls through one connection to each machine.
-      token: sent as ``Authorization: Bearer``; without TLS anybody on the way can read it.
+        is kept as a prefix. If a gRPC name resolves to several machines, calls are spread over them in turn.
+      model: The model's name in the server's configuration.
+      version: The number of the version to ask; without ``version`` and ``label``, the newest version is asked.
+      label: The label of the version to ask, instead of ``version``.
+      deadline_s: The deadline of calls that do not set one.
+      retries: The number of attempts after the first.
+      connections: Over HTTP, the number of connections kept open and of concurrent calls; further calls wait. gRPC
+        sends all calls through one connection to each machine.
+      max_answer_mb: The largest accepted answer, above 0 and at most 2047.
+      token: Sent as ``Authorization: Bearer``; without TLS anyone on the network path can read it.
       ca_file: PEM certificates to trust instead of the system's (gRPC: instead of those that come with grpcio).
-      cert_file, key_file: the client's own, where the server asks for one.
+      cert_file: The client's own PEM certificate, for servers that require one; set together with ``key_file``.
+      key_file: The private key of ``cert_file``.
 
     Raises:
-      ConfigError: an invalid address, a file that cannot be read, or settings that contradict each other.
+      ConfigError: The address is invalid, a file cannot be read, or the settings contradict each other.
     """
 
     def __init__(
@@ -174,27 +177,32 @@ class Client:
         reasons: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
-        """The best ``k`` items for one user.
+        """Returns the best ``k`` items for one user.
 
         Args:
-          history: item ids, oldest first. ratings: one for each; None or NaN where there is none.
-          exclude: items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
-          allow: the only ids that may come back; None for all, and of an empty list nothing does.
-          categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
-          context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
-          event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
-          diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items to list first, in this order; excluded, filtered and known items are left out.
-          category_cap: maximum number of items from one category; 0: no cap.
-          tail_share: minimum share of tail items among the first n items, for every n, rounded down, while the best
-            ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
+          history: Item ids, oldest first.
+          ratings: One for each item of the history; None or NaN if there is none.
+          exclude: Items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
+          k: The number of items to return.
+          allow: The only ids that may be returned; None allows all, an empty list none.
+          categories: An item needs at least one of these to be returned, spelt as in the catalogue; an empty list
+            allows all items.
+          context: Fields of the request and of the user by name, such as ``{"device": "phone", "age": 25}``.
+          event_fields: Fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          diversity: From 0 (the best items) to 1 (the most different ones).
+          pinned: Items to list first, in this order; excluded and filtered items, and items of the history, are left
+            out.
+          category_cap: The maximum number of items from one category; 0: no cap.
+          tail_share: The minimum share of tail items among the first n items, for every n, rounded down, as long as the
+            best ``5 k`` items (50 to 500) contain any. The tail is all items except, by default, the 20 % with the most
             training events.
-          skip: stages to skip: ``ranking`` keeps the order of retrieval.
-          label_weights: from -1 to 1, by labels as :meth:`interests` gives them. A weight of 1 raises the scores of
-            items with the label by two standard deviations of the request's scores; -1 lowers them by as much. Labels
-            that the model does not have count in ``unread``.
-          titles: whether the answer has the titles of the items, and not their ids in the place of titles.
-          reasons: whether the first 100 items of the answer have reasons, and titles too.
+          skip: Stages to skip: ``ranking`` keeps the order of retrieval.
+          label_weights: Weights from -1 to 1 by label, as returned by :meth:`interests`. A weight of 1 raises the
+            scores of items with the label by two standard deviations of the request's scores; -1 lowers them by as
+            much. Labels that the model does not have count in ``unread``.
+          titles: Whether the answer holds the titles of the items, instead of their ids, as titles.
+          reasons: Whether the first 100 items of the answer have reasons; the answer then has titles, too.
+          deadline_s: The deadline of this call; None for the client's.
         """
         return self.recommend_many(
             [history],
@@ -237,7 +245,7 @@ class Client:
         reasons: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
-        """As :meth:`recommend` for many users in one request; every list but ``skip`` has a row for each of them."""
+        """Same as :meth:`recommend` for many users in one request; every list but ``skip`` has a row for each user."""
         if not histories:
             return []
         exclude = [()] * len(histories) if exclude is None else exclude
@@ -272,9 +280,9 @@ class Client:
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
-        """Items whose text matches the meaning of ``text``; a history moves up those that suit the user.
+        """Returns items whose text matches the meaning of ``text``; a history ranks items that suit the user higher.
 
-        Other arguments as in :meth:`recommend`.
+        For the other arguments see :meth:`recommend`.
         """
         if not isinstance(text, str):
             raise DataError(f"Expected the text of a search as one str, got {text!r}.")
@@ -289,10 +297,10 @@ class Client:
         return self._list("search", inputs, [allow], [categories], fields | marks, titles, deadline_s)[0]
 
     def related(self, item_id: str, k: int = 10, *, deadline_s: float | None = None) -> Answer[Recommendation]:
-        """The neighbours of an item in the graph; ``reason`` says what joins them, such as ``same author``.
+        """Returns the neighbours of an item in the graph; ``reason`` says what joins them, such as ``same author``.
 
         Raises:
-          DataError: the item is not in the catalogue.
+          DataError: The item is not in the catalogue.
         """
         return self._of_item(
             item_id, lambda inputs: _answers(self.predict("related", inputs, deadline_s=deadline_s)), k
@@ -308,10 +316,10 @@ class Client:
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
-        """Items like this one; ``allow``, ``categories`` and ``titles`` as in :meth:`recommend`.
+        """Returns items similar to this one; for ``allow``, ``categories`` and ``titles`` see :meth:`recommend`.
 
         Raises:
-          DataError: the item is not in the catalogue.
+          DataError: The item is not in the catalogue.
         """
 
         def listed(inputs: dict[str, Any]) -> list[Answer[Recommendation]]:
@@ -322,7 +330,7 @@ class Client:
     def _of_item(
         self, item_id: str, ask: Callable[[dict[str, Any]], list[Answer[Recommendation]]], k: int
     ) -> Answer[Recommendation]:
-        """What ``ask`` answers on one item that is in the catalogue."""
+        """Returns the answer of ``ask`` about one item, and raises a :class:`DataError` for an unknown item."""
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
         answer = ask({"item_id": [item_id], "k": [count_of(k)]})[0]
@@ -340,11 +348,14 @@ class Client:
         event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[Explanation]:
-        """What each term adds to the scores of ``items``, and the event behind it; fields as in :meth:`recommend`."""
+        """Returns the contribution of each term to the scores of ``items``, and the history item behind it.
+
+        For the fields see :meth:`recommend`.
+        """
         inputs = _person(history, ratings, context, event_fields) | {"items": _ids("items", [items])}
         out = self._predict_with_defaults("explain", inputs, deadline_s)
         terms = sorted(out.keys() - {"because", "unknown"})
-        # The first column is that of the padding.
+        # The first column belongs to the padding.
         with reading(out.request_id):
             explanations = (
                 Explanation(item, {term: out[term][0][column] for term in terms}, out["because"][0][column])
@@ -360,7 +371,7 @@ class Client:
         *,
         deadline_s: float | None = None,
     ) -> Answer[Interest]:
-        """A user's interests: at most ``k`` labels in the catalogue's own words, the likeliest first."""
+        """Returns a user's interests: at most ``k`` labels in the catalogue's own words, the most likely first."""
         inputs = _person(history, ratings) | {"k": [count_of(k)]}
         out = self.predict("interests", inputs, deadline_s=deadline_s)
         with reading(out.request_id):
@@ -378,13 +389,13 @@ class Client:
         event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[Ranked]:
-        """Sorts ``items`` by how likely each is to be the user's next one; unknown ids come last, with score 0.
+        """Sorts ``items`` by the probability that each is the user's next one; unknown ids come last, with 0.
 
-        Fields as in :meth:`recommend`.
+        For the fields see :meth:`recommend`.
         """
         inputs = _person(history, ratings, context, event_fields) | {"items": _ids("items", [items])}
         out = self._predict_with_defaults("rank", inputs, deadline_s)
-        # The first column is that of the padding.
+        # The first column belongs to the padding.
         with reading(out.request_id):
             marks = out["rating"][0][1:] if "rating" in out else None
             lines = ranked(items, items, out["click_probability"][0][1:], marks)
@@ -399,9 +410,9 @@ class Client:
         event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[float]:
-        """The scores of the whole catalogue, in the order of the version's ``items.parquet``; nothing is masked.
+        """Returns the scores of the whole catalogue in the order of the version's ``items.parquet``, without masking.
 
-        The signature does not count unknown ids: ``unknown`` of the answer is 0. Fields as in :meth:`recommend`.
+        The signature does not count unknown ids: ``unknown`` of the answer is 0. For the fields see :meth:`recommend`.
         """
         inputs = _person(history, ratings, context, event_fields)
         out = self._predict_with_defaults("score", inputs, deadline_s)
@@ -410,38 +421,43 @@ class Client:
             return Answer(scores[0], request_id=out.request_id)
 
     def predict(self, signature: str, inputs: dict[str, Any], *, deadline_s: float | None = None) -> Outputs:
-        """Calls any signature by its own inputs and outputs, as nested lists.
+        """Calls any signature with its own inputs, and returns its outputs as nested lists.
 
         Args:
-          inputs: ``str``, ``float``, ``int`` (int32) or ``bool`` in lists whose rows are equally long.
+          signature: The name of the signature.
+          inputs: Values by input name: nested lists of ``str``, ``float``, ``int`` (int32) or ``bool`` whose rows have
+            the same length.
+          deadline_s: The deadline of this call; None for the client's.
 
         Returns:
           The outputs by name. REST does not name the only output of a signature, so it is called ``outputs`` here.
 
         Raises:
-          ServingError: the server says so, or does not answer within ``deadline_s``.
-          DataError: inputs that do not form a tensor.
+          ServingError: The server answers with an error, or does not answer within ``deadline_s``.
+          DataError: The inputs do not form a tensor.
         """
         return self._ask(
             lambda timeout, request_id: self._transport.predict(signature, inputs, timeout, request_id), deadline_s
         )
 
     def send_events(self, events: Sequence[Mapping[str, Any]], *, deadline_s: float | None = None) -> Receipt:
-        """Sends events to the log of the embedded server, whatever the model; those accepted are on its disk.
+        """Sends events to the log of the embedded server, which is independent of the model.
 
-        Another attempt, here or in a later call, does no harm: the log has an event once. Two events are the same if
-        they have the same ``event_id``, or none and the same content. An event with neither ``event_id`` nor
-        ``timestamp_s`` gets an ``event_id`` here, for the attempts of this call.
+        Accepted events are on the server's disk. Repeating an attempt, here or in a later call, is safe: the log stores
+        an event once. Two events are the same if they have the same ``event_id``, or no ``event_id`` and the same
+        content. An event with neither ``event_id`` nor ``timestamp_s`` gets an ``event_id`` for the attempts of this
+        call.
 
         Args:
-          events: each with ``user_id`` and ``item_id``; further ``timestamp_s`` (seconds since 1970; by default the
-            time of receipt), ``rating``, ``kind``, ``event_id``, ``request_id`` (of the answer that showed the item),
-            and fields of any other name, whose values are text, numbers or truth values.
+          events: Each has ``user_id`` and ``item_id``, and optionally ``timestamp_s`` (seconds since 1970; by default
+            the time of receipt), ``rating``, ``kind``, ``event_id``, ``request_id`` (of the answer that showed the
+            item), and fields of any other name, whose values are strings, numbers or booleans.
+          deadline_s: The deadline of this call; None for the client's.
 
         Raises:
-          ServingError: the server says so, or does not answer within ``deadline_s``. Any of the events may be in the
-            log; send them again. ``UNAVAILABLE``: its disk is full; ``UNIMPLEMENTED``: it has no log.
-          DataError: an event that JSON cannot hold.
+          ServingError: The server answers with an error, or does not answer within ``deadline_s``. Any of the events
+            may be in the log; send them again. ``UNAVAILABLE``: its disk is full; ``UNIMPLEMENTED``: it has no log.
+          DataError: An event cannot be written as JSON.
         """
         lines = [_event_line(event) for event in events]
         return self._ask(
@@ -449,15 +465,15 @@ class Client:
         )
 
     def status(self, *, deadline_s: float | None = None) -> Answer[ModelVersion]:
-        """The versions that the server knows, or the chosen one, and whether they answer."""
+        """Returns the versions that the server knows (or only the chosen one) and their states."""
         return self._ask(self._transport.status, deadline_s)
 
     def metadata(self, *, deadline_s: float | None = None) -> Metadata:
-        """Which version answers, and its signatures."""
+        """Returns the version that answers, and its signatures."""
         return self._ask(self._transport.metadata, deadline_s)
 
     def close(self) -> None:
-        """Closes the connections; calls that are under way fail."""
+        """Closes the connections; running calls fail."""
         self._closed = True
         self._transport.close()
 
@@ -477,7 +493,7 @@ class Client:
         titles: bool,
         deadline_s: float | None,
     ) -> list[Answer[Recommendation]]:
-        """Asks the signature, or the full one if there are filters or ``fields`` or if ``titles`` are wanted."""
+        """Calls the signature, or its full version if there are filters, ``fields`` or ``titles``."""
         further = filter_inputs(len(inputs["k"]), allow, categories) | fields
         if further or titles:
             inputs |= {name: rows if name in NUMBERS else _ids(name, rows) for name, rows in further.items()}
@@ -485,14 +501,14 @@ class Client:
         return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
 
     def _predict_with_defaults(self, signature: str, inputs: dict[str, Any], deadline_s: float | None) -> Outputs:
-        """Calls a signature as the served version has it: inputs that are not set get their defaults."""
+        """Calls a signature with the inputs that the served version has; inputs that are not set get their defaults."""
         ends = time.monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
 
         def left() -> float:
             return max(ends - time.monotonic(), 0.001)
 
         def call() -> Outputs:
-            """As the signature is known; one that is not there is the server's to refuse."""
+            """Calls the signature as it is known; the server rejects a signature that it does not have."""
             rows, known = len(next(iter(inputs.values()))), self._known.get(signature)
             if known is None:
                 return self.predict(signature, inputs, deadline_s=left())
@@ -549,18 +565,18 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _event_line(event: Mapping[str, Any]) -> bytes:
-    """An event as JSON."""
+    """Returns an event as JSON."""
     if event.get("event_id") is None and event.get("timestamp_s") is None:
-        # The time comes first: the log's index of ids grows at its end.
+        # The time comes first, so that new ids are appended at the end of the log's index.
         event = {**event, "event_id": f"{time.time_ns():016x}{uuid.uuid4().hex[:16]}"}
     try:
         return json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:  # text that is no Unicode is a ValueError, too
+    except (TypeError, ValueError) as error:  # invalid Unicode text is a ValueError, too
         raise DataError(f"The event {event!r:.200} cannot be sent as JSON: {error}.") from error
 
 
 def _default(spec: TensorSpec, rows: int) -> list[Any]:
-    """Rows of an input that say nothing: no strings, no ratings, zeros."""
+    """Returns rows of an input without effect: no strings, no ratings, zeros."""
     if spec.shape is not None and len(spec.shape) > 1:
         return [[math.nan if spec.dtype == "DT_FLOAT" else ""]] * rows
     return [0.0 if spec.dtype == "DT_FLOAT" else 0] * rows
@@ -572,7 +588,7 @@ def _person(
     context: Fields | None = None,
     event_fields: Sequence[Fields | None] | None = None,
 ) -> dict[str, Any]:
-    """The inputs of a signature that describe one user; of fields those that are set."""
+    """Returns the inputs of a signature that describe one user; field inputs only if they are set."""
     fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
     return {
         "history": _ids("history", [history]),

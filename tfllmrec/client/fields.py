@@ -1,4 +1,4 @@
-"""Fields of requests, users and events as inputs of the full signatures; in-process and remote calls share this."""
+"""Converts fields of requests, users and events to inputs of the full signatures, for in-process and remote calls."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 from ..errors import DataError
 
 Fields = Mapping[str, Any]
-"""Values by the names of fields: strings, numbers, times or lists of numbers; ``None`` leaves a field out."""
+"""Values by field name: strings, numbers, times or lists of numbers; ``None`` leaves a field out."""
 
 
 def context_inputs(rows: int, context: Sequence[Fields | None] | None) -> dict[str, list[list[str]]]:
-    """The input ``context`` of the full signatures; none where no query has fields.
+    """Returns the input ``context`` of the full signatures; no input if no query has fields.
+
+    Args:
+      rows: The number of queries.
+      context: The fields of each query.
 
     Raises:
-      DataError: not as many mappings as queries, or a field that cannot be sent.
+      DataError: The number of mappings differs from the number of queries, or a field cannot be sent.
     """
     if context is None:
         return {}
@@ -34,15 +38,16 @@ def context_inputs(rows: int, context: Sequence[Fields | None] | None) -> dict[s
 def event_field_inputs(
     histories: Sequence[Sequence[str]], event_fields: Sequence[Sequence[Fields | None] | None] | None
 ) -> dict[str, list[list[str]]]:
-    """The input ``event_fields`` of the full signatures; none where no event has fields.
+    """Returns the input ``event_fields`` of the full signatures; no input if no event has fields.
 
     Args:
-      histories: item ids. event_fields: for each history, the fields of each of its events; ``None`` where they have
-        none. The lines of a value are joined (:func:`one_line`).
+      histories: Item ids.
+      event_fields: For each history, the fields of each of its events; ``None`` for events or histories without
+        fields. The lines of a value are joined (:func:`one_line`).
 
     Raises:
-      DataError: not as many lists as histories, a list that is not as long as its history, or a field that cannot be
-        sent.
+      DataError: The number of lists differs from the number of histories, a list is not as long as its history, or a
+        field cannot be sent.
     """
     if event_fields is None or not any(event_fields):
         return {}
@@ -57,7 +62,7 @@ def event_field_inputs(
 
 
 def one_line(text: str) -> str:
-    """The lines of a text as one, with spaces between them: in ``event_fields`` a line break ends an entry."""
+    """Joins the lines of a text with spaces, because a line break ends an entry in ``event_fields``."""
     return " ".join(text.splitlines())
 
 
@@ -75,8 +80,8 @@ def _entries(fields: Fields | None) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A value as it is written in files."""
-    if hasattr(value, "tolist"):  # of numpy, whose own text is wrapped and shortened
+    """Returns a value as it is written in files."""
+    if hasattr(value, "tolist"):  # numpy's own text is wrapped and shortened
         value = value.tolist()
     if isinstance(value, datetime):
         value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

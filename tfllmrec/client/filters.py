@@ -1,4 +1,4 @@
-"""Filters as inputs of the full signatures; in-process and remote calls share this. No TensorFlow."""
+"""Converts filters to inputs of the full signatures, for in-process and remote calls. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Allow = Sequence[str] | None
 def filter_inputs(
     rows: int, allow: Sequence[Allow] | None, categories: Sequence[Sequence[str]] | None
 ) -> dict[str, list[Sequence[str]]]:
-    """The inputs ``allow`` and ``categories`` of the full signatures; none where nothing is filtered.
+    """Returns the inputs ``allow`` and ``categories`` of the full signatures; no inputs if nothing is filtered.
 
-    In a signature a row without ids lets everything pass. A caller's empty allow-list means that nothing is allowed,
-    for example because nothing is in stock, so it becomes an id that no item has.
+    In a signature, a row without ids allows all items. A caller's empty allow-list means that nothing is allowed (for
+    example, because nothing is in stock), so it is replaced by an id that no item has.
 
     Args:
-      rows: how many requests.
-      allow: for each, the only ids that may come back; ``None`` for all.
-      categories: for each, those of which an item needs one; an empty list lets everything pass.
+      rows: The number of requests.
+      allow: For each request, the only ids that may be returned; ``None`` for all.
+      categories: For each request, the categories of which an item needs at least one; an empty list allows all items.
 
     Raises:
-      DataError: not as many lists as requests.
+      DataError: The number of lists differs from the number of requests.
     """
     allow = [None] * rows if allow is None else allow
     categories = [()] * rows if categories is None else categories

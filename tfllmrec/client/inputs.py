@@ -1,4 +1,4 @@
-"""Checks of a caller's arguments; in-process and remote calls share them."""
+"""Checks of a caller's arguments, for in-process and remote calls."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..errors import DataError
 
 #: Stages of ``recommend`` that a request may skip.
 STAGES = ("ranking",)
-#: Places of a list that get a reason, which bounds the work.
+#: The maximum number of items per list that get a reason; it bounds the work.
 MOST_REASONS = 100
 
 
 def count_of(k: int) -> int:
-    """``k`` as an int.
+    """Returns ``k`` as an int.
 
     Raises:
-      DataError: it is not a whole number above 0.
+      DataError: ``k`` is not a whole number above 0.
     """
     try:
         count = operator.index(k)
@@ -39,16 +39,20 @@ def rule_inputs(
     skip: Sequence[str] = (),
     label_weights: Sequence[Mapping[str, float]] | None = None,
 ) -> dict[str, list[Any]]:
-    """The inputs of ``recommend_full`` that choose stages and rules of the list; only those that any row needs.
+    """Returns the inputs of ``recommend_full`` that select stages and rules of the list; only those that a row needs.
 
     Args:
-      diversity, category_cap, tail_share: one number, or one for each row.
-      pinned: a list of ids for each row.
-      skip: of :data:`STAGES`, for all rows.
-      label_weights: for each row weights from -1 to 1 by the names of labels.
+      rows: The number of queries.
+      diversity: One number from 0 to 1, or one for each row.
+      pinned: A list of ids for each row.
+      category_cap: One whole number, or one for each row; 0: no cap.
+      tail_share: One number from 0 to 1, or one for each row.
+      skip: Stages from :data:`STAGES`, for all rows.
+      label_weights: For each row, weights from -1 to 1 by label name.
 
     Raises:
-      DataError: not as many values as rows, a number out of range, or a stage that does not exist.
+      DataError: The number of values differs from the number of rows, a number is out of range, or a stage does not
+        exist.
     """
     caps = _one_for_each(rows, "category_cap", category_cap)
     for cap in caps:
@@ -76,7 +80,7 @@ def rule_inputs(
 
 
 def _label_entries(weights: Mapping[str, float]) -> list[str]:
-    """The entries ``label=weight`` of a row."""
+    """Returns the entries ``label=weight`` of a row."""
     if not isinstance(weights, Mapping):
         raise DataError(f"Expected label_weights as weights by labels, such as {{'Fantasy': 1}}, got {weights!r}.")
     for label, weight in weights.items():
@@ -94,7 +98,7 @@ def _shares(rows: int, name: str, given: float | Sequence[float]) -> list[float]
 
 
 def _one_for_each(rows: int, name: str, given: Any) -> list[Any]:
-    """One value stands for every row."""
+    """Returns one value for each row; a single value is repeated."""
     values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * rows
     if len(values) != rows:
         raise DataError(f"Expected one {name} for each of {rows} queries, got {len(values)}.")
@@ -102,10 +106,10 @@ def _one_for_each(rows: int, name: str, given: Any) -> list[Any]:
 
 
 def listed(name: str, values: Sequence[Any]) -> list[Any]:
-    """The values as a list.
+    """Returns the values as a list.
 
     Raises:
-      DataError: it is one string, whose letters would be taken for ids.
+      DataError: The values are a single string, whose letters would be taken for ids.
     """
     if isinstance(values, str | bytes):
         raise DataError(f"Expected {name} as a list, got the string {values!r}: write [{values!r}].")
@@ -113,10 +117,11 @@ def listed(name: str, values: Sequence[Any]) -> list[Any]:
 
 
 def listed_strings(name: str, values: Sequence[str]) -> list[str]:
-    """The strings as a list.
+    """Returns the strings as a list.
 
     Raises:
-      DataError: it is a single string, or a value is not a string: ids are strings, even those that look like numbers.
+      DataError: The values are a single string, or a value is not a string: ids are strings, even if they look like
+        numbers.
     """
     found = listed(name, values)
     for value in found:

@@ -1,9 +1,10 @@
-"""The few messages of TF Serving's gRPC services, built when first imported, without TensorFlow.
+"""The messages of TF Serving's gRPC services that the client needs, built at import without TensorFlow.
 
-``tensorflow-serving-api`` has them too, but importing it imports TensorFlow, which a web server that only asks for
-recommendations has no use for. On the wire a message is field numbers and values: the names of messages do not occur,
-an enum is an integer, and a field that one side does not know is skipped. So what is listed here, with the numbers of
-TF Serving's ``.proto`` files, reads and writes the same bytes. The pool is private: both may live in one process.
+``tensorflow-serving-api`` has them too, but importing it imports TensorFlow, which a web server that only requests
+recommendations does not need. On the wire a message consists of field numbers and values: message names do not occur,
+an enum is an integer, and unknown fields are skipped. Therefore the fields listed here, with the numbers of
+TF Serving's ``.proto`` files, read and write the same bytes. The descriptor pool is private, so that both packages can
+be used in one process.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ EVENT_FIELDS: dict[str, dict[str, tuple[int, str]]] = {
 #: ``ModelVersionStatus.State``.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
-# DataType -> (name, the field that holds its values, its code in the struct module, in which tensor_content is packed).
+# DataType -> (name, the field that holds its values, the code for the struct module to unpack tensor_content).
 _DTYPES = {
     1: ("DT_FLOAT", "float_val", "f"),
     2: ("DT_DOUBLE", "double_val", "d"),
@@ -96,14 +97,14 @@ _DTYPE_OF = {str: 7, float: 1, int: 3, bool: 10}
 
 
 def message_classes(declared_fields: Mapping[str, Mapping[str, tuple[int, str]]]) -> dict[str, Any]:
-    """Message classes by name, from a table such as :data:`FIELDS`; in a pool of their own."""
+    """Returns message classes by name, built from a table such as :data:`FIELDS` in a descriptor pool of their own."""
     file = descriptor_pb2.FileDescriptorProto(name="tfllmrec.proto", package="tfllmrec", syntax="proto3")
     for name, fields in declared_fields.items():
         message = file.message_type.add(name=name)
         for field, (number, declared) in fields.items():
             label, _, kind = declared.rpartition(" ")
             if label == "map":
-                # What protoc makes of map<string, T>: repeated entries of a nested message.
+                # protoc compiles map<string, T> to repeated entries of a nested message.
                 entry = message.nested_type.add(name=f"{field.title().replace('_', '')}Entry")
                 entry.options.map_entry = True
                 _add_field(entry, "key", 1, "string")
@@ -130,16 +131,20 @@ MESSAGES = message_classes(FIELDS | EVENT_FIELDS)
 
 
 def dtype_name(dtype: int) -> str:
-    """``DT_STRING`` and the like; the bare number for types that no signature here has."""
+    """Returns the name of a type, such as ``DT_STRING``; ``DT_`` and the number for types that no signature uses."""
     return _DTYPES[dtype][0] if dtype in _DTYPES else f"DT_{dtype}"
 
 
 def tensor_proto(name: str, values: Any) -> Any:
-    """A ``TensorProto`` of nested lists of ``str``, ``float``, ``int`` (int32) or ``bool``.
+    """Returns a ``TensorProto`` of nested lists of ``str``, ``float``, ``int`` (int32) or ``bool``.
+
+    Args:
+      name: The name of the input, for error messages.
+      values: The nested lists.
 
     Raises:
-      DataError: rows of one level differ in length, the values differ in type, there is none (and so no type), a text
-        is no valid Unicode, or float32 does not hold a number; ``name`` is the input that the message names.
+      DataError: Rows of one level differ in length, the values differ in type, there are no values (and so no type), a
+        text is not valid Unicode, or a number does not fit float32 or int32.
     """
     flat = list(_leaves(values))
     kinds = {type(value) for value in flat}
@@ -165,17 +170,17 @@ def tensor_proto(name: str, values: Any) -> Any:
 
 
 def value_count(tensors: Iterable[Any]) -> int:
-    """How many values the shapes of ``TensorProto`` messages declare, whatever they hold; a size of 0 counts as 1."""
+    """Counts the values that the shapes of ``TensorProto`` messages declare, sent or not; a size of 0 counts as 1."""
     return sum(math.prod(max(dim.size, 1) for dim in tensor.tensor_shape.dim) for tensor in tensors)
 
 
 def values_of(name: str, tensor: Any) -> Any:
-    """The values of a ``TensorProto`` as nested lists; strings as ``str``, with U+FFFD where they are not UTF-8.
+    """Returns the values of a ``TensorProto`` as nested lists; strings are decoded, with U+FFFD for invalid UTF-8.
 
-    Servers may pack numbers into ``tensor_content``, and write a run of equal values at the end only once.
+    Servers may pack numbers into ``tensor_content``, and may send a run of equal values at the end only once.
 
     Raises:
-      ModelError: a type that is not read here, or values that do not fill the shape.
+      ModelError: The type is not supported, or the values do not fill the shape.
     """
     if tensor.dtype not in _DTYPES:
         raise ModelError(f"Output {name!r} is of {dtype_name(tensor.dtype)}, which this client does not read.")

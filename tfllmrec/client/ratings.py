@@ -1,4 +1,4 @@
-"""The ratings of histories, as :class:`tfllmrec.client.client.Client` and ``SavedModel`` take them."""
+"""Checks ratings of histories for :class:`tfllmrec.client.client.Client` and ``SavedModel``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 def rating_rows(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]]) -> list[list[float]]:
-    """A rating for each item of each history, NaN for none.
+    """Returns a rating for each item of each history, NaN for none.
 
     Args:
-      histories: item ids. ratings: as many rows, each as long as its history; None or NaN where there is no rating.
+      histories: Item ids.
+      ratings: As many rows, each as long as its history; None or NaN if there is no rating.
 
     Raises:
-      DataError: a row has more or fewer ratings than its history has items, so that it is not clear which item a rating
-        belongs to; or a rating is no number, or one that float32 does not hold.
+      DataError: A row has more or fewer ratings than its history has items, so that it is not clear which item a rating
+        belongs to; or a rating is not a number, or does not fit float32.
     """
     lengths, expected = [len(row) for row in ratings], [len(row) for row in histories]
     if lengths != expected:

@@ -27,7 +27,7 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
-# As in tensorflow_serving/model_servers/http_server.cc; all other codes are a 500.
+# As in tensorflow_serving/model_servers/http_server.cc; all other codes map to 500.
 HTTP_STATUS = {
     Code.OK: 200,
     Code.CANCELLED: 499,
@@ -47,11 +47,11 @@ HTTP_STATUS = {
 
 
 class RequestError(Exception):
-    """The reason why a request is not answered; the server goes on.
+    """An error that rejects one request; the server continues.
 
     Args:
-      code: the kind of reason.
-      message: what was expected and what was found; shown to the client.
+      code: The status code.
+      message: Says what was expected and what was found; shown to the client.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -65,5 +65,5 @@ class RequestError(Exception):
 
 
 def invalid(message: str) -> RequestError:
-    """The error for a wrong request."""
+    """Returns the error for an invalid request."""
     return RequestError(Code.INVALID_ARGUMENT, message)

@@ -1,4 +1,4 @@
-"""How a client's calls travel: TF Serving's REST API, and its gRPC services."""
+"""The transports of a client's calls: TF Serving's REST API and its gRPC services."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..errors import ConfigError, DataError, ModelError
 from .answers import Answer, Metadata, ModelVersion, Outputs, Receipt, Refused, Signature, TensorSpec
 from .status import HTTP_STATUS
 
-# Where TF Serving has one HTTP status for several codes, the likeliest; and what the embedded server and proxies add.
+# The code of each HTTP status. TF Serving maps several codes to one status; the most likely code is chosen here. The
+# embedded server and proxies add 408 and 413.
 CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
     400: "INVALID_ARGUMENT",
     408: "DEADLINE_EXCEEDED",
@@ -26,9 +27,9 @@ CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
 }
 
 
-#: The header, and in gRPC the metadata, that holds the id of a request.
+#: The HTTP header and gRPC metadata key that holds the id of a request.
 REQUEST_ID = "x-request-id"
-#: Of a value in a tensor; over gRPC one value that is sent may stand for any number of them.
+#: Assumed size of a value in a tensor. Over gRPC, one value that is sent may stand for any number of values.
 VALUE_BYTES = 4
 
 
@@ -36,10 +37,10 @@ class ServingError(ModelError):
     """The server answered with an error, or not at all.
 
     Attributes:
-      code: gRPC's name for it, also over REST: ``NOT_FOUND`` (no such model, version or label), ``INVALID_ARGUMENT``,
-        ``UNAVAILABLE``, ``DEADLINE_EXCEEDED``, ``UNAUTHENTICATED`` and so on.
-      retry_after_s: how long the server asked to be left alone.
-      request_id: what the server's log calls the request.
+      code: The gRPC name of the error, also over REST: ``NOT_FOUND`` (no such model, version or label),
+        ``INVALID_ARGUMENT``, ``UNAVAILABLE``, ``DEADLINE_EXCEEDED``, ``UNAUTHENTICATED`` and so on.
+      retry_after_s: The pause before the next attempt that the server asked for.
+      request_id: The id of the request in the server's log.
     """
 
     def __init__(self, message: str, code: str, retry_after_s: float = 0.0, request_id: str = "") -> None:
@@ -50,7 +51,7 @@ class ServingError(ModelError):
 
 
 class Target(NamedTuple):
-    """Which model is asked: of all its versions the newest, or one version, or the one that has a label."""
+    """The model to ask: its newest version, a given version, or the version with a given label."""
 
     model: str
     version: int | None
@@ -58,7 +59,15 @@ class Target(NamedTuple):
 
 
 class Security(NamedTuple):
-    """Certificates by which client and server prove who they are; paths of PEM files."""
+    """TLS, bearer token and certificates by which client and server authenticate each other.
+
+    Attributes:
+      tls: Whether the connection is encrypted.
+      token: The bearer token; ``None`` for none.
+      ca_file: PEM certificates to trust.
+      cert_file: The client's own PEM certificate.
+      key_file: The private key of ``cert_file``.
+    """
 
     tls: bool
     token: str | None
@@ -159,9 +168,9 @@ class Rest:
     def _call(
         self, method: str, path: str, timeout: float, request_id: str, body: bytes | None = None
     ) -> tuple[Any, str]:
-        """The JSON of an answer, and the request id that came with it."""
+        """Returns the decoded JSON of an answer, and the request id that came with it."""
         ends = time.monotonic() + timeout
-        # A burst waits here, instead of opening a connection for each call and throwing it away.
+        # A burst of calls waits here, instead of opening a connection for each call and closing it afterwards.
         if not self._slots.acquire(timeout=timeout):
             raise ServingError("all connections were busy until the deadline", "DEADLINE_EXCEEDED")
         try:
@@ -171,7 +180,7 @@ class Rest:
             refused = isinstance(error, self._errors.NewConnectionError)
             if isinstance(error, self._errors.TimeoutError) and not refused:
                 raise ServingError("no answer within the deadline", "DEADLINE_EXCEEDED") from error
-            # Another attempt meets the same certificate; any other failure may pass.
+            # Another attempt would meet the same certificate; any other failure may be temporary.
             untrusted = isinstance(error.args and error.args[0], ssl.SSLCertVerificationError)
             code = "UNAUTHENTICATED" if untrusted else "UNAVAILABLE"
             raise ServingError(f"the connection failed: {error}", code) from error
@@ -205,9 +214,9 @@ class Rest:
             preload_content=False,
         )
         content = bytearray()
-        # The timeout is one of silence; a server that drips is held to the deadline here.
+        # urllib3's timeout limits the time without data; a server that sends slowly is held to the deadline here.
         while chunk := response.read1(1 << 16):
-            content += chunk  # decompressed, where a server compresses without being asked
+            content += chunk  # decompressed, if a server compresses without being asked
             if len(content) > self._max_answer_bytes:
                 response.close()
                 raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes")
@@ -231,10 +240,10 @@ class Grpc:
             ("grpc.max_receive_message_length", max_answer_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.lb_policy_name", "round_robin"),
-            # After a lost connection gRPC refuses calls for a second unless told otherwise: longer than most deadlines.
+            # After a lost connection gRPC refuses calls for a second by default, longer than most deadlines.
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 2000),
-            # Retries are the client's, for both transports alike.
+            # The client retries, in the same way for both transports.
             ("grpc.enable_retries", 0),
         ]
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -325,7 +334,7 @@ class Grpc:
         return self._channel.unary_unary(f"/{path}", classes[request].SerializeToString, classes[response].FromString)
 
     def _call(self, method: Any, request: Any, timeout: float, request_id: str) -> tuple[Any, str]:
-        """The response, and the request id that came with it."""
+        """Returns the response, and the request id that came with it."""
         metadata = (*self._call_metadata, (REQUEST_ID, request_id))
         try:
             response, call = method.with_call(request, timeout=timeout, metadata=metadata)
@@ -333,9 +342,9 @@ class Grpc:
         except self._rpc_error as error:
             details, code = error.details() or "no details", error.code().name
             request_id = dict(error.initial_metadata() or ()).get(REQUEST_ID, request_id)
-            # gRPC has the same code for a server that is busy, where another attempt may pass.
+            # gRPC has the same code for a busy server, where another attempt may succeed.
             if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
-                # Requests are not compressed here, so what was decompressed was the answer.
+                # Requests are not compressed here, so the decompressed message was the answer.
                 if f"vs. {self._max_answer_bytes})" in details or "Decompressed" in details:
                     raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes ({details})") from error
                 raise ServingError(details, CODES[413], request_id=request_id) from error
@@ -345,7 +354,7 @@ class Grpc:
 
 
 def _too_large(found: str) -> ServingError:
-    """Another attempt would bring the same answer."""
+    """Returns the error for a too large answer; it is not retried, because the answer would be the same."""
     return ServingError(f"{found}: ask for less, or raise max_answer_mb", "INVALID_ARGUMENT")
 
 
@@ -368,7 +377,7 @@ def _content(file: Path | None) -> bytes | None:
 
 
 def _offered(signatures: dict[str, Signature]) -> dict[str, Signature]:
-    # TensorFlow's own, such as __saved_model_init_op, nobody calls.
+    # TensorFlow's own signatures, such as __saved_model_init_op, are left out.
     return {name: signatures[name] for name in sorted(signatures) if not name.startswith("__")}
 
 
@@ -391,10 +400,10 @@ def _shape(unknown_rank: bool, sizes: list[int]) -> tuple[int | None, ...] | Non
 
 @contextmanager
 def reading(request_id: str = "") -> Iterator[None]:
-    """Wraps the reading of an answer: an answer of another form raises :class:`ServingError`.
+    """Wraps the reading of an answer: an answer in an unexpected format raises :class:`ServingError`.
 
     Args:
-      request_id: named in the error; ``""`` inside a call, where the client adds it.
+      request_id: Named in the error; ``""`` inside a call, where the client adds it.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Raw logs to a clean Dataset, to a leak-checked split, to batches of queries."""
+"""Turns raw logs into a clean Dataset, a leak-checked split, and batches of queries."""
 
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import CleaningReport, Finding

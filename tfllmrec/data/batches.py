@@ -13,33 +13,34 @@ from tfllmrec.data.queries import Ragged
 from tfllmrec.data.schema import padding_of
 from tfllmrec.data.splits import Split
 
-BUCKET = 16  # batches whose windows are sorted together by length: less padding, order still random
+BUCKET = 16  # batches per bucket, whose windows are sorted by length: less padding, order still random
 
 
 class Texts(Protocol):
-    """Vectors of texts, such as :class:`tfllmrec.text.user_texts.UserTexts`."""
+    """A store of text vectors, such as :class:`tfllmrec.text.user_texts.UserTexts`."""
 
     @property
     def table(self) -> np.ndarray:
-        """float32 ``[U + 1, width]``; row 0 is NaN, for no text."""
+        """Float32 ``[U + 1, width]``: one vector for each of U texts; row 0 is NaN and stands for no text."""
 
     def codes(self, texts: np.ndarray) -> np.ndarray:
-        """The rows of texts in the table, int32 of the same shape, after those that it lacked were added."""
+        """Returns the table row of each text, int32 of the same shape; texts missing from the table are added first."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """What each training user did, and which events are held back for the gates.
+    """The events of each training user, and which of them are held out for training the gates.
 
     Attributes:
-      items: int64 item indices, oldest first.
-      held_out: bool, one per item: a target that only the gates may learn from.
-      n_items: N, also the padding value.
-      fields: encoded values by key: ``event.NAME`` a Ragged, one value per item; ``user.NAME`` ``[U]`` or
-        ``[U, width]``.
-      requests: names of the event fields that belong to a request, whose values of the target are known.
-      weights: float32, how much each event counts by its kind; ``None``: all count 1. Events that count 0 or less are
-        part of histories, and no targets.
+      items: Int64 item indices, oldest first.
+      held_out: Bool, one per item: whether only the gates may be trained on it as a target.
+      n_items: The number of items N, also used as the padding value.
+      fields: Encoded values by key: for ``event.NAME`` a Ragged with one value per item, for ``user.NAME`` an array
+        ``[U]`` or ``[U, width]``.
+      requests: Names of the event fields that belong to a request; their values for the target are known when it is
+        predicted.
+      weights: Float32, the weight of each event according to its kind; ``None`` if all events have weight 1. Events
+        with a weight of 0 or less are part of histories, but are not targets.
     """
 
     items: Ragged
@@ -51,7 +52,7 @@ class Sequences:
 
     @classmethod
     def from_split(cls, split: Split, gate_holdout: float, seed: int) -> Sequences:
-        """The training histories of a split, with the last events of a share of users held out."""
+        """Returns the training histories of a split, with the last events of a share of the users held out."""
         queries = split.train_queries()
         held_out = hold_out(queries.history, gate_holdout, seed, queries.weights)
         requests = [field.name for field in split.schema.of("request")]
@@ -60,21 +61,22 @@ class Sequences:
 
     @property
     def keys(self) -> list[str]:
-        """The keys of all fields that :func:`training_batches` gives."""
+        """The keys of all fields that :func:`training_batches` can provide."""
         return [*self.fields, *(f"request.{name}" for name in self.requests)]
 
     def values_of(self, key: str) -> np.ndarray:
-        """The flat values of a field: one per item for ``event.NAME`` and ``request.NAME``, one per row for users'.
+        """Returns the flat values of a field: one per item for ``event.NAME`` and ``request.NAME``, one per row for
+        ``user.NAME``.
 
         Raises:
-          KeyError: there is no such field.
+          KeyError: There is no such field.
         """
         owner, _, name = key.partition(".")
         values = self.fields[f"event.{name}" if owner == "request" and name in self.requests else key]
         return values.values if isinstance(values, Ragged) else values
 
     def take(self, rows: np.ndarray) -> Sequences:
-        """The users at ``rows``, in that order; int ``[R]``, or a bool ``[U]`` mask."""
+        """Returns the users at ``rows``, in that order; ``rows`` is int ``[R]`` or a bool ``[U]`` mask."""
         return replace(
             self,
             items=self.items.take(rows),
@@ -84,7 +86,11 @@ class Sequences:
         )
 
     def choices(self, held_out: bool) -> Ragged:
-        """The item rows without what was rejected, with or without the held-out events."""
+        """Returns the items that each user chose, without rejections and impressions.
+
+        Args:
+          held_out: Whether to include the held-out events.
+        """
         kept = np.ones(len(self.items.values), bool) if held_out else ~self.held_out.values
         if self.weights is not None:
             kept &= self.weights.values > 0
@@ -92,13 +98,18 @@ class Sequences:
 
 
 def hold_out(items: Ragged, share: float, seed: int, weights: Ragged | None = None) -> Ragged:
-    """Marks the last events of a random share of users, bool: from a tenth of their choices on, at least one.
+    """Marks the last events of a random share of the users as held out: a bool for each event.
 
-    Users with fewer than two choices are never taken: their only one has nothing before it.
+    For each selected user the last tenth of the choices is marked, rounded down but at least one, together with all
+    other events after the last unmarked choice. Users with fewer than two choices are never selected, because nothing
+    comes before their only choice. If no user is drawn, the one with the most choices is selected.
 
     Args:
-      items: the histories. share: of the users. seed: of the draw.
-      weights: of the events, as in :class:`Sequences`; those above 0 are choices.
+      items: The histories.
+      share: Share of the users to select.
+      seed: Seed of the selection.
+      weights: Weights of the events, as in :class:`Sequences`. Events with a weight above 0 are choices; by default
+        all.
     """
     generator = np.random.default_rng(seed)
     is_choice = np.ones(len(items.values), bool) if weights is None else weights.values > 0
@@ -108,19 +119,19 @@ def hold_out(items: Ragged, share: float, seed: int, weights: Ragged | None = No
     if not taken.any() and (n_choices >= 2).any():
         taken[np.argmax(n_choices)] = True
     n_held = np.where(taken, np.maximum(n_choices // 10, 1), 0)
-    # An event's place among the choices from the end, 1 for the last one; those after the last choice have 0.
+    # The number of the user's choices from each event on: 1 for the last choice, 0 for the events after it.
     from_end = np.repeat(up_to[items.offsets[1:]], items.lengths) - up_to[1:] + is_choice
     held = np.repeat(n_held, items.lengths)
     return Ragged((held > 0) & (from_end <= held), items.offsets)
 
 
 def windows(lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Cuts histories into windows, int64 ``[W, 3]``: row, first event, end.
+    """Cuts histories into windows and returns them as int64 ``[W, 3]``: row, first event, end.
 
-    A window of events [first, end) has inputs first to end - 2, each with the event after it as target: at most
-    ``size`` of them. The newest window always ends with the newest event. A history longer than one window is cut
-    further back at a random offset, so that over the epochs each event is predicted from contexts of all lengths; the
-    first two windows then share some targets.
+    The inputs of a window [first, end) are the events first to end - 2, at most ``size`` of them; the target of each
+    input is the event after it. The newest window always ends with the newest event. If a history is longer than one
+    window, its second window ends at a random position, so that over the epochs each event is predicted from contexts
+    of all lengths; the first two windows then share some targets.
     """
     result = []
     for row in np.flatnonzero(lengths >= 2):
@@ -143,29 +154,31 @@ def training_batches(
     keys: Iterable[str] | None = None,
     texts: Texts | None = None,
 ) -> tf.data.Dataset:
-    """The batches that ``Hybrid.fit`` takes: those of all epochs, one epoch after another, each in a new order.
+    """Returns the batches for ``Hybrid.fit``: those of all epochs, one epoch after another, each in a new order.
 
         batches = training_batches(sequences, 128, 50, seed=42, epochs=20)
         model.fit(batches, epochs=20, steps_per_epoch=len(batches) // 20)
 
-    The windows of every epoch are drawn now, 24 bytes each; a batch is gathered in the graph when it is needed. So the
-    data set can be sharded, and read by several processes.
+    The windows of all epochs are drawn immediately and take 24 bytes each; the content of a batch is gathered in the
+    TensorFlow graph when it is needed. The data set can therefore be sharded, and be read by several processes.
 
     Args:
-      sequences: from :meth:`Sequences.from_split`.
-      batch_size: windows in a step. length: longest window L.
-      seed: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
-      epochs: number of epochs in all. first_epoch: how many of them are done already, and are left out.
-      keys: the keys of the fields that the model reads; by default all.
-      texts: gives the vectors of all strings among ``keys``, for a model that reads these. A code is kept for each
-        event and a vector for each different text. By default texts stay strings.
+      sequences: The histories, from :meth:`Sequences.from_split`.
+      batch_size: Number of windows in a step.
+      length: Length L of the longest window.
+      seed: Random seed. A batch depends only on seed and epoch, so that a resumed run continues with the right batches.
+      epochs: Total number of epochs.
+      first_epoch: Number of completed epochs, which are left out.
+      keys: Keys of the fields that the model reads; by default all.
+      texts: Provides the vectors of all string fields among ``keys``, for a model that reads them. Only a code for each
+        event and a vector for each distinct text are stored. By default texts stay strings.
 
     Yields:
-      ``history`` int32 ``[B, L]`` padded with N, ``targets`` int32 ``[B, L]``, the event after each, ``held_out`` bool
-      ``[B, L]``, targets for the gates alone; where events have weights, ``target_weights`` float32 ``[B, L]``; and the
-      fields: ``event.NAME`` ``[B, L]`` of each event of the history,
-      ``request.NAME`` ``[B, L]`` of each target, ``user.NAME`` ``[B]``; with another dimension where a value has
-      several numbers, such as the vector of a text.
+      ``history`` int32 ``[B, L]``, padded with N; ``targets`` int32 ``[B, L]``, the event after each history event;
+      ``held_out`` bool ``[B, L]``, whether only the gates are trained on the target; if events have weights,
+      ``target_weights`` float32 ``[B, L]``; and the fields: ``event.NAME`` ``[B, L]`` of each history event,
+      ``request.NAME`` ``[B, L]`` of each target, ``user.NAME`` ``[B]``. Fields whose values have several numbers, such
+      as the vector of a text, have one more dimension.
     """
     drawn = [
         cuts
@@ -212,23 +225,23 @@ def training_batches(
 
 
 def n_windows(lengths: np.ndarray, size: int) -> int:
-    """Windows of an epoch: as many as cover every target once."""
+    """Returns the number of windows in an epoch: as many as are needed to cover every target once."""
     return int(np.ceil(np.maximum(lengths - 1, 0) / size).sum())
 
 
 def steps_per_epoch(sequences: Sequences, batch_size: int, length: int) -> int:
-    """Batches of an epoch."""
+    """Returns the number of batches in an epoch."""
     return -(-n_windows(sequences.items.lengths, length) // batch_size)
 
 
 def epoch_windows(lengths: np.ndarray, batch_size: int, length: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """The windows of each batch of one epoch, int64 ``[B, 3]`` as :func:`windows` cuts them.
+    """Yields the windows of each batch of one epoch, int64 ``[B, 3]`` as returned by :func:`windows`.
 
-    They are a function of (seed, epoch) alone, so a resumed run sees the same ones.
+    For the same histories and settings they depend only on seed and epoch, so a resumed run gets the same windows.
     """
     generator = np.random.default_rng([seed, epoch])
     cuts = windows(lengths, length, generator)
-    # Random offsets make some more windows in one epoch than in another; Keras wants the same number each time.
+    # Random offsets make the number of windows vary between epochs; Keras needs the same number in each epoch.
     order = generator.permutation(len(cuts))[: n_windows(lengths, length)]
     for rows in like_lengths(order, (cuts[:, 2] - cuts[:, 1])[order], batch_size, generator):
         yield cuts[rows]
@@ -237,10 +250,14 @@ def epoch_windows(lengths: np.ndarray, batch_size: int, length: int, seed: int, 
 def like_lengths(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Cuts rows into batches of similar lengths, each bucket of :data:`BUCKET` batches for itself, in random order.
+    """Yields batches of rows with similar lengths. Each bucket of :data:`BUCKET` batches is sorted by length, and its
+    batches are returned in random order.
 
     Args:
-      order: int ``[R]``, the rows, shuffled. lengths: of each of them, int ``[R]``.
+      order: Int ``[R]``, the rows, shuffled.
+      lengths: Int ``[R]``, the length of each row in ``order``.
+      batch_size: Number of rows in a batch.
+      generator: Source of the random order of the batches.
     """
     for start in range(0, len(order), batch_size * BUCKET):
         bucket = order[start : start + batch_size * BUCKET]

@@ -1,4 +1,4 @@
-"""The Dataset: four clean tables, dense indices, one fingerprint; saved as Parquet with a JSON manifest."""
+"""The Dataset: four clean tables with consecutive indices and a fingerprint, saved as Parquet with a JSON manifest."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """The content of :data:`MANIFEST` that is read."""
+    """The parts of :data:`MANIFEST` that are read."""
 
     name: str
     ordered: bool
@@ -76,31 +76,31 @@ class Dataset:
     rows in the source files does not matter: the same rows in another order give an equal Dataset.
 
     Attributes:
-      name: used in reports and folder names.
-      events: a row for each event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index
-        (int64), rating (float32, NaN: none; all NaN if the source has only one value), timestamp_s (float64 seconds
-        since 1970 UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or
-        ``purchase``, spelt as in the source; ``""``: none); with :attr:`test_events` also test_event (bool); then the
-        other columns of the source by name, all str.
-      items: a row for each item, also for items without events; the row number is item_index. item_id, then title,
-        description and categories if the source has them, then its other columns by name; all str, ``""`` for no value.
-        In natural order of item_id: shorter ids first, then by character, so that 9 comes before 10. Items that
-        :meth:`extend` added follow, each time in natural order. Cells of :data:`tfllmrec.columns.NAME_COLUMNS` contain
-        names, see :func:`tfllmrec.data.cleaning.names.category_names`.
-      users: a row for each user with events; the row number is user_index. user_id, then the other columns of the
-        source by name, all str. In natural order of user_id; users that :meth:`extend` added follow.
-      tags: a row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
-        here, too), item_id, tag (str), timestamp_s (float64, NaN: none). Empty if the source has no tags. Tags are not
+      name: Name used in reports and folder names.
+      events: One row per event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
+        rating (float32, NaN: none; all NaN if the source has only one value), timestamp_s (float64 seconds since 1970
+        UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or ``purchase``, spelt
+        as in the source; ``""``: none); with :attr:`test_events` also test_event (bool); then the other columns of the
+        source by name, all str.
+      items: One row per item, including items without events; the row number is item_index. Columns: item_id, then
+        title, description and categories if the source has them, then its other columns by name; all str, ``""`` for no
+        value. The rows are in natural order of item_id: shorter ids first, then by character, so that 9 comes before
+        10. Items that :meth:`extend` added follow, each time in natural order. Cells of
+        :data:`tfllmrec.columns.NAME_COLUMNS` contain names, see :func:`tfllmrec.data.cleaning.names.category_names`.
+      users: One row per user with events; the row number is user_index. Columns: user_id, then the other columns of the
+        source by name, all str. The rows are in natural order of user_id; users that :meth:`extend` added follow.
+      tags: One row for each time a user gave a tag to an item. Columns: user_id (``""``: unknown; may be a user without
+        events), item_id, tag (str), timestamp_s (float64, NaN: none). Empty if the source has no tags. Tags are not
         part of ``items``, because a user may write a tag after the event that the model is tested on: see
         :attr:`tfllmrec.data.Split.items`.
-      ordered: whether a column of the source orders the events of a user. A hash of user and item id orders ties in
-        time, and all events if this is False.
-      repeats: whether a user may have several events with an item, because repeated use is the task (``data.repeats:
-        all``). Items of a user's history may then be recommended, and queries do not exclude them.
-      test_events: ``split.test_events``, which marked events as the test of a ``fixed`` split; None: no events are
+      ordered: Whether a column of the source orders the events of a user. A hash of the user and item ids breaks ties
+        in time; if ``ordered`` is False it orders all events.
+      repeats: Whether a user may have several events with an item, because repeated use is the task
+        (``data.repeats: all``). Items of a user's history may then be recommended, and queries do not exclude them.
+      test_events: The ``split.test_events`` that marked the test events of a ``fixed`` split; None if no events are
         marked.
-      fields: ``data.fields``: declarations for columns.
-      report: the recognised columns and the findings of reading and cleaning.
+      fields: The ``data.fields`` of the config: declarations of columns.
+      report: The recognised columns and the findings of reading and cleaning.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Dataset:
 
     @classmethod
     def empty(cls, name: str) -> Dataset:
-        """A data set without events, items and users."""
+        """Returns a data set without events, items and users."""
         events = pd.DataFrame({column: pd.Series([], dtype=kind) for column, kind in EVENT_TYPES.items()})
         items, users = (pd.DataFrame({key: pd.Series([], dtype="str")}) for key in (ITEM, USER))
         return cls(name, events, items, users)
@@ -131,14 +131,14 @@ class Dataset:
 
     @property
     def has_ratings(self) -> bool:
-        """Whether the ratings are informative: there are at least two distinct values."""
+        """Whether the ratings are informative, that is, have at least two distinct values."""
         return self.events[RATING].nunique() > 1
 
     @cached_property
     def schema(self) -> Schema:
         """The fields of all tables, with the vocabularies and statistics of all rows.
 
-        What is trained has those of its training events: :attr:`tfllmrec.data.Split.schema`.
+        Models use the schema of the training events instead: :attr:`tfllmrec.data.Split.schema`.
 
         Raises:
           ConfigError: :attr:`fields` do not fit the tables.
@@ -146,22 +146,24 @@ class Dataset:
         return self.schema_of(self.events, self.users)
 
     def schema_of(self, events: pd.DataFrame, users: pd.DataFrame) -> Schema:
-        """The fields with the vocabularies and statistics of some events and users, and of all items.
+        """Returns the fields with the vocabularies and statistics of the given events and users, and of all items.
 
         Raises:
           ConfigError: :attr:`fields` do not fit the tables.
         """
         events, asked = events.drop(columns=TEST_EVENT, errors="ignore"), self.fields
-        if len(self.tags) and TAGS_WRITTEN not in events:  # a column of :attr:`with_tags_written`
+        if len(self.tags) and TAGS_WRITTEN not in events:  # added by :attr:`with_tags_written`
             asked = {name: want for name, want in asked.items() if name not in (TAGS_WRITTEN, f"event.{TAGS_WRITTEN}")}
         return infer_schema(events, self.items, users, asked, every_event=self.events)
 
     @cached_property
     def with_tags_written(self) -> Dataset:
-        """This data set with a text of events, ``tags_written``, see :func:`tfllmrec.data.event_tags.tags_of_events`.
+        """This data set with the additional event column ``tags_written``.
 
-        It stays as it is where there are no such texts, if its events have no order, or if they have a column of that
-        name.
+        See :func:`tfllmrec.data.event_tags.tags_of_events`.
+
+        The data set is unchanged if there are no such texts, if its events have no order, or if they already have a
+        column of that name.
         """
         if not self.ordered or TAGS_WRITTEN in self.events:
             return self
@@ -170,14 +172,12 @@ class Dataset:
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """A short text for each item id, which is never empty, see
-        :func:`tfllmrec.data.cleaning.titles.display_titles`.
-        """
+        """A short, never empty text for each item id, see :func:`tfllmrec.data.cleaning.titles.display_titles`."""
         return dict(zip(self.items[ITEM], display_titles(self.items), strict=True))
 
     @cached_property
     def choices(self) -> np.ndarray:
-        """Which events are choices of the item, bool ``[E]``: all except rejections and impressions.
+        """Bool ``[E]``: which events are choices of the item, that is, all except rejections and impressions.
 
         See :attr:`tfllmrec.data.schema.Field.weights`.
         """
@@ -191,13 +191,14 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: the four tables, ``ordered`` and ``repeats``, without the name and the report.
+        """SHA-256 (hex) of the content: the four tables, ``ordered`` and ``repeats``, but not the name and the report.
 
-        It does not depend on the order of the rows in the source files, because the tables do not.
+        It does not depend on the order of the rows in the source files, because the order of the rows in the tables
+        does not.
         """
         task = f"ordered={self.ordered}" + (" repeats" if self.repeats else "")
         digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} {task}".encode())
-        # Ids of events follow from their indices, which are cheaper to hash.
+        # Leave out user and item ids: the indices determine them and are cheaper to hash.
         events = self.events[[c for c in self.events if c not in (USER, ITEM)]]
         tables = {"events": events, "items": self.items, "users": self.users, "tags": self.tags}
         for table, frame in tables.items():
@@ -214,43 +215,44 @@ class Dataset:
         tags: pd.DataFrame | None = None,
         config: DataConfig | None = None,
     ) -> Dataset:
-        """This data set and further tables; items and users that are known keep their indices.
+        """Returns this data set extended by further tables; known items and users keep their indices.
 
         New items and users follow the known ones, in natural order of their ids. Values of a known item or user replace
-        the old ones; an empty value replaces nothing. New events are cleaned as the first ones were and merged by the
-        same rules, and each user's ``order`` is renewed: see :func:`tfllmrec.data.extension.extended_events`. Tables
-        may repeat what is known: rows that are there already are dropped and counted. The order of the rows does not
-        matter. The report counts what was added, replaced and dropped after what the first reading found.
+        the old ones; an empty value replaces nothing. New events are cleaned and merged by the same rules as the first
+        ones, and each user's ``order`` is recomputed: see :func:`tfllmrec.data.extension.extended_events`. Tables may
+        repeat known rows: these are dropped and counted. The order of the rows does not matter. The findings of the
+        extension (rows added, replaced and dropped) follow those of the first reading in the report.
 
-        To extend twice gives the same events, users and items as to extend once with both tables, apart from the
-        indices of the new ones, if the tables do not describe the same item twice, a new user's row comes with or after
-        the user's events, no user is dropped for ``min_user_events``, and, where an order column orders events, they
-        come in that order.
+        Extending twice gives the same events, users and items as extending once with both tables, apart from the
+        indices of new users and items, under these conditions: the tables do not describe the same item twice, a new
+        user's row comes with or after the user's events, no user is dropped for ``min_user_events``, and events that
+        are ordered by an order column are added in that order.
 
         Args:
-          events: may leave out users and items that are known; as in :func:`tfllmrec.data.dataset_from_frames`.
-          items: may leave out items that are known.
-          users: may leave out users that are known.
-          tags: of known or new items.
-          config: the ``data`` section that the data set was read with.
+          events: Further events, as in :func:`tfllmrec.data.dataset_from_frames`; not every known user and item needs
+            to occur.
+          items: Further items, or new values of known ones; known items may be missing.
+          users: Further users, or new values of known ones; known users may be missing.
+          tags: Further tags of known or new items.
+          config: The ``data`` section that the data set was read with.
 
         Raises:
-          ConfigError: ``data.repeats`` is ``all`` for one of the two data sets only.
-          DataError: a column is missing, no event is left of a table of events, too many rows are broken, or no column
-            says where new events belong in the order of the known ones.
+          ConfigError: ``data.repeats`` is ``all`` for only one of the two data sets.
+          DataError: A column is missing, no event of the table of events is left, too many rows are broken, or no
+            column tells where new events belong in the order of the known ones.
         """
         from tfllmrec.data.readers import dataset_from_frames
 
         return dataset_from_frames(events, items, users, config, tags, known=self)
 
     def without_users(self, user_ids: Iterable[str]) -> Dataset:
-        """This data set without some users: their events, tags and rows are removed, and the items keep their indices.
+        """Returns this data set without the events, tags and rows of some users; the items keep their indices.
 
-        The report counts the removed rows. Examples in its findings are left out, because they may quote a user's rows.
-        Ids without events and tags are counted, too, and have no effect.
+        The report counts the removed rows. Examples are removed from all findings, because they may quote a user's
+        rows. Ids without events and tags have no effect, but are included in the number of users in the report.
 
         Raises:
-          DataError: no event is left.
+          DataError: ``user_ids`` is a string, or no event is left.
         """
         if isinstance(user_ids, str):
             raise DataError(f"Expected user ids as a list, found the string {user_ids!r}: write [{user_ids!r}].")
@@ -274,14 +276,13 @@ class Dataset:
         return replace(self, events=events, users=users, tags=tags, report=report)
 
     def save(self, folder: Path | str) -> None:
-        """Writes events, items, users and tags as Parquet, and ``manifest.json``, to ``folder``; completely or not at
-        all.
+        """Writes events, items, users and tags as Parquet, and ``manifest.json``, to ``folder``.
 
-        A data set that was saved there before is replaced.
+        The folder is written completely or not at all. It replaces a data set that was saved there before.
 
         Raises:
-          DataError: the folder contains something else.
-          WriteError: the disk is full, read-only or broken; an earlier data set is kept.
+          DataError: The folder contains something else.
+          WriteError: The disk is full, read-only or broken; an earlier data set is kept.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -313,7 +314,7 @@ class Dataset:
         """Reads a data set that :meth:`save` wrote.
 
         Raises:
-          DataError: the folder is not a saved data set, has another format version, or its tables were changed.
+          DataError: The folder is not a saved data set, has another format version, or its tables were modified.
         """
         folder = Path(folder)
         path = folder / MANIFEST
@@ -348,16 +349,16 @@ class Dataset:
         return dataset
 
     def describe(self) -> dict[str, Any]:
-        """Figures that describe the data, as plain JSON types.
+        """Returns figures that describe the data, as plain JSON types.
 
         Keys: name, fingerprint, ordered, repeats, test_events (their number), users, items, events, density,
-        events_per_user and events_per_item (min, 25 %, median, 75 %, 90 %, max, mean; items without events count),
-        ratings ({value: events}, empty where there are none), kinds ({kind: events}, most frequent first, empty where
-        there are none), items_with_text (share), mean_text_characters (over items with text; all tags count), scripts
-        (share of the letters of the first text column by script, of a sample), tags, tags_with_time, cold_items
-        (without events), time_span (ISO dates; None without times), repeated_pairs (events whose user had that item
-        before), tied_users (users with events that no column separates in time), schema (a line for each field), doubts
-        (reasons to doubt the data, such as the order of the events).
+        events_per_user and events_per_item (min, 25 %, median, 75 %, 90 %, max, mean; items without events included),
+        ratings ({value: events}, empty without ratings), kinds ({kind: events}, most frequent first, empty without
+        kinds), items_with_text (share), mean_text_characters (over items with text, including all tags), scripts (the
+        share of each script among the letters of the first text column, from a sample), tags, tags_with_time,
+        cold_items (items without events), time_span (ISO dates; None without times), repeated_pairs (events whose user
+        had that item before), tied_users (users with events that no column separates in time), schema (one line per
+        field), doubts (reasons to doubt the data, such as the order of the events).
         """
         events = self.events
         items = with_tags(self.items, self.tags)

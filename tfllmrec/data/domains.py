@@ -1,4 +1,4 @@
-"""Several data sets as one: the domains of a company, with shared users, shared items or neither."""
+"""Joins several data sets into one: the domains of a company, with shared users, shared items or neither."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import ConfigError, DataError
 
-#: Between the name of a domain and an id, in ids that are not shared.
+#: Separates the name of a domain from the id, in ids that are not shared.
 SEPARATOR = ":"
-#: Between the domains of a shared item.
+#: Separates the domains of a shared item.
 BOTH = "|"
 
 
@@ -28,10 +28,12 @@ class Overlap:
     """What two domains share.
 
     Attributes:
-      domains: their names.
-      users, items: ids that both have.
-      user_share, item_share: of the ids of the smaller domain.
-      events: events of the shared users in each of the two domains.
+      domains: Their names.
+      users: Number of ids of users that both have.
+      items: Number of ids of items that both have.
+      user_share: ``users`` as a share of the users of the smaller domain.
+      item_share: ``items`` as a share of the items of the smaller domain.
+      events: Number of events of the shared users in each of the two domains.
     """
 
     domains: tuple[str, str]
@@ -50,16 +52,16 @@ class Overlap:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Overlap:
-        """The overlap of what :meth:`as_dict` returned."""
+        """Creates the overlap from the result of :meth:`as_dict`."""
         return cls(**{**plain, "domains": tuple(plain["domains"]), "events": tuple(plain["events"])})
 
     def as_dict(self) -> dict[str, Any]:
-        """The overlap as plain JSON types."""
+        """Returns the overlap as plain JSON types."""
         return {**asdict(self), "domains": list(self.domains), "events": list(self.events)}
 
 
 def overlaps(datasets: Mapping[str, Dataset], share_users: bool = True, share_items: bool = False) -> list[Overlap]:
-    """What each two of some data sets share, as :func:`join_datasets` joins them."""
+    """Returns the overlap of each pair of data sets, with ids compared as :func:`join_datasets` does."""
     return [_overlap((a, b), datasets[a], datasets[b], share_users, share_items) for a, b in combinations(datasets, 2)]
 
 
@@ -79,27 +81,26 @@ def _overlap(names: tuple[str, str], a: Dataset, b: Dataset, share_users: bool, 
 def join_datasets(
     datasets: Mapping[str, Dataset], *, name: str | None = None, share_users: bool = True, share_items: bool = False
 ) -> Dataset:
-    """One data set of several domains; events and items say in a column ``domain`` which one they belong to.
+    """Joins the data sets of several domains; the column ``domain`` of events and items names the domain of each row.
 
     - A user with the same id in two domains is one user, unless ``share_users`` is False. An item with the same id in
-      two domains is another item, unless ``share_items`` is True. Ids that are not shared are written
-      ``DOMAIN:ID``, always, so that they stay the same when a domain is added.
-    - Where all events of all domains have times, a user's events are ordered by time. Otherwise the domains have no
-      common clock: a user's events of the first domain come first, then those of the second one, and so on, each in
-      the order of its own domain. The report counts the users concerned. Name the domain that you want recommendations
-      for last.
-    - A shared item has the values of the first domain; empty ones are filled from the others. Its ``domain`` holds the
-      names of all of them, separated by ``|``.
+      two domains is two items, unless ``share_items`` is True. Ids that are not shared are always written as
+      ``DOMAIN:ID``, so that they stay the same when a domain is added.
+    - If all events of all domains have times, a user's events are ordered by time. Otherwise the domains have no common
+      clock: a user's events of the first domain come first, then those of the second one, and so on, each in the order
+      of its own domain. The report counts the affected users. Name the domain for which you want recommendations last.
+    - A shared item has the values of the first domain; empty values are filled from the others. Its ``domain`` holds
+      the names of all its domains, separated by ``|``.
 
     Args:
-      datasets: by the name of the domain, at least two.
-      name: of the result; by default the names of the domains, joined by ``+``.
-      share_users: whether equal user ids are one user.
-      share_items: whether equal item ids are one item.
+      datasets: The data sets by the name of their domain, at least two.
+      name: Name of the result; by default the names of the domains, joined by ``+``.
+      share_users: Whether equal user ids are one user.
+      share_items: Whether equal item ids are one item.
 
     Raises:
-      ConfigError: fewer than two domains, or a name that is empty or has one of ``:``, ``|`` and ``>``.
-      DataError: a domain has test events or a column ``domain``, two domains declare a field differently, or only some
+      ConfigError: There are fewer than two domains, or a name is empty or contains ``:``, ``|`` or ``>``.
+      DataError: A domain has test events or a column ``domain``, two domains declare a field differently, or only some
         of them allow repeats.
     """
     _check(datasets)
@@ -148,25 +149,25 @@ def join_datasets(
 
 
 def domain_names(items: pd.DataFrame) -> list[str]:
-    """The domains of an items table, in the order in which they come first; none where it is not joined."""
+    """Returns the domains of an items table, in the order of their first occurrence; empty if it is not joined."""
     if DOMAIN not in items:
         return []
     return list(dict.fromkeys(name for names in items[DOMAIN].unique() for name in names.split(BOTH)))
 
 
 def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
-    """bool ``[N]``: the items of a domain, those that it shares with others included."""
+    """Returns a bool ``[N]`` mask of the items of a domain, including those that it shares with others."""
     return items[DOMAIN].str.split(BOTH, regex=False).map(lambda names: domain in names).to_numpy(dtype=bool)
 
 
 def domain_bits(domains: np.ndarray) -> np.ndarray:
-    """The domains of each item as bits, int64 ``[N]``: two items share a domain where ``a & b`` is not 0.
+    """Returns the domains of each item as bits, int64 ``[N]``: two items share a domain if ``a & b`` is not 0.
 
     Args:
-      domains: object ``[N]``, the column ``domain``; an item without a value counts as one of all domains.
+      domains: Object ``[N]``, the column ``domain``; an item without a value belongs to all domains.
 
     Raises:
-      DataError: there are more than 62 domains.
+      DataError: There are more than 62 domains.
     """
     names = sorted({name for cell in set(domains) if cell for name in cell.split(BOTH)})
     if len(names) > 62:
@@ -177,9 +178,9 @@ def domain_bits(domains: np.ndarray) -> np.ndarray:
 
 
 def domain_filters(items: pd.DataFrame) -> list[list[str]]:
-    """Of each item, the names by which a request asks for items of its domains, ``domain=NAME``; none without domains.
+    """Returns the filters ``domain=NAME`` with which a request selects items of a domain, for each item.
 
-    A served model takes them among ``categories``.
+    The list of an item is empty without domains. A served model accepts the filters in ``categories``.
     """
     cells = items[DOMAIN] if DOMAIN in items else [""] * len(items)
     return [[f"{DOMAIN}={name}" for name in cell.split(BOTH) if name] for cell in cells]
@@ -217,7 +218,7 @@ def _ids(domain: str, ids: pd.Series, shared: bool) -> pd.Series:
 
 
 def _joined_table(datasets: Mapping[str, Dataset], table: str, key: str, shared: bool) -> pd.DataFrame:
-    """The rows of all domains; in natural order of their ids, domain after domain where they are not shared."""
+    """Returns the rows of all domains: in natural order of their ids if these are shared, else domain after domain."""
     parts = []
     for domain, dataset in datasets.items():
         rows = getattr(dataset, table)
@@ -227,7 +228,7 @@ def _joined_table(datasets: Mapping[str, Dataset], table: str, key: str, shared:
     if not shared:
         return joined
     grouped = joined.replace("", None).groupby(key, sort=False)
-    first = grouped.first()  # the first value that is not empty
+    first = grouped.first()  # the first non-empty value
     if table == "items":
         first[DOMAIN] = grouped[DOMAIN].agg(BOTH.join)
     merged = first.reset_index().fillna("").astype("str")[list(joined.columns)]
@@ -249,7 +250,7 @@ def _joined_tags(datasets: Mapping[str, Dataset], share_users: bool, share_items
 
 
 def _report(datasets: Mapping[str, Dataset], overlap: list[Overlap]) -> CleaningReport:
-    """The reports of all domains, one after another, and a line for what each two of them share."""
+    """Combines the reports of all domains and adds a line for the overlap of each pair of domains."""
     report = CleaningReport()
     for domain, dataset in datasets.items():
         findings = [replace(found, what=f"{domain}: {found.what}") for found in dataset.report.findings]

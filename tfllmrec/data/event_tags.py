@@ -1,4 +1,4 @@
-"""The tags that users wrote, as texts of their events."""
+"""Adds the tags that users wrote to their events, as texts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from tfllmrec.columns import TAG, TIMESTAMP, USER, USER_INDEX
 
 
 def tags_of_events(events: pd.DataFrame, users: pd.DataFrame, tags: pd.DataFrame) -> np.ndarray | None:
-    """A text for each event, object ``[E]``: the tags that its user wrote from then on.
+    """Returns a text for each event, object ``[E]``: the tags that its user wrote from this event until the next one.
 
-    An event has the tags from its own time until just before the next event of its user, each once, in their order,
-    separated by commas. So the history before a target has nothing that was written at the time of the target or later.
-    Of events at the same time the last one has the tags. Tags before the user's first event belong to no event.
+    These are the tags from the time of the event until just before the user's next event, each once, in order,
+    separated by commas. The history before a target therefore contains no tag that was written at the time of the
+    target or later. If several events have the same time, the last one gets the tags. Tags before the user's first
+    event belong to no event.
 
     Args:
-      events, users, tags: as in :class:`~tfllmrec.data.dataset.Dataset`.
+      events: As in :class:`~tfllmrec.data.dataset.Dataset`.
+      users: As in :class:`~tfllmrec.data.dataset.Dataset`.
+      tags: As in :class:`~tfllmrec.data.dataset.Dataset`.
 
     Returns:
-      ``None`` without tags of these users, where tags or events have no times, or where the times contradict the order
-      of the events.
+      The texts, or ``None`` if there are no tags of these users, if the tags or events have no times, or if the times
+      contradict the order of the events.
     """
     user = pd.Index(users[USER]).get_indexer(tags[USER])
     known = (user >= 0) & tags[TIMESTAMP].notna().to_numpy()
     own, times = events[USER_INDEX].to_numpy(), events[TIMESTAMP].to_numpy()
-    in_order = bool((np.diff(times)[own[1:] == own[:-1]] >= 0).all())  # False where one is unknown
+    in_order = bool((np.diff(times)[own[1:] == own[:-1]] >= 0).all())  # False if a time is unknown
     if not known.any() or not in_order:
         return None
     user, said = user[known], tags[known]

@@ -1,6 +1,6 @@
 """Adds further items, users, events and tags to the clean tables of a data set.
 
-Known rows keep their places, and so their indices; new ones follow.
+Known items and users keep their rows, and therefore their indices; new ones follow.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from tfllmrec.errors import ConfigError, DataError
 
 
 def extended_entities(known: pd.DataFrame, came: pd.DataFrame, key: str) -> pd.DataFrame:
-    """A table of items or users, updated by another one: values of known rows are replaced, new rows appended.
+    """Updates a table of items or users by another one: replaces values of known rows and appends new rows.
 
     Args:
-      known: clean, all str; each ``key`` once. Its rows stay where they are.
-      came: the same. A value replaces that of the known row with the same ``key``; an empty value replaces nothing.
-      key: the column of ids.
+      known: The clean table, all str; each ``key`` occurs once. Its rows keep their positions.
+      came: The update, in the same form. A value replaces that of the known row with the same ``key``; an empty value
+        replaces nothing.
+      key: Name of the id column.
 
     Returns:
-      The known rows, then the new ones in natural order of ``key``; the columns of both, ``""`` for nothing.
+      The known rows, then the new ones in natural order of ``key``; with the columns of both tables, ``""`` for no
+      value.
     """
     columns = [*known.columns, *came.columns.difference(known.columns, sort=False)]
     known, came = (table.reindex(columns=columns, fill_value="").astype("str") for table in (known, came))
@@ -53,7 +55,7 @@ def extended_entities(known: pd.DataFrame, came: pd.DataFrame, key: str) -> pd.D
 
 
 def note_extension(table: str, known: pd.DataFrame, extended: pd.DataFrame, report: CleaningReport) -> None:
-    """Counts the new rows of a table of items or users, and the known rows whose values changed."""
+    """Reports the number of new rows of a table of items or users, and of known rows whose values changed."""
     new = extended[len(known) :].iloc[:, 0]
     report.add(table, "new, after the known ones", len(new), "added", repr(new.iloc[0]) if len(new) else "")
     before = known.reindex(columns=extended.columns, fill_value="")
@@ -63,7 +65,7 @@ def note_extension(table: str, known: pd.DataFrame, extended: pd.DataFrame, repo
 
 
 def extended_tags(known: pd.DataFrame, came: pd.DataFrame, report: CleaningReport) -> pd.DataFrame:
-    """Adds tags; a new tag that equals a known one in every column is dropped."""
+    """Returns the known and the new tags; a new tag that equals a known one in every column is dropped."""
     tags = pd.concat([known, came], ignore_index=True)
     is_new = np.arange(len(tags)) >= len(known)
     again = _known_rows(tags, is_new)
@@ -74,12 +76,12 @@ def extended_tags(known: pd.DataFrame, came: pd.DataFrame, report: CleaningRepor
 
 
 def known_occurrences(keys: pd.Series, known: pd.Series) -> np.ndarray:
-    """bool ``[E]``: the ``keys`` that are known; of equal ones the first, as many as there are known ones."""
+    """Returns bool ``[E]``: which ``keys`` are known. A key that is known n times marks its first n occurrences."""
     return keys.groupby(keys).cumcount().to_numpy() < known.value_counts().reindex(keys, fill_value=0).to_numpy()
 
 
 def _known_rows(table: pd.DataFrame, is_new: np.ndarray) -> np.ndarray:
-    """bool ``[R]``: the new rows that equal a known one in every column."""
+    """Returns bool ``[R]``: which new rows equal a known one in every column."""
     row = table.groupby(list(table.columns), dropna=False, sort=False).ngroup().to_numpy()
     return is_new & np.isin(row, row[~is_new])
 
@@ -95,27 +97,27 @@ def extended_events(
     weights: Mapping[str, float],
     report: CleaningReport,
 ) -> pd.DataFrame:
-    """Adds events, merged by the rules of :func:`tfllmrec.data.cleaning.events.clean_events`.
+    """Returns the known and the new events, merged by the rules of :func:`tfllmrec.data.cleaning.events.clean_events`.
 
-    Events ordered by time are sorted again, ties by the hash of ids. Where an order column or the place in a list
-    orders them, its values are not kept, so a user's new events follow the known ones of the same time, or all known
-    ones if the times contradict the order. A new event that equals a known one in every column is dropped. ``repeats``
-    decides which of several events of a user and item stay.
+    Events ordered by time are sorted again; ties are broken by the hash of the ids. If an order column or the position
+    in a list orders them, its values are not stored, so a user's new events follow the known ones of the same time, or
+    all known ones if the times contradict the order. A new event that equals a known one in every column is dropped.
+    ``repeats`` decides which of several events of a user and item are kept.
 
     Args:
-      known: as in :attr:`Dataset.events`, with the indices that the users and items have now.
-      came: the new events, cleaned on their own.
-      ordered: whether the known events have an order.
-      came_ordered: whether a column orders the new ones.
-      known_repeats: whether the known events were read with ``repeats: all``.
-      repeats: ``data.repeats``.
-      weights: of the kinds of events, as set in ``data.fields``.
-      report: of the known and the new events; takes the findings, and the number of users with ties where the times
-        and the hash decide.
+      known: The known events, as in :attr:`Dataset.events`, with the current indices of users and items.
+      came: The new events, cleaned on their own.
+      ordered: Whether the known events have an order.
+      came_ordered: Whether a column orders the new events.
+      known_repeats: Whether the known events were read with ``repeats: all``.
+      repeats: The setting ``data.repeats``.
+      weights: Weights of the kinds of events, as set in ``data.fields``.
+      report: The report on the known and the new events. It receives the findings, and the number of users with ties if
+        events are ordered by time and hash.
 
     Raises:
-      ConfigError: the known events were read with ``repeats: all``, and the new ones were not, or the other way round.
-      DataError: the known events have an order, and no column says where the new ones belong.
+      ConfigError: Only one of the known and the new events was read with ``repeats: all``.
+      DataError: The known events have an order, and no column tells where the new ones belong.
     """
     if (repeats == "all") != known_repeats:
         expected = "all" if known_repeats else "first or last"
@@ -128,7 +130,8 @@ def extended_events(
     is_new = np.arange(len(events)) >= len(known)
     user, item = events[USER_INDEX].to_numpy(), events[ITEM_INDEX].to_numpy()
 
-    # ``order`` is a rank within one table. Where the columns that are kept explain it, they explain that of all events.
+    # ``order`` is a rank within one table. If the stored columns explain the order of both tables, they order all
+    # events.
     def explain_order(*keys: np.ndarray) -> bool:
         tables = (np.flatnonzero(~is_new), np.flatnonzero(is_new))
         return all((np.lexsort([key[rows] for key in (*keys, user)]) == np.arange(len(rows))).all() for rows in tables)
@@ -148,11 +151,11 @@ def extended_events(
     place = np.lexsort([*(by_hash if hashed else [events[ORDER].to_numpy(), is_new, time]), user])
     events, is_new, user, time = events.iloc[place], is_new[place], user[place], time[place]
 
-    # A table that lacks a column says nothing of it: it does not replace what is known.
+    # Compare only columns of the new table: a column that it lacks does not make an event different from a known one.
     compared = [column for column in came if column not in (USER, ITEM, ORDER, TEST_EVENT)]
     again = _known_rows(events[compared], is_new)
     report.add("events", "the event is known already", int(again.sum()), "dropped")
-    # By the order that was found: an event with others of its user after it that are known.
+    # In the new order: whether known events of the same user follow.
     known_after = pd.Series(~is_new)[::-1].groupby(user[::-1]).cumsum()[::-1].to_numpy() > 0
     late = is_new & ~again & known_after
     report.add("events", "late: before events of the user that are known", int(late.sum()), "kept")

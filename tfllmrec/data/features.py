@@ -1,4 +1,4 @@
-"""What each field of a data set tells of what people choose, and which fields may be left out."""
+"""Measures how much each field of a data set tells about the chosen items, and which fields can be left out."""
 
 from __future__ import annotations
 
@@ -25,42 +25,43 @@ if TYPE_CHECKING:
 
 #: Bins of the popularity of items, by quantiles.
 STRATA = 10
-#: Labels of items that are told apart; the others count as one.
+#: Number of item labels that are distinguished, the most frequent ones; the others count as one.
 LABELS = 50
-#: Values of a field that are told apart, the most frequent ones; the others count as one.
+#: Number of values of a field that are distinguished, the most frequent ones; the others count as one.
 VALUES = 200
 #: A field with fewer values than this share of its rows is nearly empty.
 FEW = 0.05
-#: The least Cramer's V of a pair that is listed, and the least :attr:`Pair.same` of which one field is enough.
+#: The lowest association of a pair that is listed, and the lowest :attr:`Pair.same` at which one field is enough.
 LISTED, SAME = 0.5, 0.95
-#: Permutations of a field's cells, and the p-value above which an association may be chance.
+#: The number of permutations of a field's cells, and the p-value above which an association may be chance.
 PERMUTATIONS, CHANCE = 99, 0.05
-#: A category of which more than this share of the values occurs once is an id in disguise.
+#: A category is treated as an id if more than this share of its values occur only once.
 ID_LIKE = 0.5
-#: The table of an owner, where the two names differ.
+#: Maps owners to their table if the two have different names.
 _TABLES = {"request": "event"}
-#: Fields that models read whatever they tell.
+#: Fields that models always read, however little they tell.
 _READ = (RATING_KEY, f"event.{EVENT_KIND}")
-#: Rows of a vector that principal components are computed from.
+#: The largest number of vectors from which principal components are computed.
 VECTOR_ROWS = 20_000
 
 
-#: Makes the two sides of a contingency table, codes of equal length, from the codes of a field.
+#: Computes the two sides of a contingency table, codes of equal length, from the codes of a field.
 Sides = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Association:
-    """How closely a field goes with a target.
+    """The strength of the association between a field and a target.
 
     Attributes:
-      target: ``item``, ``rating`` or ``popularity`` (events of the item). ``item`` is the item's first category, or the
-        item itself without categories. For a field of items, it is the value of that field for the item that the user
-        had just before.
-      part: of a time, ``by hour`` or ``by weekday``; ``""`` for other fields.
-      information: mutual information above chance, as a share of the target's entropy above chance: 0 tells nothing, 1
-        tells all.
-      p: of the permutation test by the chi-squared statistic, (1 + permutations at least as high) / 100.
+      target: ``item``, ``rating`` or ``popularity`` (number of events of the item). ``item`` is the item's first
+        category, or the item itself if there are no categories. For a field of items, ``item`` is the value of that
+        field for the next item of the same user.
+      part: For times ``by hour`` or ``by weekday``; ``""`` for other fields.
+      information: Mutual information above chance, as a share of the target's entropy above chance: 0 if the field
+        tells nothing about the target, 1 if it determines the target.
+      p: P-value of the permutation test with the chi-squared statistic: (1 + number of permutations at least as high) /
+        100.
     """
 
     target: str
@@ -74,23 +75,26 @@ class Association:
         return self.p > CHANCE or self.information <= 0
 
     def worded(self) -> str:
-        """Such as ``0.031 by hour``, in brackets where it may be chance."""
+        """Returns a text such as ``0.0310 by hour``, in brackets if the association may be chance."""
         text = f"{max(self.information, 0.0):.4f} {self.part}".rstrip()
         return f"({text})" if self.by_chance else text
 
 
 @dataclass(frozen=True)
 class FieldFigures:
-    """One field.
+    """The figures of one field.
 
     Attributes:
-      key: ``OWNER.NAME``. kind: of the schema.
-      rows: cells looked at. missing: share of them without a value. distinct: different values.
-      outliers: share of a number's values that are more than :data:`~tfllmrec.data.schema.FAR` spreads from the median,
-        where encoders clip them; ``None`` of other kinds.
-      components: of a vector, the principal components that hold 90 % and 99 % of the variance.
-      tells: what it goes with; empty for texts, ids and vectors.
-      drop: why it can be left out, such as ``has one value only``, or ``""``.
+      key: ``OWNER.NAME``.
+      kind: The kind of the field in the schema.
+      rows: Number of examined cells.
+      missing: Share of cells without a value.
+      distinct: Number of distinct values.
+      outliers: For a number, the share of values that are more than :data:`~tfllmrec.data.schema.FAR` spreads from the
+        median, where encoders clip them; ``None`` for other kinds.
+      components: For a vector, the numbers of principal components that explain 90 % and 99 % of the variance.
+      tells: The associations with the targets; empty for texts, ids and vectors.
+      drop: Why the field can be left out, such as ``has one value only``, or ``""``.
     """
 
     key: str
@@ -106,15 +110,16 @@ class FieldFigures:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two fields of one owner that go together.
+    """Two associated fields of one table.
 
     Attributes:
-      first, second: their keys, those of times with their part.
-      association: Cramer's V, corrected for bias (Bergsma 2013), of the binned values. 0: they are independent; 1: the
+      first: Key of the first field; for a time with its part.
+      second: Key of the second field; for a time with its part.
+      association: Cramer's V of the binned values, corrected for bias (Bergsma 2013). 0: they are independent; 1: the
         one with fewer values follows from the other.
-      same: the share of a field's entropy that the other one tells, the lower one of both directions. 1: each follows
+      same: The share of a field's entropy that the other field explains, the lower of both directions. 1: each follows
         from the other.
-      correlation: Spearman's, of two numbers; ``None`` otherwise.
+      correlation: Spearman's correlation of two numbers; ``None`` for other kinds.
     """
 
     first: str
@@ -129,10 +134,12 @@ class FeatureReport:
     """The result of :func:`feature_report`.
 
     Attributes:
-      events, sampled: events of the data set, and those that were looked at.
-      label: what stands for an item: ``category`` or ``item``.
-      fields: in the order of the schema. pairs: those of :data:`LISTED` and more, the closest first.
-      asked: the ``data.fields`` that the data was read with.
+      events: Number of events of the data set.
+      sampled: Number of events that were examined.
+      label: The label used for an item: ``category`` or ``item``.
+      fields: The figures of the fields, in the order of the schema.
+      pairs: The pairs with an association or a correlation of at least :data:`LISTED`, the strongest association first.
+      asked: The ``data.fields`` that the data was read with.
     """
 
     events: int
@@ -144,44 +151,44 @@ class FeatureReport:
 
     @property
     def suggestion(self) -> str:
-        """The setting that leaves out every field with a reason to, beside what was asked for; ``""`` if none has."""
+        """The setting that leaves out every field with a reason to, in addition to ``asked``; else ``""``."""
         keys = [field.key.partition(".") for field in self.fields if field.drop]
         dropped = {f"{_TABLES.get(owner, owner)}.{name}": {"use": False} for owner, _, name in keys}
         fields = {name: asked | dropped.pop(name, {}) for name, asked in self.asked.items()} | dropped
         return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if keys else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Returns the report as plain JSON types."""
         return asdict(self) | {"suggestion": self.suggestion}
 
 
 def feature_report(
     dataset: Dataset, at_most: int = 200_000, seed: int = 42, progress: Progress | None = None
 ) -> FeatureReport:
-    """Measures every field of a data set against the item that was chosen, its rating and its popularity.
+    """Measures the association of every field of a data set with the chosen item, its rating and its popularity.
 
     Fields of events, requests and users are compared with the item and the rating of each event. Fields of items are
-    compared with the same field of the item that the user had just before, with the rating and with the popularity of
-    the item. Numbers are binned by quantiles, times of events by hour and by
-    weekday (UTC), and of a cell with several names the first one counts.
+    compared with the same field of the user's next item, with the rating and with the popularity of the item. Numbers
+    are binned by quantiles, times of events by hour and by weekday (UTC); of a cell with several names only the first
+    one is used.
 
     The chance level is the mean over random permutations of the field's cells among the rows of its table. The events
-    of one user depend on each other: a test that ignores this finds every column of the users significant. (Columns of
-    events are permuted event by event, so theirs are still judged too favourably.)
+    of one user depend on each other, so a test that ignored this would find every column of the users significant.
+    (Columns of events are permuted event by event, so they are still judged too favourably.)
 
     A large log is sampled so that items of each popularity keep their share.
 
     Args:
-      dataset: the events, items and users.
-      at_most: events that are looked at.
-      seed: of the sample and of the permutations.
-      progress: called after each field, see :func:`tfllmrec.progress.show_progress`.
+      dataset: The events, items and users.
+      at_most: The largest number of events to examine.
+      seed: Seed of the sample and of the permutations.
+      progress: Called after each field, see :func:`tfllmrec.progress.show_progress`.
 
     Raises:
       ConfigError: scikit-learn is not installed.
     """
     try:
-        import sklearn  # noqa: F401 (what needs it comes late)
+        import sklearn  # noqa: F401 (fail before the computation starts)
     except ImportError as error:
         raise not_installed("'tfllmrec data features' needs scikit-learn", error, "features") from error
 
@@ -223,11 +230,11 @@ def feature_report(
 
 
 def _without_twins(figures: list[FieldFigures], pairs: list[Pair]) -> list[FieldFigures]:
-    """The figures, with a reason to leave out one field of each pair that says the same."""
+    """Returns the figures, with a reason to leave out one field of each pair with the same information."""
     drop = {each.key: each.drop for each in figures}
     for pair in sorted(pairs, key=lambda pair: -pair.same):
         one, other = pair.first, pair.second
-        if pair.same < SAME or drop.get(one, "part") or drop.get(other, "part"):  # a part of a time is not the field
+        if pair.same < SAME or drop.get(one, "part") or drop.get(other, "part"):  # a part of a time is not a field
             continue
         if other in _READ:
             one, other = other, one
@@ -237,7 +244,7 @@ def _without_twins(figures: list[FieldFigures], pairs: list[Pair]) -> list[Field
 
 
 def _sample(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
-    """Up to ``at_most`` rows of the events, ascending: items of each popularity have their share."""
+    """Returns up to ``at_most`` rows of the events, ascending, so that items of each popularity keep their share."""
     items = dataset.events[ITEM_INDEX].to_numpy()
     stratum = _binned(np.bincount(items, minlength=dataset.n_items).astype(float)[items], STRATA)
     order = np.lexsort([np.random.default_rng(seed).random(len(items)), stratum])
@@ -245,7 +252,7 @@ def _sample(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
 
 
 def _successive(dataset: Dataset, at_most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Up to ``at_most`` pairs of items that the same user had one after the other."""
+    """Returns up to ``at_most`` pairs of successive items of the same user."""
     events = dataset.events.sort_values([USER_INDEX, ORDER])
     items, users = events[ITEM_INDEX].to_numpy(), events[USER_INDEX].to_numpy()
     pairs = np.flatnonzero(users[1:] == users[:-1])
@@ -254,7 +261,12 @@ def _successive(dataset: Dataset, at_most: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _targets(dataset: Dataset, events: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Of each event, the code of its item and that of its rating (``None``: there are none), and what the former is."""
+    """Returns the targets of the events.
+
+    Returns:
+      The code of each event's item; the code of its rating (``None`` without ratings); and what stands for an item: its
+      first ``category`` or the ``item`` itself.
+    """
     label = "item"
     names = pd.Series(np.arange(dataset.n_items).astype(str))
     if CATEGORIES in dataset.items:
@@ -267,7 +279,7 @@ def _targets(dataset: Dataset, events: pd.DataFrame) -> tuple[np.ndarray, np.nda
 
 
 def _codes(field: Field, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Codes of encoded values by :attr:`Association.part`; a missing value has a code of its own, as for encoders."""
+    """Returns the codes of encoded values by :attr:`Association.part`; as in encoders, missing values have a code."""
     match field.kind:
         case "category":
             codes = values[:, 0] if values.ndim > 1 else values
@@ -288,7 +300,7 @@ def _codes(field: Field, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _binned(values: np.ndarray, bins: int) -> np.ndarray:
-    """Codes from 0 by quantiles, or of each value where there are few; -1 where there is none."""
+    """Returns codes from 0: quantile bins, or one code per value if there are few values; -1 for missing values."""
     there = np.isfinite(values)
     distinct = np.unique(values[there])
     edges = distinct if len(distinct) <= bins else np.unique(np.quantile(values[there], np.linspace(0, 1, bins + 1)))
@@ -296,7 +308,7 @@ def _binned(values: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _most_frequent(values: np.ndarray, at_most: int) -> np.ndarray:
-    """Codes of the most frequent values, one more for all others, -1 for ``""``."""
+    """Returns codes of the most frequent values, one more code for all others, and -1 for ``""``."""
     found = pd.Series(values[values != ""]).value_counts().index[:at_most]
     codes = pd.Index(found).get_indexer(pd.Index(values))
     return np.where(values == "", -1, np.where(codes < 0, len(found), codes))
@@ -313,7 +325,7 @@ def _against(target: np.ndarray, rows: np.ndarray | None = None) -> Sides:
 def _association(
     target: str, part: str, codes: np.ndarray, sides: Sides, generator: np.random.Generator
 ) -> Association | None:
-    """How closely the sides that ``sides`` makes of ``codes`` go together; ``None`` where one is always the same."""
+    """Measures the association of the two sides that ``sides`` computes from ``codes``; ``None`` if one is constant."""
     from sklearn.metrics import mutual_info_score
 
     def measured(table: np.ndarray) -> tuple[float, float]:
@@ -333,7 +345,7 @@ def _association(
 
 
 def _table(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The contingency table of two codes, without -1 and without empty rows and columns."""
+    """Returns the contingency table of two code arrays, without the code -1 and without empty rows and columns."""
     there = (first >= 0) & (second >= 0)
     first, second = first[there], second[there]
     width = int(second.max(initial=0)) + 1
@@ -366,7 +378,7 @@ def _figures(field: Field, cells: pd.Series, values: np.ndarray, tells: tuple[As
 
 
 def _components(vectors: np.ndarray) -> tuple[int, int]:
-    """How many principal components hold 90 % and 99 % of the variance."""
+    """Returns how many principal components explain 90 % and 99 % of the variance."""
     from sklearn.decomposition import PCA
 
     some = vectors[evenly_spread(len(vectors), VECTOR_ROWS)]
@@ -376,7 +388,7 @@ def _components(vectors: np.ndarray) -> tuple[int, int]:
 
 
 def _pairs(codes_of: dict[tuple[str, str], np.ndarray], numbers_of: dict[str, np.ndarray]) -> list[Pair]:
-    """The pairs of fields with rows of one table that go together, the closest first."""
+    """Returns the associated pairs of fields whose rows belong to one table, the strongest association first."""
     found = []
     for one, other in combinations(codes_of, 2):
         owners = [key.partition(".")[0] for key, _ in (one, other)]
@@ -403,7 +415,7 @@ def _cramers_v(table: np.ndarray) -> float:
 
 
 def _same(table: np.ndarray) -> float:
-    """:attr:`Pair.same`."""
+    """Computes :attr:`Pair.same`."""
     alone = [entropy(table.sum(axis=axis)) for axis in (0, 1)]
     shared = sum(alone) - entropy(table.ravel())
     return float(shared / max(alone)) if max(alone) > 0 else 0.0

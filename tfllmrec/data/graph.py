@@ -1,6 +1,6 @@
-"""A graph of the catalogue's items: named relations, each with weighted edges; read from tables and files.
+"""A graph of the catalogue's items: named relations with weighted, undirected edges, read from tables and files.
 
-Edges are undirected. :mod:`tfllmrec.models.graph` makes those that need vectors or events, and builds the whole.
+:mod:`tfllmrec.models.graph` adds the relations that need vectors or events, and builds the whole graph.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from tfllmrec.durable import read_json, replacing, write_folder
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.wording import nearest_hint
 
-#: Where an edge comes from: *text* similar vectors, *use* the same users, *value* the same value of a column or of a
-#: triple, *link* a row of a file that names both items.
+#: The origin of an edge: *text*: similar vectors; *use*: the same users; *value*: the same value of a column or of a
+#: triple; *link*: a row of a file that names both items.
 Kind = Literal["text", "use", "value", "link"]
 
 EDGES, MANIFEST = "edges.parquet", "graph.json"
 REMEDY = "copy it back, build it again with 'tfllmrec graph RUN', or, if the model was fitted with it, fit again"
-#: Relations of a graph: the bits of an int64 say which of them join two items.
+#: The largest number of relations in a graph: the bits of an int64 store which of them join two items.
 MOST_RELATIONS = 62
-#: Items that a value may have; a more frequent one tells little, and would give each of its items as many edges.
+#: The largest number of items that a value may join. A more frequent value tells little, and would give each of its
+#: items that many edges.
 LARGEST_GROUP = 500
-#: The kinds of relations that a model reads. It knows use together already from events; and where the gates are fitted,
-#: events are left out that the relation *use* has.
+#: The kinds of relations that a model reads. *use* is not among them: the model already learns from events which items
+#: are used together, and *use* contains events that are held out when the gates are fitted.
 READ: tuple[Kind, ...] = ("text", "value", "link")
-#: Control characters that XML 1.0 cannot hold, not even escaped.
+#: Characters that XML 1.0 cannot contain, not even escaped, and their replacement.
 _NOT_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)], "\ufffd")
 
 
@@ -46,10 +47,11 @@ class Relation:
     """The edges of one relation.
 
     Attributes:
-      name: such as ``text``, ``author`` or ``cites``.
-      kind: where the edges come from.
-      heads, tails: int32 ``[E]``, items with ``head < tail``; each pair once, in ascending order.
-      weights: float32 ``[E]`` in (0, 1]; the strongest edge has 1.
+      name: Name, such as ``text``, ``author`` or ``cites``.
+      kind: The origin of the edges.
+      heads: Int32 ``[E]``, the first item of each edge. Each pair of items occurs once, in ascending order.
+      tails: Int32 ``[E]``, the second item of each edge, with ``head < tail``.
+      weights: Float32 ``[E]`` in (0, 1]; the strongest edge has 1.
     """
 
     name: str
@@ -60,15 +62,16 @@ class Relation:
 
     @classmethod
     def of(cls, name: str, kind: Kind, pairs: sparse.coo_array, neighbours: int, mutual: bool = False) -> Relation:
-        """Keeps the strongest edges of each item and scales them.
+        """Creates a relation from the strongest edges of each item, with scaled weights.
 
         Args:
-          name, kind: as in the class.
-          pairs: ``[N, N]``, weights from row to column; what is 0 or below, and an item with itself, is left out. Of
-            the two weights of a pair the larger one counts.
-          neighbours: K. An edge stays if it is among the K strongest of its head or of its tail; equal weights count
-            in the order of the items.
-          mutual: it stays if it is among those of both.
+          name: Name of the relation.
+          kind: The origin of the edges.
+          pairs: ``[N, N]``, weights from row to column. Weights of 0 or below and edges from an item to itself are left
+            out. Of the two weights of a pair the larger one counts.
+          neighbours: K. An edge is kept if it is among the K strongest of its head or of its tail; equal weights are
+            ranked in the order of the items.
+          mutual: Whether an edge must be among the K strongest of both.
         """
         rows, columns = pairs.coords
         real = (rows != columns) & (pairs.data > 0)
@@ -89,19 +92,19 @@ class Relation:
 
     @property
     def n_joined(self) -> int:
-        """How many items have an edge."""
+        """The number of items with an edge."""
         return len(np.unique(np.concatenate([self.heads, self.tails])))
 
     @property
     def words(self) -> str:
-        """How the relation is told to people: ``similar text``, ``same author``, or its name."""
+        """The name shown to people: ``similar text``, ``same author``, or the name of the relation."""
         fixed = {"text": "similar text", "use": "often used together"}
         plain = self.name.replace("_", " ")
         return fixed.get(self.kind, f"same {plain}" if self.kind == "value" else plain)
 
 
 def _among_strongest(heads: np.ndarray, tails: np.ndarray, weights: np.ndarray, neighbours: int) -> np.ndarray:
-    """Whether each edge is among the ``neighbours`` strongest of its head, and of its tail: bool ``[2, E]``."""
+    """Returns whether each edge is among the ``neighbours`` strongest of its head, and of its tail: bool ``[2, E]``."""
     ends, others = np.concatenate([heads, tails]), np.concatenate([tails, heads])
     kept = np.zeros(len(ends), bool)
     kept[strongest_of_rows(ends, others, np.concatenate([weights, weights]), neighbours)] = True
@@ -109,7 +112,7 @@ def _among_strongest(heads: np.ndarray, tails: np.ndarray, weights: np.ndarray, 
 
 
 def strongest_of_rows(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, kept: int) -> np.ndarray:
-    """The places of the ``kept`` largest of the ``values`` [E] of each row, row by row; equal ones by column."""
+    """Returns the positions of the ``kept`` largest ``values`` [E] of each row, row by row; equal values by column."""
     order = np.lexsort((columns, -values, rows))
     ordered = rows[order]
     return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < kept]
@@ -120,18 +123,18 @@ class ItemGraph:
     """The relations between N items.
 
     Attributes:
-      n_items: N.
-      relations: those that have edges, each name once.
+      n_items: The number of items N.
+      relations: The relations that have edges; each name occurs once.
     """
 
     n_items: int
     relations: tuple[Relation, ...]
 
     def adjacency(self, kinds: Collection[Kind] | None = None) -> sparse.csr_array:
-        """The sum of the weights of the relations: symmetric float32 ``[N, N]``.
+        """Returns the sum of the weights of the relations: symmetric float32 ``[N, N]``.
 
         Args:
-          kinds: only relations of these kinds; ``None``: all.
+          kinds: The kinds of relations to include; ``None`` for all.
         """
         chosen = [each for each in self.relations if kinds is None or each.kind in kinds]
         shape = (self.n_items, self.n_items)
@@ -142,7 +145,7 @@ class ItemGraph:
         return (half + half.T).tocsr()
 
     def lines(self) -> list[str]:
-        """A line for each relation, for people."""
+        """Returns a readable line for each relation."""
         return [
             f"{each.name} ({each.kind}): {len(each):,} edges, {each.n_joined:,} of {self.n_items:,} items"
             for each in self.relations
@@ -152,7 +155,7 @@ class ItemGraph:
         """Writes ``edges.parquet`` (head, tail, relation, weight; items by their index) and ``graph.json``.
 
         Raises:
-          WriteError: the disk is full, read-only or broken; a graph that was there before is as it was.
+          WriteError: The disk is full, read-only or broken; a graph that was saved there before is unchanged.
         """
 
         def write(fresh: Path) -> None:
@@ -166,10 +169,10 @@ class ItemGraph:
 
     @classmethod
     def load(cls, folder: Path) -> ItemGraph:
-        """Reads what :meth:`save` wrote.
+        """Reads a graph that :meth:`save` wrote.
 
         Raises:
-          ModelError: a file is missing or damaged.
+          ModelError: A file is missing or damaged.
         """
         about = read_json(folder / MANIFEST, _Manifest, REMEDY)
         try:
@@ -187,7 +190,7 @@ class ItemGraph:
         return cls(about.items, tuple(relations))
 
     def frame(self) -> pd.DataFrame:
-        """All edges as a table: ``head``, ``tail``, ``relation``, ``weight``."""
+        """Returns all edges as a table with the columns ``head``, ``tail``, ``relation`` and ``weight``."""
         names = [each.name for each in self.relations]
         codes = np.repeat(np.arange(len(names)), [len(each) for each in self.relations])
         empty = np.empty(0, np.int32)
@@ -201,7 +204,11 @@ class ItemGraph:
         )
 
     def strongest(self, neighbours: int) -> Neighbours:
-        """The strongest neighbours of each item, over all relations."""
+        """Returns the strongest neighbours of each item, over all relations.
+
+        Args:
+          neighbours: The largest number of neighbours of an item.
+        """
         total = self.adjacency()
         rows = np.repeat(np.arange(self.n_items), np.diff(total.indptr))
         order = strongest_of_rows(rows, total.indices, total.data, neighbours)
@@ -215,7 +222,7 @@ class ItemGraph:
         )
 
     def _sets(self, heads: np.ndarray, tails: np.ndarray) -> np.ndarray:
-        """Which relations join each pair: int64 ``[E]``, a bit for each relation."""
+        """Returns which relations join each pair: int64 ``[E]``, with one bit for each relation."""
         asked = np.minimum(heads, tails).astype(np.int64) * self.n_items + np.maximum(heads, tails)
         sets = np.zeros(len(asked), np.int64)
         for bit, each in enumerate(self.relations):
@@ -226,10 +233,10 @@ class ItemGraph:
         """Writes the graph as GraphML, which Gephi, Cytoscape, yEd and networkx read.
 
         Nodes are the item ids with their ``title``; edges have ``relation`` and ``weight``. Characters that XML cannot
-        hold are replaced by U+FFFD.
+        contain are replaced by U+FFFD.
 
         Raises:
-          WriteError: the disk is full, read-only or broken; ``path`` is as it was.
+          WriteError: The disk is full, read-only or broken; ``path`` is unchanged.
         """
 
         def quoted(text: str) -> str:
@@ -264,10 +271,11 @@ class Neighbours:
     """The neighbours of each item, strongest first.
 
     Attributes:
-      offsets: int64 ``[N + 1]``; item i has ``items[offsets[i]:offsets[i + 1]]``.
-      items: int32 ``[E]``. weights: float32 ``[E]``, the sum over the relations.
-      sets: int64 ``[E]``, bit r is set if relation r joins the two.
-      names: of the relations, in words.
+      offsets: Int64 ``[N + 1]``; the neighbours of item i are ``items[offsets[i]:offsets[i + 1]]``.
+      items: Int32 ``[E]``, the neighbours.
+      weights: Float32 ``[E]``, the sum of the weights over the relations.
+      sets: Int64 ``[E]``; bit r is set if relation r joins the two items.
+      names: Names of the relations, as shown to people.
     """
 
     offsets: np.ndarray
@@ -277,7 +285,11 @@ class Neighbours:
     names: tuple[str, ...]
 
     def words(self) -> tuple[list[str], np.ndarray]:
-        """What joins two items in words: the different ones, and which of them an edge has, int32 ``[E]``."""
+        """Describes which relations join two items, in words.
+
+        Returns:
+          The distinct descriptions, and for each edge the index of its description, int32 ``[E]``.
+        """
         different, place = np.unique(self.sets, return_inverse=True)
         words = [", ".join(name for bit, name in enumerate(self.names) if held >> bit & 1) for held in different]
         return words, place.astype(np.int32)
@@ -290,23 +302,23 @@ class _Relation(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """``graph.json``."""
+    """The content of ``graph.json``."""
 
     items: int = Field(ge=0)
     relations: list[_Relation] = Field(max_length=MOST_RELATIONS)
 
 
 def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: bool = False) -> Relation:
-    """Items that share a value of a column: the same author, director or series.
+    """Returns the relation between items that share a value of a column: the same author, director or series.
 
-    A value of g items joins each two of them by ``1 / log2(g)``: popular values weigh less. Items that share several
-    values have the sum. Values of one item, or of more than :data:`LARGEST_GROUP`, join nothing.
+    A value of g items joins each two of them with weight ``1 / log2(g)``, so popular values count less. Weights of
+    several shared values are added. Values of only one item, or of more than :data:`LARGEST_GROUP`, join nothing.
 
     Args:
-      name: of the relation.
-      cells: of the items: a clean cell each, see :func:`tfllmrec.data.cleaning.names.category_names`.
-      neighbours: as in :meth:`Relation.of`.
-      last_only: only the last name of a cell counts, as for a path of categories.
+      name: Name of the relation.
+      cells: A clean cell for each item, see :func:`tfllmrec.data.cleaning.names.category_names`.
+      neighbours: As in :meth:`Relation.of`.
+      last_only: Whether only the last name of a cell counts, as for a path of categories.
     """
     rows, values = [], []
     for item, cell in enumerate(cells):
@@ -318,7 +330,7 @@ def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: b
 
 
 def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.coo_array:
-    """Joins the items ``rows`` [V] that have the same of ``values`` [V]: sparse ``[N, N]``."""
+    """Joins those of the items ``rows`` [V] that have equal ``values`` [V]: sparse ``[N, N]``."""
     codes, _ = pd.factorize(values)
     groups = sparse.coo_array(
         (np.ones(len(rows), np.float32), (rows, codes)), shape=(n_items, int(codes.max(initial=-1)) + 1)
@@ -331,21 +343,21 @@ def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.c
 
 
 def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neighbours: int) -> list[Relation]:
-    """The relations of a file of triples or pairs.
+    """Reads the relations from a file of triples or pairs.
 
-    The columns are ``head``, ``relation``, ``tail`` and, if there is one, ``weight``; without ``relation`` all rows are
-    of the relation ``link``. Where both ends are items, the row is an edge. Where only one is, the other end is a value
-    (a person, a subject), and items that share it are joined as by :func:`shared_values`. Rows without an item have no
-    effect.
+    The columns are ``head``, ``relation``, ``tail`` and optionally ``weight``; without ``relation`` all rows belong to
+    the relation ``link``. If both ends of a row are items, the row is an edge. If only one end is an item, the other
+    end is a value (a person, a subject), and items that share it are joined as by :func:`shared_values`. Rows without
+    an item have no effect.
 
     Args:
-      path: a table in any format that events are read in.
-      item_ids: of the catalogue, in its order.
-      config: the limits and the encoding of the ``data`` section.
-      neighbours: as in :meth:`Relation.of`.
+      path: A table in any format in which events are read.
+      item_ids: The item ids of the catalogue, in its order.
+      config: The ``data`` section, for its limits and encoding.
+      neighbours: As in :meth:`Relation.of`.
 
     Raises:
-      DataError: the file cannot be read, lacks a column, names no item, or has a weight that is no number above 0.
+      DataError: The file cannot be read, lacks a column, names no item, or has a weight that is not a number above 0.
     """
     frame = read_table(path, "edges", config).frame
     found = list(map(str, frame.columns))
@@ -381,7 +393,7 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
     values = np.where(head >= 0, ends[1], ends[0])
     for name in dict.fromkeys(names):
         own, joined = (names == name) & linked, (names == name) & shared
-        # Of rows that are there several times the largest weight counts, as it does for the two directions of a pair.
+        # For repeated rows the largest weight counts, as it does for the two directions of a pair.
         links = pd.DataFrame({"head": head[own], "tail": tail[own], "weight": weights[own]})
         links = links.groupby(["head", "tail"], as_index=False).max()
         places = (links["head"].to_numpy(), links["tail"].to_numpy())

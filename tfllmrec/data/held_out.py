@@ -1,4 +1,4 @@
-"""Marks the events that ``split.test_events`` names: rows of the file of events, or the events of another file."""
+"""Marks the events that ``split.test_events`` names: rows of the file of events, or the events in another file."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ TABLE = "test_events"
 
 
 def is_row_range(test_events: str) -> bool:
-    """Whether ``split.test_events`` names rows, such as ``0:20000``, and not a file."""
+    """Returns whether ``split.test_events`` names rows, such as ``0:20000``, and not a file."""
     return _RANGE.fullmatch(test_events) is not None
 
 
 def rows_of_range(raw: RawTable, test_events: str) -> tuple[np.ndarray, int]:
-    """The rows of a table that a range such as ``0:20000``, ``80000:`` or ``:100`` names.
+    """Selects the rows of a table that a range such as ``0:20000``, ``80000:`` or ``:100`` names.
 
-    The first row below the header has the number 0. Lines that were dropped in reading because they are blank or
-    broken count, those before the first row that can be read excepted. The parts of a folder count one after another.
+    The first row below the header has the number 0. Blank or broken lines that were dropped in reading are counted,
+    except those before the first readable row. The numbering continues over the parts of a folder.
 
     Args:
-      raw: the events, as they were read.
-      test_events: the range; its end does not belong to it.
+      raw: The events, as they were read.
+      test_events: The range; its end is exclusive.
 
     Returns:
-      bool ``[R]``, whether the row is in the range, and the number of rows that the range asks for; of an
-      empty table 0.
+      Bool ``[R]``, whether the row is in the range, and the number of rows in the range; 0 for an empty table.
 
     Raises:
-      ConfigError: the range is empty.
+      ConfigError: The range is empty.
     """
-    if not len(raw.rows):  # which the cleaning of events will say
+    if not len(raw.rows):  # the cleaning of events reports the empty table
         return np.zeros(0, dtype=bool), 0
     start, stop = (int(text) if text else None for text in _RANGE.fullmatch(test_events).groups())  # type: ignore[union-attr]
-    # The place of a row in its file says how many were dropped before it; it falls where a new part begins.
+    # Gaps between row positions are dropped rows. The position decreases at the start of a new part: no dropped rows.
     dropped = np.maximum(np.diff(raw.rows) - raw.spans[:-1], 0)
     number = np.arange(len(raw.rows)) + np.concatenate([[0], np.cumsum(dropped)])[: len(raw.rows)]
     start, stop = start or 0, int(number[-1]) + 1 if stop is None else stop
@@ -55,16 +54,16 @@ def rows_of_range(raw: RawTable, test_events: str) -> tuple[np.ndarray, int]:
 
 
 def note_marked(events: pd.DataFrame, test_events: str, given: int, report: CleaningReport) -> None:
-    """Counts the test events that are asked for, and those that are among the clean events.
+    """Reports the number of requested test events, and how many of them are among the clean events.
 
     Args:
-      events: with the column ``test_event``.
-      test_events: ``split.test_events``.
-      given: the number of rows that it names.
-      report: takes the counts.
+      events: Clean events with the column ``test_event``.
+      test_events: The setting ``split.test_events``.
+      given: Number of rows that it names.
+      report: The report that receives the counts.
 
     Raises:
-      DataError: none of them is there.
+      DataError: None of the test events is among the clean events.
     """
     found = int(events[TEST_EVENT].sum())
     if not found:
@@ -78,15 +77,15 @@ def note_marked(events: pd.DataFrame, test_events: str, given: int, report: Clea
 
 
 def mark_events(events: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
-    """The events with the column ``test_event``: whether the event is in a table of test events.
+    """Returns the events with the column ``test_event``: whether the event is in a table of test events.
 
-    An event is found by its user and item and, where both tables have times, by its time. Where events of a user and
-    item repeat, the other columns that both tables have must be the same, too (not rating and kind). Several equal rows
-    name as many events.
+    Events are matched by user and item and, if both tables have times, by time. If a user has several events with an
+    item, the other columns that both tables have must match as well, except rating and kind. Several equal rows mark
+    the same number of events.
 
     Args:
-      events: clean ones, as in :attr:`tfllmrec.data.dataset.Dataset.events`.
-      named: the table, cleaned in the same way.
+      events: Clean events, as in :attr:`tfllmrec.data.dataset.Dataset.events`.
+      named: The table of test events, cleaned in the same way.
     """
     columns = [USER, ITEM]
     if not (events[TIMESTAMP].isna().all() or named[TIMESTAMP].isna().all()):
@@ -97,5 +96,5 @@ def mark_events(events: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
     alike = both.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()
     is_named = np.arange(len(both)) >= len(events)
     number = both.groupby([alike, is_named]).cumcount().to_numpy()
-    place = pd.MultiIndex.from_arrays([alike, number])  # the third of several equal rows names the third such event
+    place = pd.MultiIndex.from_arrays([alike, number])  # the third of several equal rows marks the third such event
     return events.assign(**{TEST_EVENT: place[~is_named].isin(place[is_named])})

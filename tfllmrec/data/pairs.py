@@ -1,4 +1,4 @@
-"""Pairs of items that the same users read close together, for contrastive training of what reads their text."""
+"""Pairs of items that the same users read close together, for contrastive training of text encoders."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tfllmrec.data.queries import Ragged
 
 @dataclass(frozen=True, eq=False)
 class ItemPairs:
-    """P pairs of different items of a catalogue of N, each named once.
+    """P pairs of different items of a catalogue of N items; each pair occurs once.
 
     Attributes:
-      left: int64 ``[P]``, the smaller item index of each pair; pairs ascend by it, then by ``right``.
-      right: int64 ``[P]``, the larger one.
-      count: int64 ``[P]``, how often the two were read together.
-      weight: float64 ``[P]``, how readily a pair is drawn; they sum to 1.
-      items: int64 ``[M]``, the items that are paired with themselves, ascending.
-      n_items: N.
+      left: Int64 ``[P]``, the smaller item index of each pair; pairs are sorted by ``left``, then by ``right``.
+      right: Int64 ``[P]``, the larger item index.
+      count: Int64 ``[P]``, how often the two items were read together.
+      weight: Float64 ``[P]``, the probability with which a pair is drawn; the weights sum to 1.
+      items: Int64 ``[M]``, the items that are paired with themselves, ascending.
+      n_items: The number of items N.
     """
 
     left: np.ndarray
@@ -36,7 +36,7 @@ class ItemPairs:
 
     @cached_property
     def partners(self) -> Ragged:
-        """Of each of the N items those that it was read together with, ascending."""
+        """The items that each of the N items was read together with, ascending."""
         n = self.n_items
         both = np.concatenate([_keys(self.left, self.right, n), _keys(self.right, self.left, n)])
         both.sort()
@@ -44,18 +44,18 @@ class ItemPairs:
         return Ragged(partner, np.concatenate([[0], np.cumsum(np.bincount(item, minlength=n))]))
 
     def read_together(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Which items are no negatives of each other: they were read together, or are one item.
+        """Returns which items must not be negatives of each other: they were read together or are the same item.
 
-        For a batch of pairs ``read_together(left, right)`` is also true on its diagonal, at the positives; for the
-        unique items of a batch ask ``read_together(items, items)``. It takes time for the partners of ``left``, not
-        for all pairs there are.
+        For a batch of pairs ``read_together(left, right)`` is also true on the diagonal, at the positives; for the
+        unique items of a batch use ``read_together(items, items)``. The run time depends on the number of partners of
+        ``left``, not on the total number of pairs.
 
         Args:
-          left: int ``[A]`` item indices, repeated ones too.
-          right: int ``[B]``.
+          left: Int ``[A]`` item indices, which may repeat.
+          right: Int ``[B]`` item indices, which may repeat.
 
         Returns:
-          bool ``[A, B]``.
+          Bool ``[A, B]``.
         """
         rows, row_of_left = np.unique(left, return_inverse=True)
         columns, column_of_right = np.unique(right, return_inverse=True)
@@ -70,24 +70,26 @@ class ItemPairs:
     def batches(
         self, batch_size: int, seed: int, epoch: int = 0, steps: int | None = None, itself: float = 0.5
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The batches of an epoch: pairs read together by their weights, and items with themselves, all alike.
+        """Yields the batches of an epoch: pairs that were read together, and items paired with themselves.
 
-        An item with itself stands for two views of its text: the only positive of an item that nobody read. Either
-        kind is drawn without replacement (Efraimidis and Spirakis 2006: the smallest of exponential variates divided
-        by weight); when all have come, the next round begins. Which item of a pair is left is drawn too.
+        An item paired with itself stands for two views of its text: the only positive of an item that nobody read.
+        Pairs are drawn by their weights, items with equal probability, both without replacement (Efraimidis and
+        Spirakis 2006: the smallest of exponential variates divided by weight); when all have been drawn, the next round
+        begins. Which item of a pair is on the left is random.
 
         Args:
           batch_size: B.
-          seed, epoch: the same two give the same batches.
-          steps: batches in the epoch; by default as few as bring each item with itself once, or, with ``itself`` 0,
-            each pair once.
-          itself: the share of a batch that are items with themselves; 1 where there are no pairs.
+          seed: Random seed. The same seed and epoch give the same batches.
+          epoch: Number of the epoch.
+          steps: Number of batches in the epoch; by default the smallest number in which each item is paired with itself
+            once, or, if ``itself`` is 0, in which each pair occurs once.
+          itself: The share of a batch that are items paired with themselves; 1 if there are no pairs.
 
         Yields:
-          left, right: int64 ``[B]``, the items with themselves last.
+          left, right: int64 ``[B]``, the items paired with themselves last.
 
         Raises:
-          ValueError: there is nothing to draw from.
+          ValueError: A setting is out of range, or there is nothing to draw from.
         """
         own = round(batch_size * itself) if len(self) else batch_size
         pool = len(self.items) if own else len(self)
@@ -118,26 +120,27 @@ def item_pairs(
     min_count: int = 1,
     readable: np.ndarray | None = None,
 ) -> ItemPairs:
-    """Items that stand at most ``window`` places apart in somebody's history.
+    """Finds the items that are at most ``window`` positions apart in a user's history.
 
-    A pair is drawn with a probability proportional to ``count * (events(left) * events(right)) ** -power``: at power 0
-    as often as it was read, which is mostly head with head; at .5 by the cosine of the two items' readers, which gives
-    tail items the weight that chance takes from them; at 1 by lift.
+    A pair is drawn with a probability proportional to ``count * (events(left) * events(right)) ** -power``. With power
+    0 a pair is drawn as often as it was read, so most pairs consist of two popular items; .5 uses the cosine of the two
+    items' readers, which makes up for the low counts that tail items have by chance; 1 uses lift.
 
     Args:
-      histories: item indices, oldest first, a row a user.
-      n_items: N.
-      window: 1 takes direct neighbours alone.
-      power: how much frequent items are taken down, 0 or more.
-      min_count: pairs read together less often are no pairs: neither drawn nor kept from being negatives. Where most of
-        the catalogue has been read together once (a window of 5 on MovieLens), more than 1 leaves some negatives.
-      readable: bool ``[N]``, which items have a text; the others are in no pair. All by default.
+      histories: Item indices, oldest first, one row per user.
+      n_items: The number of items N.
+      window: The largest distance in a history; 1 uses direct neighbours only.
+      power: How much frequent items are weighted down, 0 or more.
+      min_count: Pairs that were read together less often are ignored: they are neither drawn nor excluded as negatives.
+        If most of the catalogue has been read together once (a window of 5 on MovieLens), a value above 1 leaves some
+        negatives.
+      readable: Bool ``[N]``, which items have a text; the others are in no pair. By default all.
 
     Returns:
-      The pairs, and each readable item with itself.
+      The pairs, and each readable item paired with itself.
 
     Raises:
-      ValueError: an item index is not in [0, N), or a setting is out of range.
+      ValueError: An item index is not in [0, N), or a setting is out of range.
     """
     items = histories.values.astype(np.int64, copy=False)
     if len(items) and (items.min() < 0 or items.max() >= n_items):
@@ -160,12 +163,12 @@ def item_pairs(
 
 
 def _keys(first: np.ndarray, second: np.ndarray, n_items: int) -> np.ndarray:
-    """A pair as one number: sorting these is many times as fast as sorting by two columns."""
+    """Encodes each pair as one number: sorting these is many times as fast as sorting by two columns."""
     return first * n_items + second
 
 
 def _drawn(weight: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """int64 ``[n]``: rows in an order drawn by ``weight``, none twice before all have come."""
+    """Returns int64 ``[n]``: rows drawn by ``weight``; no row is drawn twice before all have been drawn."""
     rounds = []
     while n > 0:
         waiting = rng.exponential(size=len(weight)) / weight

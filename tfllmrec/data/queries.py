@@ -1,4 +1,4 @@
-"""A batch of queries: what is known when a request comes, and (for evaluation) what the user did next."""
+"""A batch of queries: what is known at the time of a request, and (for evaluation) what the user did next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from tfllmrec.data.schema import RATING_KEY, Field, padding_of
 from tfllmrec.errors import ModelError
 
-#: The newest events of a history that count at most, which bounds the memory of scoring.
+#: The largest number of events of a history that are used, the newest ones. It limits the memory needed for scoring.
 LONGEST = 1000
 
 
@@ -20,8 +20,8 @@ class Ragged:
     """Rows of unequal length, stored flat.
 
     Attributes:
-      values: any dtype ``[V]`` or ``[V, width]``, the rows one after another.
-      offsets: int64 ``[B + 1]``; row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+      values: ``[V]`` or ``[V, width]`` of any dtype, the rows one after another.
+      offsets: Int64 ``[B + 1]``; row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
     """
 
     values: np.ndarray
@@ -29,7 +29,7 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence | np.ndarray], dtype: type | np.dtype) -> Ragged:
-        """The rows as they come; no rows at all give an empty Ragged."""
+        """Creates a Ragged from rows, in their order; without rows it is empty."""
         arrays = [np.asarray(row, dtype=dtype) for row in rows]
         return cls(np.concatenate(arrays) if arrays else np.empty(0, dtype), _offsets([len(a) for a in arrays]))
 
@@ -37,7 +37,7 @@ class Ragged:
         return len(self.offsets) - 1
 
     def __getitem__(self, i: int) -> np.ndarray:
-        i = range(len(self))[i]  # negative ones count from the end, others raise IndexError
+        i = range(len(self))[i]  # negative indices count from the end; indices out of range raise IndexError
         return self.values[self.offsets[i] : self.offsets[i + 1]]
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -45,22 +45,23 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 ``[B]``."""
+        """Int64 ``[B]``: the length of each row."""
         return np.diff(self.offsets)
 
     @property
     def row_of_value(self) -> np.ndarray:
-        """int64 ``[V]``: the row that each flat value belongs to."""
+        """Int64 ``[V]``: the row that each flat value belongs to."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def check_items(self, n_items: int, kind: str) -> None:
-        """Checks that all values are items of a catalogue.
+        """Checks that all values are item indices of a catalogue.
 
         Args:
-          kind: of the items, such as ``history``, for the message.
+          n_items: Number of items in the catalogue.
+          kind: The role of the items, such as ``history``, for the error message.
 
         Raises:
-          ModelError: a value is below 0, or not below ``n_items``.
+          ModelError: A value is below 0, or not below ``n_items``.
         """
         outside = (self.values < 0) | (self.values >= n_items)
         if outside.any():
@@ -71,14 +72,14 @@ class Ragged:
             )
 
     def slice(self, start: int, stop: int) -> Ragged:
-        """Rows ``start`` to ``stop`` (exclusive), cut like a list's, without copying the values."""
+        """Returns rows ``start`` to ``stop`` (exclusive), as list slicing does, without copying the values."""
         start, stop, _ = slice(start, stop).indices(len(self))
         stop = max(start, stop)
         lo, hi = self.offsets[start], self.offsets[stop]
         return Ragged(self.values[lo:hi], self.offsets[start : stop + 1] - lo)
 
     def take(self, rows: np.ndarray) -> Ragged:
-        """The rows at ``rows``, in that order; int ``[R]``, or a bool ``[B]`` mask."""
+        """Returns the rows at ``rows``, in that order; ``rows`` is int ``[R]`` or a bool ``[B]`` mask."""
         rows = np.arange(len(self))[rows]
         lengths = self.lengths[rows]
         offsets = _offsets(lengths)
@@ -86,18 +87,18 @@ class Ragged:
         return Ragged(self.values[flat], offsets)
 
     def where(self, mask: np.ndarray) -> Ragged:
-        """The values where ``mask`` bool ``[V]`` is true, in the same rows."""
+        """Returns the values for which ``mask`` bool ``[V]`` is true, in the same rows."""
         return Ragged(self.values[mask], np.concatenate([[0], np.cumsum(mask)])[self.offsets])
 
     def last(self, length: int) -> Ragged:
-        """The last ``length`` values of each row; a shorter row stays whole."""
+        """Returns the last ``length`` values of each row; shorter rows are kept whole."""
         lengths = np.minimum(self.lengths, length)
         offsets = _offsets(lengths)
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[1:] - offsets[1:], lengths)
         return Ragged(self.values[flat], offsets)
 
     def padded(self, length: int, fill: float | str) -> np.ndarray:
-        """``[B, length]``: the last ``length`` values of each row, left-aligned, then ``fill``."""
+        """Returns ``[B, length]``: the last ``length`` values of each row, left-aligned and padded with ``fill``."""
         out = np.full((len(self), length, *self.values.shape[1:]), fill, dtype=self.values.dtype)
         from_end = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(self.values))  # 1 = the last one
         kept = from_end <= length
@@ -115,19 +116,22 @@ class Queries:
     """B queries against a catalogue of N items.
 
     Attributes:
-      user_ids: object ``[B]``; for reports only, no model needs to know the user.
-      history: int64 item indices, oldest first.
-      exclude: int64 item indices that must not come back: the history, or nothing where re-use is the task.
-      targets: int64 item indices of what came next; empty rows when nothing is known (a live request).
-      fields: encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key: ``event.NAME`` a Ragged
-        with one value for each history entry; ``request.NAME`` and ``user.NAME`` arrays ``[B]`` or ``[B, width]``,
-        of the request whose first target came next. ``event.rating`` is always there, NaN where the event has none.
-      candidates: bool ``[N]``, the items that may be recommended, of one domain in joined data; ``None``: all.
-      weights: float32, how much each history entry counts by its kind, see :attr:`tfllmrec.data.schema.Field.weights`;
-        ``None``: all count 1.
+      user_ids: Object ``[B]``, for reports only; no model needs to know the user.
+      history: Int64 item indices, oldest first.
+      exclude: Int64 item indices that must not be recommended: the history, or nothing if re-use is the task.
+      targets: Int64 item indices of what the user did next; empty rows if this is unknown (a live request).
+      fields: Encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key. ``event.NAME`` is a Ragged
+        with one value for each history entry. ``request.NAME`` and ``user.NAME`` are arrays ``[B]`` or ``[B, width]``;
+        the values of ``request.NAME`` are those of the request whose first target came next. ``event.rating`` is always
+        present, NaN if the event has none.
+      weights: Float32, the weight of each history entry according to its kind, see
+        :attr:`tfllmrec.data.schema.Field.weights`; ``None`` if all entries have weight 1.
+      candidates: Bool ``[N]``, the items that may be recommended, such as those of one domain in joined data; ``None``
+        for all.
 
     Raises:
-      ValueError: the parts do not have the same number of rows, or an event field not one value for each event.
+      ValueError: The parts do not have the same number of rows, or an event field does not have one value for each
+        event.
     """
 
     user_ids: np.ndarray
@@ -159,7 +163,7 @@ class Queries:
         user_ids: Sequence[str] | None = None,
         fields: Mapping[str, Ragged | np.ndarray] | None = None,
     ) -> Queries:
-        """Builds queries from lists; ``exclude=None`` excludes each history."""
+        """Creates queries from lists; ``exclude=None`` excludes the history of each query."""
         history = Ragged.from_rows(histories, np.int64)
         n = len(history)
         marks = Ragged(np.full(len(history.values), np.nan, np.float32), history.offsets)
@@ -173,29 +177,29 @@ class Queries:
 
     @cached_property
     def choices(self) -> Ragged:
-        """The events of the history with a weight above 0: without rejections and impressions."""
+        """The history events with a weight above 0, that is, without rejections and impressions."""
         return self.history if self.weights is None else self.history.where(self.weights.values > 0)
 
     @property
     def ratings(self) -> Ragged:
-        """The field ``event.rating``: float32, one for each history entry, NaN for none."""
+        """The field ``event.rating``: float32, one value for each history entry, NaN for no rating."""
         ratings = self.fields[RATING_KEY]
         assert isinstance(ratings, Ragged)
         return ratings
 
     def inputs(self, n_items: int, keys: Iterable[str], length: int | None = None) -> dict[str, np.ndarray]:
-        """What a model takes.
+        """Returns the inputs of a model.
 
         Args:
-          n_items: N, which pads histories.
-          keys: of the fields that the model reads.
-          length: L, of the newest events; by default the longest history's, at least 1.
+          n_items: The number of items N, which is also the padding value of histories.
+          keys: Keys of the fields that the model reads.
+          length: L, the number of newest events to use; by default the length of the longest history, at least 1.
 
         Returns:
-          ``history`` int32 ``[B, L]``, left-aligned; the fields of ``keys``, those of events ``[B, L]``.
+          ``history`` int32 ``[B, L]``, left-aligned, and the fields of ``keys``; those of events are ``[B, L]``.
 
         Raises:
-          KeyError: the queries lack a field.
+          KeyError: The queries lack a field.
         """
         if length is None:
             length = max(int(self.history.lengths.max(initial=1)), 1)
@@ -208,7 +212,7 @@ class Queries:
         return inputs
 
     def with_missing(self, fields: Iterable[Field]) -> Queries:
-        """These queries with every one of ``fields``; an absent one gets its default, or the value for missing."""
+        """Returns these queries with all of ``fields``; an absent field gets its default, or else the missing value."""
         lacking = {field.key: field.encode([""]) for field in fields if field.key not in self.fields}
         if not lacking:
             return self
@@ -220,10 +224,10 @@ class Queries:
         return replace(self, fields={**self.fields, **added})
 
     def renumbered(self, places: np.ndarray) -> Queries:
-        """The same requests to another catalogue, without the events, exclusions and targets that it does not have.
+        """Returns the same requests for another catalogue, without events, exclusions and targets that are not in it.
 
         Args:
-          places: int64 ``[N]``, the place of each item in the other catalogue; -1: it is not there.
+          places: Int64 ``[N]``, the index of each item in the other catalogue; -1 if it is not in it.
         """
 
         def of(items: Ragged) -> Ragged:
@@ -242,7 +246,7 @@ class Queries:
         )  # fmt: skip
 
     def without_histories(self) -> Queries:
-        """The same requests by users of whom no event is known: nothing is excluded."""
+        """Returns the same requests by users without known events; nothing is excluded."""
         none = Ragged(self.history.values[:0], np.zeros(len(self) + 1, np.int64))
         fields = {k: Ragged(v.values[:0], none.offsets) if isinstance(v, Ragged) else v for k, v in self.fields.items()}
         weights = None if self.weights is None else Ragged(self.weights.values[:0], none.offsets)
@@ -252,7 +256,7 @@ class Queries:
         return len(self.user_ids)
 
     def slice(self, start: int, stop: int) -> Queries:
-        """Queries ``start`` to ``stop`` (exclusive)."""
+        """Returns queries ``start`` to ``stop`` (exclusive)."""
         return Queries(
             self.user_ids[start:stop],
             self.history.slice(start, stop),
@@ -264,7 +268,7 @@ class Queries:
         )
 
     def take(self, rows: np.ndarray) -> Queries:
-        """The queries at ``rows``, in that order; int ``[R]``, or a bool ``[B]`` mask."""
+        """Returns the queries at ``rows``, in that order; ``rows`` is int ``[R]`` or a bool ``[B]`` mask."""
         rows = np.arange(len(self))[rows]
         return Queries(
             self.user_ids[rows],
@@ -277,6 +281,6 @@ class Queries:
         )
 
     def batches(self, size: int) -> Iterator[Queries]:
-        """All queries in order, ``size`` at a time; the last batch may be smaller."""
+        """Yields all queries in order, ``size`` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self.slice(start, min(start + size, len(self)))

@@ -1,7 +1,8 @@
 """Reads event logs and catalogues: MovieLens, RecBole atomic files, any CSV, TSV, JSONL or Parquet, saved data sets.
 
-All formats go one way: find the files, split each into rows and fields (never losing one uncounted), recognise the
-columns, clean, number users and items. Formats differ in the first step, and in how columns get their names.
+All formats take the same steps: find the files, split each into rows and fields (counting every row that is lost),
+recognise the columns, clean, number users and items. Formats differ in the first step, and in how columns get their
+names.
 """
 
 from __future__ import annotations
@@ -71,26 +72,27 @@ def read_dataset(
         dataset = read_dataset(DataConfig(events="events.csv", items="items.csv"))
 
     ``config.source`` is a folder or the name of a registered data set. The format of a folder is recognised: MovieLens,
-    RecBole, a folder with the tables ``interactions``, ``events`` or ``ratings`` and ``items``, ``movies`` or
+    RecBole, a folder with a table ``interactions``, ``events`` or ``ratings`` and a table ``items``, ``movies`` or
     ``books``, or a saved data set. Instead of a source, ``config.events`` names a file. ``items`` and ``users`` belong
-    to it, or replace the file found in the source. ``vectors`` names files with a vector for each row of the items. A
+    to it, or replace the file found in the source. ``vectors`` names files with one vector for each row of the items. A
     saved data set is not cleaned again.
 
     Args:
-      config: the ``data`` section.
-      base: the folder that relative paths start from.
-      known: a data set that the files extend, see :meth:`Dataset.extend`. Any table may then be missing.
-      test_events: the test events of a ``fixed`` split, ``split.test_events`` of the config: rows of the file of events
-        (``0:20000``), or a file of events, whose relative path also starts from ``base``. The report counts test events
-        that are not among the cleaned events. With ``known`` it is not read, because extended data sets keep their test
-        events.
-      log_since: if ``data.events`` is an event log, its events up to this number are not read.
+      config: The ``data`` section.
+      base: The folder that relative paths refer to.
+      known: A data set that the files extend, see :meth:`Dataset.extend`. Any table may then be missing.
+      test_events: The test events of a ``fixed`` split, ``split.test_events`` of the config: rows of the file of events
+        (``0:20000``), or a file of events, whose relative path also refers to ``base``. The report counts test events
+        that are not among the cleaned events. With ``known`` this is ignored, because extended data sets keep their
+        test events.
+      log_since: If ``data.events`` is an event log, its events up to this number are not read.
 
     Raises:
-      ConfigError: there is neither a source nor events, or there are both; there are files besides a saved data set; a
-        saved data set would extend another one; a registered name, encoding or column name is unknown; test events are
-        rows, but the data is a saved data set; there are vectors without items, or vectors with the name of a column.
-      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows; the number of vectors
+      ConfigError: There is neither a source nor events, or there are both; files are given in addition to a saved data
+        set; a saved data set would extend another one; a registered name, encoding or column name is unknown; test
+        events are named by rows, but the data is a saved data set; there are vectors without items, or vectors with the
+        name of a column.
+      DataError: A file is missing, empty, unreadable, lacks a column or has too many broken rows; the number of vectors
         differs from the number of item rows; or none of the test events is among the cleaned events.
     """
     check_mapping(config.columns)
@@ -149,7 +151,7 @@ def read_dataset(
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
     tags = read(files.tags, "tags", TAG_COLUMNS, (ITEM, TAG)) if files.tags else None
     if known is None:
-        assert files.events is not None  # given, or find_files would have raised
+        assert files.events is not None  # set by the config, or by find_files, which raises otherwise
         name = name_of(config.source, files.events)
     else:
         name = known.name
@@ -163,20 +165,20 @@ def read_dataset(
 def read_items(
     path: Path, config: DataConfig, known: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, CleaningReport]:
-    """Reads and cleans a catalogue alone, in any format that :func:`read_dataset` takes one in.
+    """Reads and cleans a catalogue without events, in any format that :func:`read_dataset` reads.
 
     Args:
-      path: the file.
-      config: for its ``columns``, ``encoding`` and ``max_bad_rows``. A column that is mapped to a name which the file
-        does not have is recognised by its usual names.
-      known: clean items that the file goes with, see :func:`tfllmrec.data.cleaning.items.clean_items`.
+      path: The file.
+      config: The ``data`` section; only ``columns``, ``encoding`` and ``max_bad_rows`` are used. If the file lacks the
+        name that a column is mapped to, the column is recognised by its usual names.
+      known: Clean items that the file belongs to, see :func:`tfllmrec.data.cleaning.items.clean_items`.
 
     Returns:
-      The items as in :attr:`Dataset.items`, and the report of the cleaning.
+      The items as in :attr:`Dataset.items`, and the cleaning report.
 
     Raises:
-      ConfigError: an unknown encoding or canonical column.
-      DataError: the file is missing, empty, unreadable, lacks the ids or has too many broken rows.
+      ConfigError: The encoding or a canonical column is unknown.
+      DataError: The file is missing, empty or unreadable, lacks the ids, or has too many broken rows.
     """
     check_mapping(config.columns)
     raw = name_columns(read_table(path, "items", config), ITEM_COLUMNS, (ITEM,), config.columns)
@@ -185,21 +187,21 @@ def read_items(
 
 
 def read_ids(path: Path, config: DataConfig) -> tuple[list[str], CleaningReport]:
-    """Reads the user ids of a file, each once and in its order, in any format that :func:`read_dataset` reads.
+    """Reads the distinct user ids of a file, in its order, in any format that :func:`read_dataset` reads.
 
     The column is found by its usual names. A file of one column needs no header; in formats that always name their
-    columns, such as Parquet, the only column may have any name but that of another known column.
+    columns, such as Parquet, the only column may have any name except that of another known column.
 
     Args:
-      path: the file.
-      config: for its ``columns``, ``encoding`` and ``max_bad_rows``.
+      path: The file.
+      config: The ``data`` section; only ``columns``, ``encoding`` and ``max_bad_rows`` are used.
 
     Returns:
-      The ids, and the report of the cleaning.
+      The ids, and the cleaning report.
 
     Raises:
-      ConfigError: an unknown encoding or canonical column.
-      DataError: the file is missing, empty, unreadable, lacks the ids or has too many broken rows.
+      ConfigError: The encoding or a canonical column is unknown.
+      DataError: The file is missing, empty or unreadable, lacks the ids, or has too many broken rows.
     """
     check_mapping(config.columns)
     raw = read_table(path, "users", config, only=USER)
@@ -222,20 +224,20 @@ def dataset_from_frames(
     known: Dataset | None = None,
     test_events: str | pd.DataFrame | None = None,
 ) -> Dataset:
-    """Makes a Dataset of tables in memory, whose columns and values are treated as :func:`read_dataset` treats files.
+    """Creates a Dataset from tables in memory. Columns and values are treated as in :func:`read_dataset`.
 
     Args:
-      events: may be ``None`` with ``known`` only.
-      items: the catalogue.
-      users: the users.
-      config: the ``data`` section.
-      tags: tags that users gave to items.
-      known: a data set that the tables extend, see :meth:`Dataset.extend`.
-      test_events: rows of ``events`` (``"0:20000"``), or a table with some of them: the test events of a ``fixed``
-        split.
+      events: The events; may be ``None`` only with ``known``.
+      items: The catalogue.
+      users: The users.
+      config: The ``data`` section.
+      tags: Tags that users gave to items.
+      known: A data set that the tables extend, see :meth:`Dataset.extend`.
+      test_events: The test events of a ``fixed`` split: rows of ``events`` (``"0:20000"``), or a table with some of the
+        events.
 
     Raises:
-      DataError: the events are missing, a column is missing, no event is left, too many rows are broken, or none of the
+      DataError: The events are missing, a column is missing, no event is left, too many rows are broken, or none of the
         test events is among the clean events.
     """
     config = config or DataConfig()
@@ -245,7 +247,7 @@ def dataset_from_frames(
 
     def raw(frame: pd.DataFrame, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
         named = [level for level, name in enumerate(frame.index.names) if name is not None]
-        frame = frame.reset_index(level=named, allow_duplicates=True).reset_index(drop=True)  # as in Parquet files
+        frame = frame.reset_index(level=named, allow_duplicates=True).reset_index(drop=True)  # as for Parquet files
         frame = frame.set_axis(distinct_names([str(c) for c in frame.columns]), axis=1)
         rows = np.arange(len(frame), dtype=np.int64)
         table_of = RawTable(table, f"{table} table", frame, rows, np.ones_like(rows))
@@ -278,7 +280,7 @@ def _assemble(
     known: Dataset | None,
     test_rows: str | None,
 ) -> Dataset:
-    """The Dataset of the tables; a first reading extends an empty one, and may mark rows as test events."""
+    """Assembles the Dataset from the tables. A first reading extends an empty one, and may mark rows as test events."""
     check_mapped(config.columns, [raw for raw in (raw_events, raw_items, raw_users, *more_items) if raw])
     report = CleaningReport()
     known = known or Dataset.empty(name)
@@ -307,12 +309,12 @@ def _assemble(
         _note_unlisted(raw_events, raw_items, listed, met, unlisted, report)
     items = pd.concat([items, pd.DataFrame({ITEM: pd.Series(unlisted, dtype="str")})], ignore_index=True).fillna("")
     ids_in_file = pd.Index(items[ITEM])
-    # Which row, and in JSON which column, comes first in a file must change neither the fingerprint nor a fitted model.
+    # The order of rows, and in JSON of columns, in a file must change neither the fingerprint nor a fitted model.
     items = extended_entities(known.items, items, ITEM)
     for raw in more_items:
         items = join_more_items(items, clean_items(raw, config, report, known=items), raw, report)
     items = items[[c for c in ITEM_COLUMNS if c in items] + list(items.columns.difference([*ITEM_COLUMNS]))]
-    rows_by_id = ids_in_file.get_indexer(items[ITEM])  # -1: known, and not in the file
+    rows_by_id = ids_in_file.get_indexer(items[ITEM])  # -1: a known item that is not in the file
     tags = clean_tags(raw_tags, items, config, report) if raw_tags else no_tags()
     _note_texts(items, rows_by_id >= 0, report)
 
@@ -386,7 +388,7 @@ def _assemble(
 
 
 def _with_test_events(dataset: Dataset, name: str, named: RawTable, config: DataConfig) -> Dataset:
-    """The data set with the events that a table names marked as test events."""
+    """Returns the data set with the events that the table ``named`` contains marked as test events."""
     of_reading, report = CleaningReport(), CleaningReport()
     every_row = config.model_copy(update={"repeats": "all", "min_user_events": 1})
     events = mark_events(dataset.events, clean_events(named, every_row, of_reading, dataset.events)[0])
@@ -395,13 +397,13 @@ def _with_test_events(dataset: Dataset, name: str, named: RawTable, config: Data
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    """The data set; ``data.fields`` that do not fit it are an error now, and not after hours of training."""
+    """Returns the data set, after a check that ``data.fields`` fit it: errors then appear before hours of training."""
     _ = dataset.schema
     return dataset
 
 
 def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -> None:
-    """Counts the items without text, and those without a title to show, among the rows in ``came``."""
+    """Reports the number of items without text, and of items without a usable title, among the rows in ``came``."""
     text = [c for c in ITEM_COLUMNS[1:] if c in items]
     if not text:
         return
@@ -428,17 +430,18 @@ def _note_unlisted(
     unlisted: pd.Index,
     report: CleaningReport,
 ) -> None:
-    """Counts the item ids of events that the catalogue lacks, and tells reasons to doubt that the two belong together.
+    """Reports item ids of events that the catalogue lacks, and reasons to doubt that the two files belong together.
 
     Args:
-      raw_events, raw_items: the files.
-      listed: the ids of the catalogue.
-      met: the ids of the items with events.
-      unlisted: the ids in ``raw_events`` that are not listed.
-      report: takes the findings.
+      raw_events: The file of events.
+      raw_items: The file of items.
+      listed: The ids of the catalogue.
+      met: The ids of the items with events.
+      unlisted: The ids in ``raw_events`` that are not in ``listed``.
+      report: The report that receives the findings.
 
     Raises:
-      DataError: the catalogue has none of them.
+      DataError: The catalogue contains none of the items with events.
     """
     ours, theirs = raw_events.names[ITEM], raw_items.names[ITEM]
     remedy = "data.columns: {item_id: NAME IN THE FILE}"
@@ -477,7 +480,7 @@ def _note_unlisted(
 
 
 def _hint_of_time(raw: RawTable) -> str:
-    """Advice if an unused column has times, for events in no known order; else ``""``."""
+    """Returns advice if events have no known order but an unused column contains times; else ``""``."""
     for name in raw.frame.columns:
         if name in raw.names:
             continue

@@ -1,4 +1,4 @@
-"""Which items of two catalogues are the same one."""
+"""Finds items of two catalogues that are the same."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from tfllmrec.errors import ConfigError
 
 By = Literal["id", "title", "none"]
 
-#: Columns that hold the year in which an item came out, best first.
+#: Columns with the release year of an item, in order of preference.
 YEARS = ("release_year", "year")
 _YEAR = r"\s*\((\d{4})\)\s*$"
 _ARTICLE = r"^(.*), (the|an|a|les|le|la|il|el|das|der|die|l')$"
 
 
 def same_items(items: pd.DataFrame, known: pd.DataFrame, by: By = "id") -> np.ndarray:
-    """For each of N ``items`` its row among the ``known`` ones, int64 ``[N]``; -1 where there is none.
+    """Returns for each of N ``items`` its row among the ``known`` items, int64 ``[N]``; -1 if it has none.
 
-    Titles are compared without case, punctuation and a trailing article ("Game, The"), together with the year, which
-    is at the end of the title, "Toy Story (1995)", or in a column ``release_year`` or ``year``. A title and year that
-    several items of one catalogue have say nothing.
+    Titles are compared without case, punctuation and a trailing article ("Game, The"), together with the year, which is
+    at the end of the title, "Toy Story (1995)", or in a column ``release_year`` or ``year``. A title and year that
+    several items of one catalogue share are not matched.
 
     Args:
-      items, known: items tables, as :attr:`tfllmrec.data.dataset.Dataset.items`.
-      by: ``none``: all items differ.
+      items: An items table, as :attr:`tfllmrec.data.dataset.Dataset.items`.
+      known: An items table, as :attr:`tfllmrec.data.dataset.Dataset.items`.
+      by: What is compared: ``id``, ``title``, or ``none``: all items differ.
 
     Raises:
-      ConfigError: a catalogue has no titles to compare.
+      ConfigError: A catalogue has no titles to compare.
     """
     if by == "none":
         return np.full(len(items), -1)
@@ -45,9 +46,9 @@ def same_items(items: pd.DataFrame, known: pd.DataFrame, by: By = "id") -> np.nd
 
 
 def titles_differ(items: pd.DataFrame, known: pd.DataFrame, rows: np.ndarray) -> bool:
-    """Whether most items that are the same by ``rows``, as of :func:`same_items`, have different titles.
+    """Returns whether most items that are matched by ``rows`` (from :func:`same_items`) have different titles.
 
-    Then their ids are equal by chance. With fewer than ten such items that have titles it is not known: False.
+    In that case their ids are equal by chance. False if fewer than ten matched items have titles.
     """
     if TITLE not in items or TITLE not in known:
         return False
@@ -60,7 +61,7 @@ def titles_differ(items: pd.DataFrame, known: pd.DataFrame, rows: np.ndarray) ->
 
 
 def _titles_and_years(items: pd.DataFrame) -> pd.Series:
-    """A text for each item that is equal for equal titles and years; empty where there is no title."""
+    """Returns a text for each item that is equal for equal titles and years; empty if there is no title."""
     if TITLE not in items:
         raise ConfigError(
             f"transfer.same_items=title: expected a column '{TITLE}' in both catalogues, found "

@@ -1,15 +1,16 @@
-"""One declaration of every field: its owner, its kind, and how its values become numbers.
+"""Declares every field of a data set: its owner, its kind, and how its values become numbers.
 
-A field is a column of the events, the items or the users. Everything else reads the declaration: queries, batches,
-signatures, the client's calls, warm-up requests and the manifest of an export. So a new column of a known kind needs no
-code; a new kind needs a branch here and a layer in :mod:`tfllmrec.layers.field_encoder`.
+A field is a column of the events, the items or the users. Queries, batches, signatures, the client's calls, warm-up
+requests and the manifest of an export all use this declaration. A new column of a known kind therefore needs no code; a
+new kind needs a branch here and a layer in :mod:`tfllmrec.layers.field_encoder`.
 
 Fields are named ``OWNER.NAME`` in the inputs of models:
 
-- ``event.rating``: of each event of the history, ``[B, L]``. Every column of the events is one of these.
-- ``request.device``: of the request, ``[B]``: a column of the events that is known before the event happens.
-- ``user.age``: of the user, ``[B]``, sent with the request, because users do not need an account.
-- ``item.year``: of each item of the catalogue, ``[N]``.
+- ``event.rating``: a value of each event of the history, ``[B, L]``. Every column of the events is such a field.
+- ``request.device``: a value of the request, ``[B]``, from a column of the events that is known before the event
+  happens.
+- ``user.age``: a value of the user, ``[B]``, sent with the request, because users do not need an account.
+- ``item.year``: a value of each item of the catalogue, ``[N]``.
 """
 
 from __future__ import annotations
@@ -51,26 +52,28 @@ from tfllmrec.wording import nearest_hint, shown
 Owner = Literal["event", "request", "user", "item"]
 Kind = Literal["id", "category", "number", "text", "vector", "time"]
 
-#: Codes of categories: nothing was given; a value that training did not have. Its own values follow.
+#: Codes of a category's values: a missing value, and a value that is not in the vocabulary. The codes of the vocabulary
+#: follow.
 MISSING_CODE, UNKNOWN_CODE = 0, 1
-#: The most values of a category that are told apart, the most frequent ones; the others are unknown.
+#: The largest size of a vocabulary: the most frequent values of a category; other values are unknown.
 MAX_VOCABULARY = 10_000
-#: The most names of one cell that are read, where cells hold several.
+#: The largest number of names that are read from a cell with several names.
 MAX_NAMES = 32
-#: Whole numbers of at most so many distinct values are codes: hours, ratings of an age group, days of a month.
+#: Whole numbers with at most this many distinct values are categories: hours, age groups, days of a month.
 MAX_CODES = 32
-#: Edges between the bins of a number: quantiles, evenly spaced.
+#: The number of bins of a number; their edges are evenly spaced quantiles.
 BINS = 16
-#: Spreads from the median beyond which a number is an outlier, and is clipped.
+#: A number more than this many spreads from the median is an outlier, and is clipped.
 FAR = 5.0
-#: The interquartile range of normal numbers, in standard deviations.
+#: The interquartile range of a normal distribution, in standard deviations.
 QUARTILES = 1.349
 RATING_KEY = f"event.{RATING}"
 
-#: What attributes of fields were called in runs of earlier versions, which scale numbers by these.
+#: Names of field attributes in runs of earlier versions, which scale numbers by mean and deviation, and their new
+#: names.
 _EARLIER_NAMES = {"mean": "median", "deviation": "spread"}
 _KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
-#: Names of columns that are known before an event happens, and words in such names.
+#: Names of event columns that are known before the event happens, and words that mark such names.
 _CONTEXT_NAMES = frozenset(["time", "date", "day", "hour", "month", "state", "page", "place", "query", "source"])
 _CONTEXT_WORDS = frozenset(
     word
@@ -82,7 +85,7 @@ _CONTEXT_WORDS = frozenset(
     )
     for word in words.split()
 )
-#: Words in the names of columns that are known afterwards, whatever else is in the name.
+#: Words that mark an event column as known only after the event, whatever else is in its name.
 _OUTCOME_WORDS = frozenset(
     word
     for words in (
@@ -97,7 +100,7 @@ _ID_WORDS = {
     *("id", "uuid", "guid", "hash", "url", "uri", "link", "zip", "postcode", "postal"),
     *("phone", "email", "session", "ip", "isbn", "asin", "sku"),
 }
-#: Words in the names of columns whose whole numbers are codes, however many there are.
+#: Words in the names of columns whose whole numbers are codes, however many distinct values there are.
 _CODE_WORDS = {
     *("city", "region", "state", "country", "place", "location", "store", "device", "channel", "campaign"),
     *("category", "type", "code", "group", "class", "gender", "sex", "occupation", "job", "brand", "genre"),
@@ -115,23 +118,25 @@ class Field:
     """A column of the events, requests, users or items.
 
     Attributes:
-      name: the name of the column.
+      name: The name of the column.
       owner: *request* for a column of the events that is known before the event happens, such as the device; *event*
-        for one that is known afterwards, such as the rating, and so is only read of events of the history.
-      kind: how values are encoded, see :meth:`encode`.
-      vocabulary: of a category, its values, the most frequent first.
-      median, spread: of a number, or of a time of items. The spread is the interquartile range / 1.349, which is the
-        standard deviation of normal numbers but is not moved by a few huge ones; where half of the numbers are equal,
-        it is the deviation.
-      edges: of a number, or of a time of items, its quantiles, ascending and distinct: bins for piecewise-linear
+        for one that is known only afterwards, such as the rating, and is therefore only read from events of the
+        history.
+      kind: How values are encoded, see :meth:`encode`.
+      vocabulary: For a category, its values, the most frequent first.
+      median: For a number, or a time of items, the median.
+      spread: For a number, or a time of items, the interquartile range / 1.349. This is the standard deviation of
+        normal numbers, but a few huge values do not change it. If half of the numbers are equal, it is the standard
+        deviation.
+      edges: For a number, or a time of items, its quantiles, ascending and distinct: bins for piecewise-linear
         encoding.
-      dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
-      width: numbers of a vector; names of a cell that holds several (0: a cell holds one value); of a text of events,
-        requests or users that a model reads, numbers of its vector (0: the text is not read). Texts are strings in
-        queries, and vectors only where a model reads them; see :meth:`Schema.reading_text`.
-      default: the value where a request leaves the field out; ``None``: the value is missing then.
-      weights: of a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
-        down to -1: the user rejected the item.
+      width: For a vector, its length; for a category, the number of names in a cell (0 if a cell holds one value); for
+        a text of events, requests or users that a model reads, the length of its vector (0 if the text is not read).
+        Texts are strings in queries, and vectors only where a model reads them; see :meth:`Schema.reading_text`.
+      default: The value that is used if a request leaves the field out; with ``None`` the value is then missing.
+      weights: For a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
+        down to -1, if the user rejected the item.
+      dropped: For a category, the number of values that are not in the vocabulary because of its limit.
     """
 
     name: str
@@ -148,33 +153,33 @@ class Field:
 
     @classmethod
     def of(cls, field: Field | Mapping[str, Any]) -> Field:
-        """A field, or what ``asdict`` made of it, as a field."""
+        """Returns ``field`` as a Field; a mapping must be the result of ``asdict``."""
         return field if isinstance(field, Field) else cls(**field)
 
     @property
     def key(self) -> str:
-        """``OWNER.NAME``, the field's name among the inputs of a model."""
+        """``OWNER.NAME``, the name of the field among the inputs of a model."""
         return f"{self.owner}.{self.name}"
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of the values in models: int32 codes, float32 numbers and vectors, float64 seconds, or text."""
+        """The dtype of the values in models: int32 codes, float32 numbers and vectors, float64 seconds, or text."""
         by_kind = {"category": np.int32, "number": np.float32, "vector": np.float32, "time": np.float64}
         return np.dtype(np.float32 if self.is_read_text else by_kind.get(self.kind, object))
 
     @property
     def padding(self) -> Any:
-        """A missing value in models: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
+        """The missing value in models: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
         return padding_of(self.dtype)
 
     @property
     def is_read_text(self) -> bool:
-        """Whether values are texts that models read as vectors of an encoder."""
+        """Whether the values are texts that models read as vectors of an encoder."""
         return self.kind == "text" and bool(self.width)
 
     @property
     def has_encoder(self) -> bool:
-        """Whether :mod:`tfllmrec.layers.field_encoder` can encode the values: not those of ids and unread texts."""
+        """Whether :mod:`tfllmrec.layers.field_encoder` can encode the values; it cannot encode ids and unread texts."""
         return self.kind not in ("text", "id") or self.is_read_text
 
     @property
@@ -184,7 +189,7 @@ class Field:
 
     @cached_property
     def code_weights(self) -> np.ndarray:
-        """float32 ``[size]``: the weight of each code of a kind of event.
+        """Float32 ``[size]``: the weight of each code of a kind of event.
 
         A missing kind counts as the most frequent kind that is a choice, because requests may leave kinds out; an
         unknown kind counts as the weakest choice.
@@ -198,12 +203,12 @@ class Field:
         """Encodes cells as the values that models read.
 
         ===========  ===========================================================================================
-        category     int32 ``[R]``; 0: nothing there, 1: not in the vocabulary, then the vocabulary in order.
-                     ``[R, width]``, padded with 0, where a cell holds several names
-        number       float32 ``[R]``, as it is in the file; NaN: nothing there, or no number that float32 holds
-        time         float64 ``[R]``, seconds since 1970 UTC; NaN: nothing there, or no time
-        vector       float32 ``[R, width]``; NaN: nothing there, or another number of values
-        text, id     object ``[R]``; ``""``: nothing there
+        category     int32 ``[R]``; 0: missing, 1: not in the vocabulary, from 2 on: the vocabulary in order.
+                     ``[R, width]``, padded with 0, if a cell holds several names
+        number       float32 ``[R]``, as in the file; NaN: missing, or not a number in the range of float32
+        time         float64 ``[R]``, seconds since 1970 UTC; NaN: missing, or not a time
+        vector       float32 ``[R, width]``; NaN: missing, or another number of values
+        text, id     object ``[R]``; ``""``: missing
         ===========  ===========================================================================================
         """
         cells = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
@@ -225,11 +230,15 @@ class Field:
         return strings(cells).to_numpy(object)
 
     def blank(self, rows: int) -> np.ndarray:
-        """The encoding of ``rows`` missing values."""
+        """Returns the encoding of ``rows`` missing values."""
         return np.full((rows, *([self.width] if self.width else [])), self.padding, self.dtype)
 
     def without_text(self, rows: int) -> np.ndarray:
-        """Vectors of a read text that is missing: NaN, ``[rows, 1, width]`` of all events, else ``[rows, width]``."""
+        """Returns the vectors, all NaN, for a read text that is missing.
+
+        The shape is ``[rows, 1, width]`` for a field of events, for all events of a history, and else
+        ``[rows, width]``.
+        """
         return np.full((rows, *[1] * (self.owner == "event"), self.width), np.nan, np.float32)
 
     def _codes(self, texts: pd.Series) -> np.ndarray:
@@ -246,10 +255,10 @@ class Field:
         return codes
 
     def words(self, values: np.ndarray) -> list[str]:
-        """Encoded values as a request writes them: :meth:`encode` gives the same values; ``""`` for a missing one."""
+        """Returns encoded values as a request writes them: the inverse of :meth:`encode`; ``""`` for missing values."""
         match self.kind:
             case "category":
-                unknown = "?"  # any value that training did not have
+                unknown = "?"  # any value that is not in the vocabulary
                 while unknown in self.vocabulary:
                     unknown += "?"
                 known = np.array(["", unknown, *self.vocabulary], object)
@@ -266,7 +275,7 @@ class Field:
         return values.tolist()
 
     def line(self) -> str:
-        """A description such as ``request.device: category, 3 values (phone, tablet, tv)``."""
+        """Returns a description such as ``request.device: category, 3 values (phone, tablet, tv)``."""
         match self.kind:
             case "category":
                 some = ", ".join(self.vocabulary[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
@@ -289,7 +298,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """All fields of a data set, in the order: event, request, user, item; within an owner by name."""
+    """All fields of a data set, in the order event, request, user, item; the fields of an owner are sorted by name."""
 
     fields: tuple[Field, ...] = ()
 
@@ -297,40 +306,40 @@ class Schema:
         return iter(self.fields)
 
     def of(self, *owners: Owner) -> list[Field]:
-        """The fields of the given owners."""
+        """Returns the fields of the given owners."""
         return [field for field in self.fields if field.owner in owners]
 
     def of_history(self) -> list[Field]:
-        """The fields of each event of a history: those of events and of earlier requests, all named ``event.NAME``."""
+        """Returns the fields of history events: those of events and of earlier requests, all named ``event.NAME``."""
         return [replace(field, owner="event") for field in self.of("event", "request")]
 
     def of_query(self) -> list[Field]:
-        """The fields of a request: its own and its user's."""
+        """Returns the fields of a request: its own and those of its user."""
         return self.of("request", "user")
 
     def of_inputs(self) -> list[Field]:
-        """All fields that a model may read of a query: those of its history, of its request and of its user."""
+        """Returns all fields that a model may read from a query: those of its history, its request and its user."""
         return [*self.of_history(), *self.of_query()]
 
     def texts_of_users(self) -> list[Field]:
-        """The fields that users may have written: texts of events, requests and users."""
+        """Returns the fields that users may have written: texts of events, requests and users."""
         return [field for field in self.of("event", "request", "user") if field.kind == "text"]
 
     def reading_text(self, width: int) -> Schema:
-        """This schema for a model that reads :meth:`texts_of_users`, as vectors of ``width`` numbers."""
+        """Returns this schema for a model that reads :meth:`texts_of_users` as vectors of ``width`` numbers."""
         read = self.texts_of_users()
         return Schema(tuple(replace(field, width=width) if field in read else field for field in self))
 
     @cached_property
     def kind_of_event(self) -> Field | None:
-        """The field of events that says how much each counts; ``None``: all count the same."""
+        """The event field whose values determine the weights of events; ``None`` if all events have equal weights."""
         return next((field for field in self.of_history() if field.weights), None)
 
     def __getitem__(self, key: str) -> Field:
-        """The field with a key such as ``user.age``, or ``event.device`` for that of a request in the history.
+        """Returns the field with a key such as ``user.age``, or ``event.device`` for a request field in the history.
 
         Raises:
-          KeyError: no field has this key.
+          KeyError: No field has this key.
         """
         for field in (*self.fields, *self.of_history()):
             if field.key == key:
@@ -338,17 +347,17 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """A description of each field, one line each."""
+        """Returns one line of description for each field."""
         return [field.line() for field in self.fields]
 
     def as_dict(self) -> list[dict[str, Any]]:
-        """The fields as plain JSON types, without attributes that have their default."""
+        """Returns the fields as plain JSON types, without attributes that have their default."""
         plain = asdict(Field("", "event", "id")) | dict.fromkeys(("name", "owner", "kind"))
         return [{k: v for k, v in asdict(field).items() if v != plain[k]} for field in self.fields]
 
     @classmethod
     def from_dict(cls, raw: Iterable[Mapping[str, Any]]) -> Schema:
-        """The schema of what :meth:`as_dict` returned.
+        """Creates the schema from the result of :meth:`as_dict`.
 
         Raises:
           ModelError: ``raw`` is not a list of fields.
@@ -363,7 +372,7 @@ class Schema:
 
 
 def padding_of(dtype: np.dtype) -> Any:
-    """The padding of rows of encoded values: NaN for floats, 0 for codes, ``""`` for text."""
+    """Returns the padding for rows of encoded values: NaN for floats, 0 for codes, ``""`` for text."""
     return {"f": np.nan, "i": 0}.get(dtype.kind, "")
 
 
@@ -376,20 +385,22 @@ def infer_schema(
 ) -> Schema:
     """Recognises the fields of clean tables.
 
-    The kind follows from a column's values: numbers, times, vectors of equal length, few distinct values (category),
-    long texts, and ids otherwise. A column of the events belongs to the request if its name is a usual word for
-    context (hour, device, city, weather, ...). Any other column may only be known after the event, and a model that
+    The kind follows from the values of a column: numbers, times, vectors of equal length, few distinct values
+    (category), long texts, and otherwise ids. A column of the events belongs to the request if its name is a usual word
+    for context (hour, device, city, weather, ...). Any other column may be known only after the event, and a model that
     read it before would see the future. ``data.fields`` overrides both.
 
     Args:
-      events, items, users: as in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics are taken from
-        these rows: give those of training.
-      asked: ``data.fields``, by the name of a column.
-      every_event: all events, whose kinds are known, with or without training events.
+      events: As in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics come from the given events,
+        items and users, so pass those of training.
+      items: As in :class:`~tfllmrec.data.dataset.Dataset`.
+      users: As in :class:`~tfllmrec.data.dataset.Dataset`.
+      asked: The setting ``data.fields``, by the name of a column.
+      every_event: All events, including held-out ones. All kinds of events in them belong to the vocabulary.
 
     Raises:
-      ConfigError: ``asked`` names a column that is not there, or a kind that its values do not have; or it gives
-        weights to several columns, or to one of items or users.
+      ConfigError: ``asked`` names a column that does not exist, or a kind that its values do not have; or it gives
+        weights to several columns, or to a column of items or users.
     """
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
@@ -424,16 +435,16 @@ def infer_schema(
     named = [name for name in weighted if name != EVENT_KIND]
     if len(named) > 1:
         raise ConfigError(f"data.fields: expected weights of one column, found those of {', '.join(named)}.")
-    if named and len(weighted) > 1:  # the column that is asked for replaces the one that is recognised
+    if named and len(weighted) > 1:  # the column named in the settings replaces the recognised one
         fields = [replace(field, weights=None) if field.name == EVENT_KIND else field for field in fields]
     order = {owner: place for place, owner in enumerate(get_args(Owner))}
     return Schema(tuple(sorted(fields, key=lambda field: (order[field.owner], field.name))))
 
 
 def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every: pd.Series) -> Field | None:
-    """The field of one column; ``None`` where it has no value: nothing would be known of how to encode it.
+    """Returns the field of one column; ``None`` if the column is empty, because its encoding could not be determined.
 
-    ``every`` has the values of held-out events, too: of kinds of events all are known.
+    ``every`` also contains the values of held-out events: the vocabulary of kinds of events is complete.
     """
     plain_floats = values.dtype.kind in "fi"
     texts = values.dropna() if plain_floats else strings(values)
@@ -475,7 +486,7 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
 
 
 def _on_a_scale(field: Field, plain: np.ndarray) -> Field:
-    """The field with the statistics of its numbers, which are finite."""
+    """Returns the field with the statistics of its numbers, which must be finite."""
     edges = np.unique(np.quantile(plain, np.linspace(0, 1, BINS + 1)))
     low, median, high = map(float, np.quantile(plain, [0.25, 0.5, 0.75]))
     spread = (high - low) / QUARTILES or float(plain.std()) or 1.0
@@ -483,7 +494,7 @@ def _on_a_scale(field: Field, plain: np.ndarray) -> Field:
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Which encoded values are missing ones, bool ``[R]``."""
+    """Returns which encoded values are missing, bool ``[R]``."""
     rows = values.reshape(len(values), -1)
     return np.isnan(rows).any(axis=1) if rows.dtype.kind == "f" else (rows == padding_of(rows.dtype)).all(axis=1)
 
@@ -491,7 +502,7 @@ def missing(values: np.ndarray) -> np.ndarray:
 def _owner_of_event_column(name: str) -> Owner:
     if name in (RATING, EVENT_KIND):
         return "event"
-    # ``source_`` begins the names of columns that another column took the name of.
+    # A column is called ``source_NAME`` if another column took the name NAME.
     words = set(words_of_name(name.removeprefix("source_")))
     if name == TIMESTAMP:
         return "request"
@@ -535,7 +546,7 @@ def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig, eve
         cells = [category_names(cell) for cell in texts]
         width = min(max(map(len, cells), default=1), MAX_NAMES)
         return replace(field, width=width, vocabulary=_most_frequent(pd.Series([n for c in cells for n in c])))
-    # Values that the settings name are known, whether these rows have them or not.
+    # Values that the settings name belong to the vocabulary even if they do not occur in these rows.
     named = [*([] if want.default is None else [want.default]), *(want.weights or {})]
     if name == EVENT_KIND or want.weights:
         kinds = strings(every)
@@ -543,29 +554,29 @@ def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig, eve
     field = replace(field, vocabulary=tuple(dict.fromkeys([*_most_frequent(texts), *named])))
     if name == EVENT_KIND or want.weights:
         weights = _event_weights(field.vocabulary, want.weights or {})
-        # Nothing would be left to learn from; or all events are alike.
+        # Weights are ignored if no value has a positive one, or if recognised weights are all equal.
         if max(weights.values(), default=0.0) > 0 and (want.weights or len(set(weights.values())) > 1):
             field = replace(field, weights=weights)
     return replace(field, dropped=max(texts.nunique() - MAX_VOCABULARY, 0))
 
 
 def _most_frequent(values: pd.Series) -> tuple[str, ...]:
-    """The values, the most frequent first, equally frequent ones in the order of their characters."""
+    """Returns the values, the most frequent first; equally frequent values in the order of their characters."""
     counts = values.value_counts()
     counts = counts.iloc[np.lexsort([counts.index.to_numpy(str), -counts.to_numpy()])]
     return tuple(map(str, counts.index[:MAX_VOCABULARY]))
 
 
 def _event_weights(kinds: Sequence[str], asked: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each kind of event: the one ``asked`` for, else :func:`kind_weight`."""
+    """Returns the weight of each kind of event: the one in ``asked``, else that of :func:`kind_weight`."""
     return {kind: asked.get(kind, kind_weight(kind)) for kind in kinds}
 
 
 def _vector_width(filled: pd.Series, asked: bool = False) -> int:
-    """The length of the vectors that all cells hold, at least 2; 0 where they hold something else.
+    """Returns the length of the vectors that all cells hold, at least 2; 0 if they hold something else.
 
-    A list of whole numbers alone may be ids, so half of the cells must have a decimal point, unless vectors are
-    ``asked`` for.
+    Lists of whole numbers may be ids, so at least half of the cells must have a decimal point, unless ``asked`` is
+    true.
     """
     if filled.dtype.kind in "fi" or filled.empty:
         return 0

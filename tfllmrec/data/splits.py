@@ -1,4 +1,4 @@
-"""Divides a Dataset into train, validation and test, and proves that nothing leaks from one to another."""
+"""Divides a Dataset into train, validation and test, and checks that nothing leaks from one to another."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import ConfigError, DataError
 
-#: Kinds in which two events of each user are held out.
+#: Kinds of split in which two events of each user are held out.
 _LEAVE_OUT = ("leave_last_out", "leave_random_out")
-# What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.
+# The use of each event. HISTORY events are part of the histories of held-out users, but not of the training events.
 _TRAIN, _VALIDATION, _TEST, _HISTORY, _UNUSED = range(5)
 
 
@@ -32,16 +32,18 @@ class Split:
     """Training events, and the validation and test queries.
 
     Attributes:
-      dataset: the divided data set; its events have the tags that users wrote (:attr:`Dataset.with_tags_written`).
-      kind: one of ``split.kind``; never ``auto``.
-      schema: the fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
-      train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
-      validation: queries on which settings are chosen.
-      test: queries of the reported figures.
-      validation_events, test_events: what these ask for, rows of ``dataset.events`` in their order; ``None`` where
+      dataset: The divided data set; its events have the tags that users wrote (:attr:`Dataset.with_tags_written`).
+      kind: One of the values of ``split.kind``; never ``auto``.
+      schema: The fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
+      train: The training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
+      validation: The queries on which settings are chosen.
+      test: The queries on which the reported figures are measured.
+      validation_events: The held-out events for validation, rows of ``dataset.events`` in their order; ``None`` if
         nothing was divided.
-      trained_before: how many events the kind of split would hold out, and are training events because an earlier model
-        was trained on them.
+      test_events: The held-out events for the test, rows of ``dataset.events`` in their order; ``None`` if nothing was
+        divided.
+      trained_before: The number of events that the kind of split would hold out, but that are training events because
+        an earlier model was trained on them.
     """
 
     dataset: Dataset
@@ -56,21 +58,25 @@ class Split:
 
     @cached_property
     def items(self) -> pd.DataFrame:
-        """The catalogue as it may be known in training: ``dataset.items``, and a text column ``tags`` of allowed tags.
+        """The catalogue that training may read: ``dataset.items`` with a text column ``tags`` of the allowed tags.
 
-        In per-user splits (all but global_time and cold_items) a tag is allowed if it is not later than its user's
-        last training event; a tag of a user without any event, if it is older than all held-out events. In
-        global_time a tag must be older than the validation period. In no split is a tag allowed whose user and item
-        are those of a held-out event. Where tags or events have no times, times are not compared, and
-        :attr:`findings` says so. Without tags this is ``dataset.items`` itself.
+        In per-user splits (all except global_time and cold_items) a tag is allowed if it is not later than its user's
+        last training event; a tag of a user without any event is allowed if it is older than all held-out events. In
+        global_time a tag must be older than the validation period. In no split is a tag allowed whose user and item are
+        those of a held-out event. If tags or events have no times, times are not compared, and :attr:`findings` says
+        so. Without tags this is ``dataset.items`` itself.
         """
         tags = self.dataset.tags
         return self.dataset.items if tags.empty else with_tags(self.dataset.items, tags[self._tag_use[0]])
 
     @property
     def findings(self) -> list[Finding]:
-        """How many tags are left out of :attr:`items` and why, and how many may have been written too late; how many
-        held-out events are not asked for, because they are rejections or impressions; and :attr:`trained_before`."""
+        """The findings of the split.
+
+        They count the tags that are left out of :attr:`items`, with the reason, and those that may have been written
+        too late; the held-out events that are not targets because they are rejections or impressions; and
+        :attr:`trained_before`.
+        """
         what = "to be held out, but an earlier model was trained on them: they stay training events"
         of_before = [Finding("events", what, self.trained_before, "kept")] if self.trained_before else []
         return [*self._tag_use[1], *self._not_asked_for, *of_before]
@@ -96,14 +102,14 @@ class Split:
 
     @cached_property
     def _tag_use(self) -> tuple[np.ndarray, list[Finding]]:
-        """Bool ``[number of tags]``, whether training may read the tag; and the findings on it."""
+        """Whether training may read each tag, bool ``[number of tags]``, and the findings on the tags."""
         tags, dataset = self.dataset.tags, self.dataset
         if tags.empty:
             return np.ones(0, dtype=bool), []
         width = int(dataset.events[ORDER].max()) + 1
         event, trained = (t[USER_INDEX].to_numpy() * width + t[ORDER].to_numpy() for t in (dataset.events, self.train))
         held_out = dataset.events[~np.isin(event, trained)]
-        user = pd.Index(dataset.users[USER]).get_indexer(tags[USER])  # -1: a user without events
+        user = pd.Index(dataset.users[USER]).get_indexer(tags[USER])  # -1 for a user without events
         item = pd.Index(dataset.items[ITEM]).get_indexer(tags[ITEM])
         seconds = tags[TIMESTAMP].to_numpy()
         timed = not np.isnan(seconds).all() and dataset.events[TIMESTAMP].nunique() > 1
@@ -134,7 +140,7 @@ class Split:
 
     @cached_property
     def train_counts(self) -> np.ndarray:
-        """int64 ``[N]``: training events of each item, without rejections and impressions."""
+        """Int64 ``[N]``: the number of training events of each item, without rejections and impressions."""
         items = self.train[ITEM_INDEX].to_numpy()
         weights = _event_weights(self.schema, self.encoded)
         if weights is not None:
@@ -142,9 +148,10 @@ class Split:
         return np.bincount(items, minlength=self.dataset.n_items).astype(np.int64)
 
     def strata(self, head_share: float = 0.2) -> dict[str, np.ndarray]:
-        """The catalogue by popularity, as bool ``[N]`` masks.
+        """Returns the catalogue by popularity, as bool ``[N]`` masks.
 
-        ``head``: by :func:`head_items`. ``tail``: every other item. ``cold``: those of the tail without any events.
+        ``head``: the items selected by :func:`head_items`. ``tail``: all other items. ``cold``: the items of the tail
+        without any training events.
         """
         head = head_items(self.train_counts, head_share)
         return {"head": head, "tail": ~head, "cold": self.train_counts == 0}
@@ -172,19 +179,31 @@ class Split:
         return _encoded(self.dataset, self.schema)
 
     def check(self) -> None:
-        """Proves that the split leaks nothing.
+        """Checks that the split leaks nothing.
 
-        Whatever the kind: no event is used twice (train, history and target of one query, both targets); a validation
-        history holds nothing that a test asks for; queries of one user have the same history and differ in the fields
-        of the request; exclusions are the history, or nothing where re-use is the task. By kind: the target is the
-        user's next event (leave_last_out); every target is later than all that was trained on, and test later than
-        validation (global_time); held-out items are nowhere in train or in a history (cold_items); held-out users are
-        not in train (cold_users), or have no event of the asked domain there (cold_domain); test targets are the
-        events that were named, and no other part has one of these (fixed). Where the data keeps repeated events, events
-        of a pair are counted, not told apart.
+        For all kinds of split:
+
+        - No event is used by two of train, validation targets and test targets, and no target is in the history of its
+          own query.
+        - A validation history contains no test target and, except for cold_users and cold_domain, only training events.
+        - Queries of one user have the same history and differ in the fields of the request.
+        - A query excludes its history, or nothing if re-use is the task.
+
+        For single kinds:
+
+        - leave_last_out: the target is the user's next event; with ``split.domain``, the user's validation event is
+          later than the training events, and the test event later than the validation event.
+        - global_time: every target is later than all training events, and test targets are later than validation
+          targets.
+        - cold_items: held-out items are neither in train nor in a history.
+        - cold_users: held-out users are not in train.
+        - cold_domain: held-out users have no training events in the target domain.
+        - fixed: test targets are among the named events, and no other part contains one of these.
+
+        If the data keeps repeated events, the events of a user and item are counted, not distinguished.
 
         Raises:
-          DataError: what leaks, with the user and item.
+          DataError: Something leaks; the message names the user or the item.
         """
         n_items = self.dataset.n_items
         pairs = _pairs(self.dataset.events, n_items)
@@ -233,7 +252,11 @@ class Split:
             self._forbid(others, "an event of split.test_events is in train or validation")
 
     def _asked(self, queries: Queries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The users, int64 ``[U]``, and the (user, item) codes of all events of their histories and of all targets."""
+        """Checks the users, histories and exclusions of queries, and returns what they contain.
+
+        Returns:
+          The users, int64 ``[U]``, and the (user, item) codes of all events of their histories and of all targets.
+        """
         users = pd.Index(self.dataset.users[USER]).get_indexer(pd.Index(queries.user_ids))
         if (users < 0).any():
             raise DataError(self._leak(f"a query names the unknown user {queries.user_ids[users < 0][0]!r}"))
@@ -262,7 +285,7 @@ class Split:
         )
 
     def _check_next(self, queries: Queries, left_out: int) -> None:
-        """History and then target must be the user's first events, and all but ``left_out`` of the user's choices."""
+        """Checks that history and target are the user's first events, followed by ``left_out`` choices of the user."""
         events = self.dataset.events
         users = pd.Index(self.dataset.users[USER]).get_indexer(pd.Index(queries.user_ids))
         own, chosen = ragged_column(events, ITEM_INDEX, users), _by_user(events, self.dataset.choices, users)
@@ -280,7 +303,7 @@ class Split:
             raise DataError(self._leak("a target is not the event that comes next after its history"))
 
     def _check_later(self) -> None:
-        """A user's test event must be later than the validation event, and that later than all training events."""
+        """Checks that each user's training events, validation event and test event follow one another in this order."""
         assert self.validation_events is not None and self.test_events is not None
         parts = [self.train, self.validation_events, self.test_events]
         orders = [part.groupby(USER_INDEX)[ORDER].agg(["min", "max"]) for part in parts]
@@ -318,9 +341,9 @@ class Split:
 
 
 def head_items(train_counts: np.ndarray, head_share: float = 0.2) -> np.ndarray:
-    """bool ``[N]``: the round(head_share * N) items with the most training events, ties by item index.
+    """Returns bool ``[N]``: the round(head_share * N) items with the most training events, ties by item index.
 
-    An item without events is never one of them.
+    Items without events are never among them.
     """
     head = np.zeros(len(train_counts), dtype=bool)
     head[np.argsort(-train_counts, kind="stable")[: round(head_share * len(train_counts))]] = True
@@ -336,53 +359,54 @@ def make_split(
 ) -> Split:
     """Divides ``dataset`` and checks that nothing leaks.
 
-    Where kinds of events have weights, events with a weight of 0 or less, such as dislikes and impressions, are no
-    targets. A user's last events are then the last ones with a weight above 0, and what came after a target is in no
-    history before it. :attr:`Split.findings` says how many held-out events are not used as targets.
+    If kinds of events have weights, events with a weight of 0 or less, such as dislikes and impressions, are not
+    targets. A user's last events are then the last ones with a weight above 0; events after a target are in no history
+    before it. :attr:`Split.findings` reports how many held-out events are not used as targets.
 
-    - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
-      events are for training only. Histories: what the user did before the target.
-      With ``split.domain``, in joined data, these are a user's last events in that domain: only its items are
-      candidates, and what the user did in other domains after the validation event is not used.
-    - ``leave_random_out``: as leave_last_out, with two random events of each user: for data without an order.
-    - ``global_time``: events from the time on which leaves ``test_share`` of them are the test, the
-      ``validation_share`` before those the validation. A query is a user with events before and in the period; its
-      targets are those in the period.
-    - ``cold_items``: shares of the items that have events are taken out of train altogether. A query is a user with
-      events in train and on those items; its targets are the latter. Items held out for validation are in no test
+    - ``leave_last_out``: a user's last event is for the test, the one before it for validation; users with fewer than 3
+      events are only used for training. The history of a query consists of the user's events before the target. With
+      ``split.domain``, in joined data, the two are the user's last events in that domain: only its items are
+      candidates, and the user's events in other domains after the validation event are not used.
+    - ``leave_random_out``: as leave_last_out, with two random events of each user, for data without an order.
+    - ``global_time``: the latest ``test_share`` of the events are for the test, the ``validation_share`` before them
+      for validation. A query is a user with events before and in the period; its targets are the events in the period.
+    - ``cold_items``: shares of the items with events are removed from train completely. A query is a user with events
+      in train and events on removed items; the latter are its targets. Items held out for validation are in no test
       history.
-    - ``cold_users``: shares of the users with at least 2 events are taken out of train altogether. Last event: target,
-      all before: history.
-    - ``cold_domain``: of the users with events in another domain and more than ``known_events`` in ``split.domain``,
-      shares are held out. All their events in other domains are in train and in their histories; their first
-      ``known_events`` in that domain are in their histories only; the others are the targets. Only items of that domain
+    - ``cold_users``: shares of the users with at least 2 events are removed from train completely. Their last event is
+      the target, all events before it are the history.
+    - ``cold_domain``: shares of the users with events in another domain and more than ``known_events`` in
+      ``split.domain`` are held out. All their events in other domains are in train and in their histories; their first
+      ``known_events`` in that domain are only in their histories; the others are the targets. Only items of that domain
       are candidates.
-    - ``random``: ``test_share`` of each user's events, drawn at random, are the test, and ``validation_share`` the
-      validation. Where a share is no whole number of events it is rounded up for some users and down for others, so
-      that it is right in total. A user keeps at least one event to train on. The history of a query
-      consists of the user's training events; test histories also include the validation events. Its targets are the
-      held-out events.
-    - ``fixed``: the test are the events that ``test_events`` names, even those of a user who has no others, whose query
-      has no history. Of the other events the validation is drawn as for ``random``.
-    - ``auto``: leave_last_out where the data has an order, else leave_random_out.
+    - ``random``: ``test_share`` of each user's events, drawn at random, are for the test, and ``validation_share`` for
+      validation. If a share is not a whole number of events, it is rounded up for some users and down for others, so
+      that the total is right. A user keeps at least one training event. The history of a query consists of the user's
+      training events; test histories also include the validation events. Its targets are the held-out events.
+    - ``fixed``: the test events are those that ``test_events`` names, including those of users without other events,
+      whose queries have no history. Validation events are drawn from the other events as for ``random``.
+    - ``auto``: leave_last_out if the data has an order, else leave_random_out.
 
-    Where the data has no order, ``cold_users`` takes a random event for the last.
+    If the data has no order, ``cold_users`` uses a random event as the last one.
 
     Held-out events of one user that differ in a field of the request, such as the device, are targets of different
-    queries, each with its own context. Times do not separate queries: nearly every event has its own, and of several
-    targets the first one's time is the query's.
+    queries, each with its own context. Times do not separate queries, because nearly every event has its own; the time
+    of a query with several targets is that of the first one.
 
     Args:
-      dataset: at least some users with the events that the kind asks for; for ``fixed`` read with ``test_events``.
-      config: kind and shares.
-      seed: same seed, same data: same split.
-      schema: that of an earlier split, if models fitted on it stay in use; by default that of the training events.
-      trained: int ``[T]``, rows of ``dataset.events`` that such models were trained on: they are training events,
+      dataset: The data set; some users must have the events that the kind needs. For ``fixed`` it must have been read
+        with ``test_events``.
+      config: The kind and the shares.
+      seed: Random seed; the same seed and data give the same split.
+      schema: The schema of an earlier split, if models fitted on it stay in use; by default that of the training
+        events.
+      trained: Int ``[T]``, rows of ``dataset.events`` that such models were trained on: they are training events,
         whatever the kind of split says.
 
     Raises:
-      ConfigError: validation and test take everything; or the data set was not read with ``config.test_events``.
-      DataError: the data has no order or times where the kind needs them, or too few events for three parts.
+      ConfigError: Validation and test take everything; or the data set was not read with ``config.test_events``; or
+        ``split.domain`` is missing or unknown.
+      DataError: The data lacks the order or the times that the kind needs, or has too few events for three parts.
     """
     dataset, kind = dataset.with_tags_written, config.kind
     if kind == "auto":
@@ -400,7 +424,7 @@ def make_split(
     stays = np.zeros(len(part), bool)
     if trained is not None:
         stays[trained] = held_out[trained]
-        if kind == "leave_last_out":  # no target comes before a training event of its user
+        if kind == "leave_last_out":  # no target may precede a training event of its user
             users, rows = dataset.events[USER_INDEX].to_numpy(), np.arange(len(part))
             until = np.full(dataset.n_users, -1)
             np.maximum.at(until, users[stays], rows[stays])
@@ -423,7 +447,7 @@ def make_split(
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
         is_target = (part == held_out) & dataset.choices
         users = np.unique(events[USER_INDEX][is_target])
-        if kind != "fixed":  # whose test events are all measured
+        if kind != "fixed":  # in a fixed split all test events are measured
             users = np.intersect1d(users, events[USER_INDEX][history])
         queries = _queries(dataset, schema, encoded, events[history], events[is_target], users)
         if config.domain is not None and kind in ("cold_domain", *_LEAVE_OUT):
@@ -464,7 +488,7 @@ def _leave_last_out(dataset: Dataset, config: SplitConfig, rng: np.random.Genera
     inside = _in_domain(dataset, config)
     asked = dataset.choices & inside
     part = _last_two(dataset, _from_end(dataset, asked), asked)
-    # What a user did elsewhere after the validation event would tell the future.
+    # Events in other domains after the validation event would reveal the future.
     return np.where((part != _TRAIN) & ~inside, _UNUSED, part)
 
 
@@ -483,7 +507,7 @@ def _last_two(dataset: Dataset, from_end: np.ndarray, asked: np.ndarray) -> np.n
 
 
 def _in_domain(dataset: Dataset, config: SplitConfig) -> np.ndarray:
-    """bool ``[E]``: the events in ``split.domain``; all events where none is named."""
+    """Returns bool ``[E]``: the events in ``split.domain``; all events if no domain is set."""
     if config.domain is None:
         return np.ones(len(dataset.events), dtype=bool)
     if DOMAIN not in dataset.events:
@@ -558,7 +582,7 @@ def _fixed(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> n
     users, is_test = dataset.events[USER_INDEX].to_numpy(), dataset.events[TEST_EVENT].to_numpy()
     counts = np.bincount(users[~is_test], minlength=dataset.n_users)
     validated = np.minimum(_rounded(counts, config.validation_share, rng), np.maximum(counts - 1, 0))
-    # The events that are no test events, in a random order; of these the first ones.
+    # Shuffle each user's events with the test events last, and use the first ones for validation.
     shuffled = np.lexsort((rng.random(len(users)), is_test, users))
     first = np.cumsum(np.bincount(users, minlength=dataset.n_users)) - np.bincount(users, minlength=dataset.n_users)
     place = np.empty(len(users), dtype=np.int64)
@@ -567,10 +591,10 @@ def _fixed(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> n
 
 
 def _rounded(counts: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """int64 ``[n]``: ``share`` of each count, rounded up or down at random so that the sum is right to within one.
+    """Returns int64 ``[n]``: ``share`` of each count, randomly rounded so that the sum is right to within one.
 
-    The counts are laid end to end in a random order, and every (1 / share)-th unit is taken from a random start on
-    (systematic sampling).
+    The counts are laid end to end in a random order, and every (1 / share)-th unit is taken, starting at a random
+    position (systematic sampling).
     """
     order = rng.permutation(len(counts))
     taken = np.floor(np.cumsum(counts[order]) * share + rng.random()).astype(np.int64)
@@ -580,7 +604,7 @@ def _rounded(counts: np.ndarray, share: float, rng: np.random.Generator) -> np.n
 
 
 def _held_out(candidates: np.ndarray, n: int, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
-    """int ``[n]``: the part that each item or user belongs to, shares of the candidates being held out."""
+    """Returns int ``[n]``: the part that each item or user belongs to; shares of the candidates are held out."""
     n_validation, n_test = (max(1, round(s * len(candidates))) for s in (config.validation_share, config.test_share))
     shuffled = rng.permutation(candidates)
     part = np.full(n, _TRAIN)
@@ -602,7 +626,7 @@ _PARTS: dict[str, Callable[[Dataset, SplitConfig, np.random.Generator], np.ndarr
 
 
 def _tag_finding(tags: pd.DataFrame, mask: np.ndarray, what: str, action: Action) -> list[Finding]:
-    """The finding on the tags in ``mask``; none where there are none."""
+    """Returns the finding on the tags in ``mask`` as a list, empty if there are no such tags."""
     if not mask.any():
         return []
     user, item, tag = tags[[USER, ITEM, TAG]].iloc[int(mask.argmax())]
@@ -610,13 +634,13 @@ def _tag_finding(tags: pd.DataFrame, mask: np.ndarray, what: str, action: Action
 
 
 def _choices_of_user(dataset: Dataset) -> np.ndarray:
-    """int64 ``[E]``: how many choices the event's user has made."""
+    """Returns int64 ``[E]``: the number of choices of each event's user."""
     users = dataset.events[USER_INDEX].to_numpy()
     return np.bincount(users[dataset.choices], minlength=dataset.n_users)[users]
 
 
 def _from_end(dataset: Dataset, counted: np.ndarray) -> np.ndarray:
-    """int64 ``[E]``: how many events ``counted`` bool ``[E]`` the user had afterwards: 0 for the last one."""
+    """Returns int64 ``[E]``: how many of the events ``counted``, bool ``[E]``, the user has after each event."""
     users = dataset.events[USER_INDEX].to_numpy()
     ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
     up_to = np.concatenate([[0], np.cumsum(counted)])
@@ -624,8 +648,13 @@ def _from_end(dataset: Dataset, counted: np.ndarray) -> np.ndarray:
 
 
 def _shuffled(dataset: Dataset, rng: np.random.Generator, last: np.ndarray | None = None) -> np.ndarray:
-    """int64 ``[E]``: as :func:`_from_end`, in a random order of each user's events, in which ``last`` bool ``[E]``, by
-    default the choices, come last."""
+    """Returns int64 ``[E]``: how many events of the user follow each event in a random order.
+
+    Args:
+      dataset: The data set.
+      rng: Source of the order.
+      last: Bool ``[E]``, the events that come last in the order of their user; by default the choices.
+    """
     last = dataset.choices if last is None else last
     users = dataset.events[USER_INDEX].to_numpy()
     ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
@@ -635,7 +664,7 @@ def _shuffled(dataset: Dataset, rng: np.random.Generator, last: np.ndarray | Non
 
 
 def ragged_column(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
-    """The values of ``column`` in a row for each of ``users`` (user indices); ``events`` are sorted by user."""
+    """Returns the values of ``column``, one row for each of ``users`` (user indices); ``events`` are sorted by user."""
     return _by_user(events, events[column].to_numpy(), users)
 
 
@@ -648,27 +677,32 @@ def _by_user(events: pd.DataFrame, values: np.ndarray, users: np.ndarray) -> Rag
 
 
 def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
-    """The encoded fields of all events, by ``event.NAME``, and of all users, by ``user.NAME``.
+    """Returns the encoded fields of all events, by ``event.NAME``, and of all users, by ``user.NAME``.
 
-    The column as a whole decides how its numbers and times are written, so it is encoded as a whole.
+    Columns are encoded as a whole, because the format of numbers and times is recognised from the whole column.
     """
     of_events = {field.key: field.encode(dataset.events[field.name]) for field in schema.of_history()}
     return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
 
 
 def _event_weights(schema: Schema, encoded: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """How much each event of the data set counts by its kind, float32 ``[E]``; ``None``: all count the same."""
+    """Returns the weight of each event of the data set by its kind, float32 ``[E]``; ``None`` if all are equal."""
     kind = schema.kind_of_event
     return None if kind is None else kind.code_weights[encoded[kind.key]]
 
 
 def _separating(schema: Schema) -> list[Field]:
-    """The fields of the request by which a user's targets are asked for in different queries."""
+    """Returns the request fields that separate a user's targets into different queries."""
     return [field for field in schema.of("request") if field.kind != "time"]
 
 
 def _codes_of_rows(columns: list[Any], n: int) -> np.ndarray:
-    """int64 ``[n]``: equal numbers for equal rows of ``columns``, arrays ``[n]`` or ``[n, width]``; NaN equals NaN."""
+    """Returns int64 ``[n]``: equal numbers for equal rows of ``columns``, where NaN equals NaN.
+
+    Args:
+      columns: Arrays ``[n]`` or ``[n, width]``.
+      n: Number of rows.
+    """
     parts = [part for column in columns for part in (column.T if column.ndim == 2 else [column])]
     if not parts:
         return np.zeros(n, dtype=np.int64)
@@ -688,9 +722,10 @@ def _queries(
     targets: pd.DataFrame | None,
     users: np.ndarray,
 ) -> Queries:
-    """The queries of ``users`` (user indices, ascending): one each without targets, else those that ask for targets.
+    """Creates the queries of ``users`` (user indices, ascending).
 
-    Of a user's queries the one whose first target came first is first.
+    If ``targets`` is ``None``, each user has one query without targets. Otherwise the queries of a user are in the
+    order of their first targets.
     """
     if targets is None:
         of_query, asked = users, Ragged(np.empty(0, np.int64), np.zeros(len(users) + 1, np.int64))
@@ -699,7 +734,7 @@ def _queries(
         targets = targets[np.isin(targets[USER_INDEX], users)]
         rows, own = _rows(dataset, targets), targets[USER_INDEX].to_numpy()
         requests = _codes_of_rows([encoded[f"event.{field.name}"][rows] for field in _separating(schema)], len(rows))
-        # Numbered in the order in which they come first, which is that of the users.
+        # Queries are numbered in the order of their first target, which is also the order of the users.
         query = (
             pd.DataFrame({"user": own, "request": requests})
             .groupby(["user", "request"], sort=False)
@@ -735,19 +770,19 @@ def _queries(
 
 
 def _rows(dataset: Dataset, events: pd.DataFrame) -> np.ndarray:
-    """int64 ``[E]``: the row of each event in ``dataset.events``, which are sorted by user and order."""
+    """Returns int64 ``[E]``: the row of each event in ``dataset.events``, which are sorted by user and order."""
     width = int(dataset.events[ORDER].max()) + 1
     place, own = (table[USER_INDEX].to_numpy() * width + table[ORDER].to_numpy() for table in (dataset.events, events))
     return np.searchsorted(place, own)
 
 
 def _pairs(events: pd.DataFrame, n_items: int) -> np.ndarray:
-    """int64 ``[E]``: one number for a (user, item) pair."""
+    """Returns int64 ``[E]``: a number that encodes the (user, item) pair of each event."""
     return events[USER_INDEX].to_numpy() * n_items + events[ITEM_INDEX].to_numpy()
 
 
 def _excess(used: list[np.ndarray], there: np.ndarray) -> np.ndarray:
-    """The pairs that are used more often, all uses together, than they are there."""
+    """Returns the pairs that occur more often in all arrays of ``used`` together than in ``there``."""
     pairs, counts = np.unique(np.concatenate(used), return_counts=True)
     known, known_counts = np.unique(there, return_counts=True)
     if not len(known):

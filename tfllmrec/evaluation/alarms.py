@@ -7,22 +7,23 @@ import numpy as np
 ALIKE_SHARE = 0.1
 CONCENTRATION = 0.9
 MIN_QUERIES = 50
-"""With fewer queries the same few items may well be right for every user."""
+"""With fewer queries, the same few items may well be right for every user."""
 
 
 def scores_alike(scores: np.ndarray) -> np.ndarray:
-    """bool ``[B]``: every item of a query has the same score, up to float32 rounding (scores ``[B, N]``)."""
+    """Returns bool ``[B]``: whether all items of a query have equal ``scores`` ``[B, N]``, up to float32 rounding."""
     high, low = scores.max(axis=1), scores.min(axis=1)
     return high - low <= 1e-6 * np.maximum(np.abs(high), np.abs(low))
 
 
 def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
-    """Warnings about collapse: all items score alike, or every user gets the same list.
+    """Returns warnings about collapse: all items score alike, or every user gets the same list.
 
     Args:
-      alike: bool ``[B]`` from :func:`scores_alike`.
-      exposure: int64 ``[N]``, how often each item was in a top-k list. If every user gets the same list, the k most
-        shown items take nearly all places. Only catalogues of at least ``10 k`` items are checked for that.
+      alike: Bool ``[B]`` from :func:`scores_alike`.
+      exposure: Int64 ``[N]``, how often each item was in a top-k list. If every user gets the same list, the k most
+        shown items take nearly all places. This is checked only for catalogues of at least ``10 k`` items and for at
+        least :data:`MIN_QUERIES` queries.
       k: Length of the lists.
     """
     messages = []
@@ -46,7 +47,7 @@ def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
 
 
 def behind(label: str, value: float, other: str, other_value: float, low: float, high: float) -> str | None:
-    """A warning if ``other`` is ahead beyond chance: the interval of its lead, ``low`` to ``high``, is above 0."""
+    """Returns a warning if ``other`` is ahead beyond chance: its lead's interval, ``low`` to ``high``, is above 0."""
     if low <= 0:
         return None
     return (
@@ -57,7 +58,7 @@ def behind(label: str, value: float, other: str, other_value: float, low: float,
 
 
 def not_better(label: str, value: float, reference: str, reference_value: float, low: float, high: float) -> str | None:
-    """A warning if the lead over ``reference`` is within chance: its interval, ``low`` to ``high``, reaches 0."""
+    """Returns a warning if the lead over ``reference`` may be chance: its interval, ``low`` to ``high``, reaches 0."""
     if low > 0:
         return None
     return (

@@ -1,7 +1,7 @@
-"""How far the vectors of two domains are apart: proxy A-distance and maximum mean discrepancy.
+"""Measures how far the vectors of two domains are apart: proxy A-distance and maximum mean discrepancy.
 
-Both are 0 for vectors of one distribution. They say whether what was learned on the vectors of one domain can be read
-from those of the other; they do not say whether the domains share tastes.
+Both are 0 for vectors from one distribution. They show whether a model trained on the vectors of one domain can apply
+to those of the other; they do not show whether users have the same tastes in both domains.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-#: Vectors of each domain that are compared, at most.
+#: Maximum number of vectors of each domain that are compared.
 MOST = 1000
-#: Of the linear classifier, in units of the mean of the eigenvalues.
+#: Ridge penalty of the linear classifier, in units of the mean eigenvalue of the Gram matrix.
 RIDGE = 0.01
 
 
@@ -21,8 +21,8 @@ class Distances:
     """Distances between the vectors of two domains.
 
     Attributes:
-      a_distance: proxy A-distance, 0 to 2.
-      mmd: maximum mean discrepancy, 0 to 1.41.
+      a_distance: Proxy A-distance, 0 to 2.
+      mmd: Maximum mean discrepancy, 0 to 1.41.
     """
 
     a_distance: float
@@ -32,17 +32,23 @@ class Distances:
         return f"A-distance {self.a_distance:.2f} of 2, MMD {self.mmd:.3f}"
 
     def as_dict(self) -> dict[str, float]:
-        """The distances as plain JSON types."""
+        """Returns the distances as plain JSON types."""
         return asdict(self)
 
 
 def distances(a: np.ndarray, b: np.ndarray, seed: int = 42) -> Distances | None:
-    """The distances between float ``[A, D]`` and ``[B, D]``; rows of zeros, such as items without text, do not count.
+    """Computes the distances between two sets of vectors.
 
-    Larger sets are sampled. ``None`` where one of them has fewer than four vectors.
+    Rows of zeros, such as items without text, are left out. Both sets are sampled to the same number of vectors, at
+    most :data:`MOST`.
 
     Args:
-      seed: of the samples and of the halves that the classifier is fitted and judged on.
+      a: Float ``[A, D]``.
+      b: Float ``[B, D]``.
+      seed: Seed of the samples, and of the halves that the classifier is fitted and tested on.
+
+    Returns:
+      The distances; ``None`` if one of the sets has fewer than four vectors.
     """
     rng = np.random.default_rng(seed)
     a, b = (_some(np.asarray(each, np.float64), rng) for each in (a, b))
@@ -57,13 +63,13 @@ def _some(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def proxy_a_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """``2 (1 - 2 e)``, with e the error of a linear classifier that tells the domains apart, at most one half.
+    """Computes ``2 (1 - 2 e)``, with e the error of a linear classifier that tells the domains apart, at most one half.
 
     (Ben-David et al., "Analysis of Representations for Domain Adaptation", NIPS 2006.) The classifier is a ridge
-    regression, fitted on one half of the vectors and judged on the other, and the other way round.
+    regression, fitted on one half of the vectors and tested on the other, and vice versa.
 
     Args:
-      a, b: float ``[S, D]``, as many of both, in random order.
+      a, b: Float ``[S, D]``, the same number of both, in random order.
     """
     errors = []
     for first in (0, 1):
@@ -82,13 +88,13 @@ def proxy_a_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def mmd(a: np.ndarray, b: np.ndarray) -> float:
-    """The maximum mean discrepancy with a Gaussian kernel (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012).
+    """Computes the maximum mean discrepancy with a Gaussian kernel.
 
-    Its width is the median distance of two vectors. The unbiased estimate of the square is taken, 0 where it is
-    negative; the result is its root.
+    (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012.) The width of the kernel is the median distance between two
+    vectors. The result is the root of the unbiased estimate of the square, which counts as 0 if it is negative.
 
     Args:
-      a, b: float ``[A, D]`` and ``[B, D]``, at least two each.
+      a, b: Float ``[A, D]`` and ``[B, D]``, at least two each.
     """
     both = np.concatenate([a, b])
     squares = np.sum(both**2, axis=1)

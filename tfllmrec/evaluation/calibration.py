@@ -1,4 +1,4 @@
-"""Whether predicted probabilities and ratings are right on average."""
+"""Measures whether predicted probabilities and ratings are right on average."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ BINS = 15
 
 
 def calibration_error(predicted: np.ndarray, observed: np.ndarray, bins: int = BINS) -> float:
-    """The expected calibration error, with bins of equally many predictions.
+    """Computes the expected calibration error, with bins of equally many predictions.
 
     ``ECE = sum over bins of n_b / n |mean predicted - mean observed|`` (Naeini et al. 2015, "Obtaining well calibrated
-    probabilities using Bayesian binning"). Bins of equal width would leave nearly all probabilities of a list of 100
-    candidates in the first one. Equal predictions share a bin.
+    probabilities using Bayesian binning"). Bins of equal width would put nearly all probabilities of a list of 100
+    candidates into the first one. Equal predictions share a bin.
 
     Args:
-      predicted: float ``[n]``, probabilities or ratings. observed: float ``[n]``, 0 or 1, or ratings.
+      predicted: Float ``[n]``, probabilities or ratings.
+      observed: Float ``[n]``, 0 or 1, or ratings.
+      bins: Number of bins.
 
     Returns:
-      The error in the units of ``predicted``; NaN for no predictions.
+      The error in the units of ``predicted``; NaN without predictions.
     """
     if not len(predicted):
         return float("nan")
@@ -29,10 +31,10 @@ def calibration_error(predicted: np.ndarray, observed: np.ndarray, bins: int = B
 def calibration_curve(
     predicted: np.ndarray, observed: np.ndarray, bins: int = BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean prediction, the mean observation and the number of predictions of each bin of :func:`calibration_error`.
+    """Returns the mean prediction, mean observation and number of predictions of each bin of :func:`calibration_error`.
 
     Returns:
-      float64, float64 and int64 ``[b]``, by rising prediction; empty bins are left out.
+      float64, float64 and int64 ``[b]``, by increasing prediction; empty bins are left out.
     """
     if not len(predicted):
         return np.empty(0), np.empty(0), np.empty(0, np.int64)

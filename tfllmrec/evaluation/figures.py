@@ -1,4 +1,4 @@
-"""Figures from plain arrays, for reports (SVG), TensorBoard (PNG) and notebooks.
+"""Draws figures from plain arrays, for reports (SVG), TensorBoard (PNG) and notebooks.
 
 Each function returns a matplotlib ``Figure`` and needs the extra ``report``. All figures share one style: a palette
 that colour-blind readers can tell apart (Okabe and Ito 2008, "Color universal design"), series that also differ in
@@ -29,23 +29,24 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-#: A value, and the low and high end of its interval; ``None`` without one.
+#: A value, and the low and high end of its interval; ``None`` if it has no interval.
 Interval = tuple[float, float | None, float | None]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 TEXT, MUTED, GRID = "#1a1a1a", "#595959", "#e3e3e3"
-#: Inches. An SVG of this width has 403 pixels, so that its text keeps its size on a narrow screen.
+#: Size in inches. An SVG of this width has 403 pixels, so that its text keeps its size on a narrow screen.
 WIDTH, HEIGHT = 4.2, 2.9
-#: Groups of targets at most, and the targets of each at least, on average; points of a curve at most.
+#: Maximum number of groups of targets; minimum number of targets in each, on average; maximum number of points of a
+#: curve.
 GROUPS, GROUP_TARGETS, POINTS = 10, 100, 100
-#: Letters of a name in a figure, at most.
+#: Maximum number of letters of a name in a figure.
 LETTERS = 28
 
 _STYLE: dict[str, Any] = {
     "font.size": 9,
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that a figure is the same everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # included in matplotlib, so that a figure is the same everywhere
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.labelsize": 9,
@@ -68,14 +69,14 @@ _STYLE: dict[str, Any] = {
     "ytick.labelcolor": TEXT,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
-    "text.parse_math": False,  # names and labels are data: a dollar sign is no formula
+    "text.parse_math": False,  # names and labels are data: a dollar sign does not start a formula
     "svg.fonttype": "none",
     "svg.hashsalt": "tfllmrec",
 }
 
 
 def _figure(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws in the common style, whatever the user's own is."""
+    """Makes a function draw in the common style, regardless of the user's own."""
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -99,14 +100,14 @@ def _style() -> Iterator[None]:
 
 @_figure
 def recall_by_popularity(events: np.ndarray, recall: Mapping[str, np.ndarray], label: str = "recall@10") -> Figure:
-    """A metric for rare and for popular targets: up to ten groups of about equally many targets.
+    """Draws a metric for rare to popular targets, in up to ten groups of about equally many targets.
 
     Targets with equally many events share a group, and each group has at least 100 of them on average.
 
     Args:
-      events: int ``[B]``, the training events of each query's target.
-      recall: by recommender, the model first: float ``[B]``, NaN where a query has no value.
-      label: of the metric.
+      events: Int ``[B]``, the training events of each query's target.
+      recall: Recommender -> float ``[B]``, NaN for a query without a value; the model comes first.
+      label: The label of the metric.
     """
     groups = groups_by_popularity(events)
     fig, (axes,) = _axes()
@@ -122,7 +123,7 @@ def recall_by_popularity(events: np.ndarray, recall: Mapping[str, np.ndarray], l
 
 
 def groups_by_popularity(events: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows of the groups of :func:`recall_by_popularity` by the group's range of events, such as ``4–9``."""
+    """Returns the rows of each group of :func:`recall_by_popularity` by its range of events, such as ``4–9``."""
     n = max(min(GROUPS, len(events) // GROUP_TARGETS), 1)
     ends = np.unique(np.quantile(events, np.arange(1, n) / n)) if len(events) else np.empty(0)
     group = np.searchsorted(ends, events, side="left")
@@ -132,13 +133,13 @@ def groups_by_popularity(events: np.ndarray) -> dict[str, np.ndarray]:
 
 @_figure
 def gate_by_popularity(events: np.ndarray, gate: np.ndarray) -> Figure:
-    """The mean gate ``a_i`` of items with as many training events.
+    """Draws the mean gate ``a_i`` of items by their number of training events.
 
-    Near 1 the score of an item relies on meaning and feedback, near 0 on item-item weights.
+    Near 1, the score of an item relies on meaning and feedback; near 0, on item-item weights.
 
     Args:
-      events: int ``[N]``, training events of each item.
-      gate: float ``[N]``, ``a_i`` in 0 to 1.
+      events: Int ``[N]``, training events of each item.
+      gate: Float ``[N]``, ``a_i`` in 0 to 1.
     """
     counts, of_item, size = np.unique(events, return_inverse=True, return_counts=True)
     mean = np.bincount(of_item, gate) / size
@@ -164,12 +165,12 @@ def gate_by_popularity(events: np.ndarray, gate: np.ndarray) -> Figure:
 
 @_figure
 def lorenz_curve(exposure: Mapping[str, np.ndarray]) -> Figure:
-    """How unevenly places are given to items: the share of all places that the least shown items have.
+    """Draws how unevenly places are given to items: the share of all places that the least shown items have.
 
-    The legend has the Gini coefficient of each curve: 0 if all items are shown equally often, near 1 if one is.
+    The legend has the Gini coefficient of each curve: 0 if all items are shown equally often, near 1 if only one is.
 
     Args:
-      exposure: by name, int ``[N]``: how often each item was in a list.
+      exposure: Name -> int ``[N]``, how often each item was in a list.
     """
     fig, (axes,) = _axes(height=3.3)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
@@ -189,13 +190,14 @@ def lorenz_curve(exposure: Mapping[str, np.ndarray]) -> Figure:
 
 @_figure
 def calibration(predicted: np.ndarray, observed: np.ndarray, what: str = "probability") -> Figure:
-    """What happened against what was predicted, in bins of equally many predictions, with the calibration error.
+    """Draws observed against predicted values, in bins of equally many predictions, with the calibration error.
 
-    The axes of probabilities are stretched near 0 (square root), where most of those of a list are.
+    The axes of probabilities are stretched near 0 (square root), where most probabilities of a list are.
 
     Args:
-      predicted: float ``[n]``, probabilities or ratings. observed: float ``[n]``, 0 or 1, or ratings.
-      what: is predicted, ``probability`` or ``rating``.
+      predicted: Float ``[n]``, probabilities or ratings.
+      observed: Float ``[n]``, 0 or 1, or ratings.
+      what: What is predicted: ``probability`` or ``rating``.
     """
     foretold, happened, _ = calibration_curve(predicted, observed)
     fig, (axes,) = _axes(height=3.3)
@@ -226,13 +228,13 @@ def training_curves(
     baselines: Mapping[str, float] | None = None,
     best_epoch: int | None = None,
 ) -> Figure:
-    """Figures on validation queries by epoch.
+    """Draws metrics on validation queries by epoch.
 
     Args:
-      selection: of a model, or of several by name: by epoch, the value that epochs are compared by.
-      strata: of each stratum, ndcg@10 by epoch: a second panel.
-      baselines: of each baseline the value that its settings were chosen by: horizontal lines.
-      best_epoch: from 0, marked.
+      selection: Name of a model -> value of each epoch by which epochs are compared.
+      strata: Stratum -> ndcg@10 of each epoch; drawn in a second panel.
+      baselines: Baseline -> value by which its settings were chosen; drawn as horizontal lines.
+      best_epoch: The epoch to mark, counted from 0.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -258,11 +260,11 @@ def training_curves(
 
 @_figure
 def strata_intervals(figures: Mapping[str, Mapping[str, Interval]], label: str = "recall@10") -> Figure:
-    """Bars with intervals: a panel for each stratum, and in it a bar for each recommender.
+    """Draws bars with intervals: a panel for each stratum, with a bar for each recommender.
 
     Args:
-      figures: by stratum, such as ``all (943 targets)``, by recommender: the metric with its 95 % interval.
-      label: of the metric.
+      figures: Stratum, such as ``all (943 targets)`` -> recommender -> the metric with its 95 % interval.
+      label: The label of the metric.
     """
     sizes = [len(each) for each in figures.values()]
     fig, panels = _axes(len(figures), ratios=sizes, height=0.3 + 0.19 * max(sizes), shared=True)
@@ -276,19 +278,19 @@ def strata_intervals(figures: Mapping[str, Mapping[str, Interval]], label: str =
         axes.grid(False, axis="y")
         axes.set_title(stratum)
         axes.tick_params(axis="y", length=0)
-    panels[-1].set_xlim(left=0)  # once all are drawn, because they share the axis
+    panels[-1].set_xlim(left=0)  # after all are drawn, because they share the axis
     panels[-1].set_xlabel(f"{label}, with its 95 % interval")
     return fig
 
 
 @_figure
 def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: str, coverage: float = 0.95) -> Figure:
-    """Differences to one result, with their paired intervals: a panel for each metric.
+    """Draws differences to one result, with their paired intervals: a panel for each metric.
 
     Args:
-      differences: by the metric's label, by name: the difference and its interval.
-      to: the name of the result that all others are compared with.
-      coverage: of the intervals.
+      differences: Label of the metric -> name -> the difference and its interval.
+      to: The name of the result that all others are compared with.
+      coverage: The confidence level of the intervals.
     """
     sizes = [len(each) for each in differences.values()]
     fig, panels = _axes(len(differences), ratios=sizes, height=0.5 + 0.19 * max(sizes))
@@ -310,10 +312,13 @@ def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: 
 
 @_figure
 def rate_by_time(times: Sequence[Any], values: np.ndarray, low: np.ndarray, high: np.ndarray, since: Any) -> Figure:
-    """A rate by the hour with its interval, and where the period begins that is compared with the time before.
+    """Draws an hourly rate with its interval, and marks the start of the period that is compared with the time before.
 
     Args:
-      times: datetimes, ascending. values, low, high: float ``[H]``. since: a datetime.
+      times: Datetimes, ascending.
+      values: Float ``[H]``, the rates.
+      low, high: Float ``[H]``, the ends of their intervals.
+      since: The start of the period, a datetime.
     """
     import matplotlib.dates
 
@@ -331,10 +336,13 @@ def rate_by_time(times: Sequence[Any], values: np.ndarray, low: np.ndarray, high
 
 @_figure
 def two_distributions(labels: Sequence[str], before: np.ndarray, after: np.ndarray, name: str) -> Figure:
-    """The shares of bins in a reference and in the period that is compared with it.
+    """Draws the shares of bins in a reference and in the period that is compared with it.
 
     Args:
-      labels: of the bins. before, after: float ``[B]``. name: of the field.
+      labels: The labels of the bins.
+      before: Float ``[B]``, the shares in the reference.
+      after: Float ``[B]``, the shares in the period.
+      name: The name of the field.
     """
     fig, (axes,) = _axes(height=0.9 + 0.24 * len(labels))
     at = np.arange(len(labels))
@@ -352,11 +360,11 @@ def two_distributions(labels: Sequence[str], before: np.ndarray, after: np.ndarr
 
 @_figure
 def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Which labels are listed first, by the labels of the held-out items.
+    """Draws which labels are listed first, by the labels of the held-out items.
 
     Args:
-      counts: int ``[C, C]``; a row for each label of the held-out item, a column for each label that was listed first.
-      labels: of the C rows and columns.
+      counts: Int ``[C, C]``; a row for each label of the held-out item, a column for each label that was listed first.
+      labels: The labels of the C rows and columns.
     """
     size = max(WIDTH, 1.6 + 0.24 * len(labels))
     fig, (axes,) = _axes(width=WIDTH, height=size * 0.95)
@@ -381,13 +389,13 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
 
 @_figure
 def neighbourhood(item: str, neighbours: Sequence[str], weights: np.ndarray, joined_by: Sequence[str]) -> Figure:
-    """The neighbours of an item in a graph, strongest first, each with the relations that join it.
+    """Draws the neighbours of an item in a graph, strongest first, each with the relations that join it to the item.
 
     Args:
-      item: its title.
-      neighbours: titles of the neighbours, at least one.
-      weights: float ``[K]``, above 0; a stronger edge has a wider line.
-      joined_by: the relations of each neighbour, in words.
+      item: The title of the item.
+      neighbours: The titles of the neighbours, at least one.
+      weights: Float ``[K]``, above 0; a stronger edge has a wider line.
+      joined_by: The relations of each neighbour, in words.
     """
     fig, (axes,) = _axes(height=0.3 + 0.42 * len(neighbours))
     middle = (len(neighbours) - 1) / 2
@@ -403,16 +411,16 @@ def neighbourhood(item: str, neighbours: Sequence[str], weights: np.ndarray, joi
     return fig
 
 
-# How figures are written ----------------------------------------------------------------------------------------------
+# Output formats -------------------------------------------------------------------------------------------------------
 
 
 def svg(figure: Figure, name: str, says: str) -> str:
-    """A figure as an ``<svg>`` element to be put into a page: text stays text, and equal figures give equal bytes.
+    """Converts a figure to an ``<svg>`` element for a page: text stays text, and equal figures give equal bytes.
 
     Args:
-      figure: of a function of this module.
-      name: begins the ids in the element, and is another one for each figure of a page.
-      says: what the figure shows, for readers who do not see it.
+      figure: A figure from a function of this module.
+      name: The prefix of the ids in the element; each figure of a page needs a different one.
+      says: What the figure shows, for readers who cannot see it.
     """
     written = io.BytesIO()
     with _style():
@@ -438,7 +446,7 @@ def svg(figure: Figure, name: str, says: str) -> str:
                 element.set(key, value.replace("#", f"#{name}-"))
             elif key in ("style", "viewBox"):
                 element.set(key, value)
-    for key in ("width", "height"):  # the page decides on the size
+    for key in ("width", "height"):  # the page sets the size
         root.attrib.pop(key, None)
     root.attrib |= {"role": "img", "aria-label": says}
     return ElementTree.tostring(root, encoding="unicode")
@@ -446,12 +454,12 @@ def svg(figure: Figure, name: str, says: str) -> str:
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _NAMED = re.compile(r"^(?:url\()?#([\w.-]+)")
-#: Attributes with coordinates, of which two decimal places are enough.
+#: Attributes with coordinates, for which two decimal places are enough.
 _GEOMETRY, _DIGITS = ("d", "x", "y", "width", "height", "transform"), re.compile(r"(\.\d\d)\d+")
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as a PNG file."""
+    """Converts a figure to a PNG file."""
     written = io.BytesIO()
     with _style():
         figure.savefig(written, format="png", dpi=dpi, metadata={"Software": None})
@@ -466,7 +474,7 @@ def _axes(
     ratios: Sequence[int] | None = None,
     shared: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels below each other, each ``height`` inches high; ``shared``: with the same horizontal axis."""
+    """Creates a figure with panels below each other, each ``height`` inches high; ``shared`` shares the x axis."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height * panels), layout="constrained")
@@ -475,7 +483,7 @@ def _axes(
 
 
 def _series(at: int) -> dict[str, Any]:
-    """Colour, marker and line of the series ``at``; the first one, the model's, is drawn above all others."""
+    """Returns the style of the series ``at``; the first one, the model's, is drawn above all others."""
     kinds = len(COLOURS)
     return {
         "color": COLOURS[at % kinds],
@@ -490,7 +498,7 @@ def _legend_above(fig: Figure, columns: int = 2) -> None:
 
 
 def _legend(name: str, letters: int = LETTERS) -> str:
-    """A name as data has it; matplotlib would leave out one that begins with an underscore."""
+    """Returns a name, clipped; matplotlib would leave out one that begins with an underscore, so a space is added."""
     name = clipped(name, letters)
     return f" {name}" if name.startswith("_") else name
 

@@ -1,4 +1,4 @@
-"""The figures of a result for groups of queries, such as those of each scene or of users of one gender."""
+"""Computes metrics for groups of queries, such as those of each scene or of users of one gender."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
 from tfllmrec.evaluation.protocol import Result
 
 MIN_QUERIES = 20
-"""A group of fewer queries with targets is not shown, as columns of fewer targets are not."""
+"""Groups with fewer queries with targets are not shown, like columns of the scoreboard with too few targets."""
 
 
 def groups_of(queries: Queries, field: Field) -> dict[str, np.ndarray]:
-    """The queries that have each value of a category of the request or its user: bool ``[B]``, the largest group first.
+    """Returns bool ``[B]`` for each value of a category of the request or its user: the queries that have it.
 
-    Values that training did not have are together under ``""``, with missing ones.
+    The largest group comes first. Missing values and values that training did not have are together under ``""``.
     """
     codes = np.asarray(queries.fields[field.key])
     codes = np.where(codes == UNKNOWN_CODE, MISSING_CODE, codes)
@@ -29,12 +29,12 @@ def groups_of(queries: Queries, field: Field) -> dict[str, np.ndarray]:
 def figures_of_groups(
     results: Mapping[str, Result], groups: Mapping[str, np.ndarray], labels: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """``{value: {"queries": n, "results": {recommender: {label: mean}}}}`` of groups with enough queries.
+    """Returns ``{value: {"queries": n, "results": {recommender: {label: mean}}}}`` of groups with enough queries.
 
     Args:
-      results: by name, with values per query.
-      groups: from :func:`groups_of`.
-      labels: of ranking metrics, such as ``ndcg@10``.
+      results: Results by name, with values per query.
+      groups: The result of :func:`groups_of`.
+      labels: Labels of ranking metrics, such as ``ndcg@10``.
     """
     found = {}
     for value, rows in groups.items():

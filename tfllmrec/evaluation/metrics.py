@@ -1,18 +1,18 @@
-"""Whole-catalogue metrics from scores, every tie counted at its expected value.
+"""Computes metrics over the whole catalogue from scores; every tie counts with its expected value.
 
 A recommender may give many items the same score (popularity counts, text similarities of duplicates, a collapsed
 tower). Ranking such a group by item order rewards or punishes by accident, and counting every tie as a hit lets a
-constant score look perfect. Here a tie group is a fair lottery: with ``g`` items strictly better than a target and
-``t`` items in its tie group (itself included), its rank is uniform on ``g + 1 .. g + t``, and each metric is the
-expectation over that.
+constant score look perfect. Here, ties are broken at random: with ``g`` items strictly better than a target and ``t``
+items in its tie group (itself included), its rank is uniform on ``g + 1 .. g + t``, and each metric is the expectation
+over this rank.
 
-What all ranking metrics share:
+Rules of all ranking metrics:
 
-- Excluded items, and items that are no candidates, are masked to minus infinity before ranking. A target that is itself
-  masked is a miss at every k; it still counts among the targets, and :attr:`TargetRanks.excluded` tells how many there
-  were.
+- Excluded items, and items that are not candidates, are masked to minus infinity before ranking. A target that is
+  itself masked is a miss at every k. It still counts as a target; :attr:`TargetRanks.excluded` is the number of such
+  targets.
 - Queries without targets have no value (NaN per query) and are left out of means.
-- An item index outside the catalogue is an error, never a miss: queries and scores do not belong together then.
+- An item index outside the catalogue is an error, never a miss, because the queries and scores do not match.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
 
 UNREACHABLE = 2**62
-"""``better`` of an excluded target: beyond every k."""
+"""The value of ``better`` for an excluded target: beyond every k."""
 
 
 @dataclass(frozen=True)
 class TargetRanks:
-    """Where each of T targets came among the unmasked items, with its ties still open.
+    """The ranks of T targets among the unmasked items, with ties not yet resolved.
 
     Attributes:
-      row: int64 ``[T]``, the query.
-      item: int64 ``[T]``, the target.
-      better: int64 ``[T]``, how many items score strictly higher; ``UNREACHABLE`` for an excluded target.
-      ties: int64 ``[T]``, how many items score the same, itself included (other targets too); at least 1.
-      unmasked: int64 ``[T]``, how many items of the query are not excluded.
+      row: Int64 ``[T]``, the row of the query.
+      item: Int64 ``[T]``, the item index of the target.
+      better: Int64 ``[T]``, how many items score strictly higher; ``UNREACHABLE`` for an excluded target.
+      ties: Int64 ``[T]``, how many items score the same, itself included (other targets too); at least 1.
+      unmasked: Int64 ``[T]``, how many items of the query are not excluded.
     """
 
     row: np.ndarray
@@ -61,13 +61,13 @@ class TargetRanks:
         )
 
     def within(self, stratum: np.ndarray) -> TargetRanks:
-        """Only the targets in ``stratum`` (bool ``[N]``); ranks stay those among the whole catalogue."""
+        """Returns only the targets in ``stratum`` (bool ``[N]``), with their ranks among the whole catalogue."""
         kept = stratum[self.item]
         return TargetRanks(self.row[kept], self.item[kept], self.better[kept], self.ties[kept], self.unmasked[kept])
 
     @property
     def excluded(self) -> int:
-        """How many targets could not be recommended, being excluded themselves."""
+        """The number of targets that cannot be recommended, because they are excluded themselves."""
         return int(np.count_nonzero(self.better == UNREACHABLE))
 
     def __len__(self) -> int:
@@ -75,9 +75,9 @@ class TargetRanks:
 
 
 def masked(scores: np.ndarray, queries: Queries) -> np.ndarray:
-    """A float32 copy of ``scores`` ``[B, N]`` in which what ``queries`` exclude, or do not ask among, is -infinity.
+    """Returns a float32 copy of ``scores`` ``[B, N]`` with -infinity for items that may not be recommended.
 
-    That is ``queries.exclude``, and all items but ``queries.candidates``.
+    These are the items of ``queries.exclude``, and all items but ``queries.candidates``.
 
     Raises:
       ModelError: A score is NaN or infinite, the shape does not fit, or an excluded item is not in the catalogue.
@@ -100,11 +100,11 @@ def masked(scores: np.ndarray, queries: Queries) -> np.ndarray:
 
 
 def rank_targets(masked_scores: np.ndarray, targets: Ragged) -> TargetRanks:
-    """Finds each target among the scores of its query.
+    """Ranks each target among the scores of its query.
 
     Args:
-      masked_scores: float32 ``[B, N]`` from :func:`masked`.
-      targets: B rows of item indices. An item named twice in a row counts once.
+      masked_scores: Float32 ``[B, N]`` from :func:`masked`.
+      targets: B rows of item indices. An item that occurs twice in a row counts once.
 
     Raises:
       ModelError: A target is not in the catalogue, or there are not B rows.
@@ -125,19 +125,19 @@ def rank_targets(masked_scores: np.ndarray, targets: Ragged) -> TargetRanks:
 
 
 def recall(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """Share of a query's targets that are among its first k, in expectation over ties.
+    """Computes the share of a query's targets that are among its first k items, in expectation over ties.
 
-    ``recall@k = sum over targets of clip((k - g) / t, 0, 1) / |targets|``. By linearity this is exact for several
-    targets in one tie group too. With one target it is the hit rate.
+    ``recall@k = sum over targets of clip((k - g) / t, 0, 1) / |targets|``. By linearity, this is also exact for several
+    targets in one tie group. With one target it is the hit rate.
 
     Returns:
-      float64 ``[n_queries]``; NaN for a query without targets; a query whose targets are all excluded has 0.
+      float64 ``[n_queries]``; NaN for a query without targets, and 0 if all its targets are excluded.
     """
     return _share(_found(ranks, n_queries, k), _n_targets(ranks, n_queries))
 
 
 def precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """Share of the first k places that are taken by targets, in expectation over ties; a list is never shorter than k.
+    """Computes the share of targets among the first k places, in expectation over ties; empty places count, too.
 
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets.
@@ -146,7 +146,9 @@ def precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
 
 
 def f1(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """Harmonic mean of :func:`precision` and :func:`recall`: ``2 found / (k + |targets|)``, exact over ties.
+    """Computes the harmonic mean of :func:`precision` and :func:`recall`, in expectation over ties.
+
+    ``f1@k = 2 found / (k + |targets|)``, exact with ties.
 
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets.
@@ -156,10 +158,11 @@ def f1(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
 
 
 def average_precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """Mean of the precision at the rank of each target, 0 beyond k, over ``min(k, |targets|)``; its mean is MAP@k.
+    """Computes the average precision at k, whose mean over queries is MAP@k.
 
-    Of a tie group with m targets among its t items, behind h targets, a target at the j-th place has on average
-    ``h + 1 + (j - 1) (m - 1) / (t - 1)`` targets up to itself. With one target it is :func:`mrr`.
+    It is the sum of the precision at the rank of each target, 0 beyond k, divided by ``min(k, |targets|)``. In a tie
+    group with m targets among its t items, behind h other targets, a target at the j-th place of the group has on
+    average ``h + 1 + (j - 1) (m - 1) / (t - 1)`` targets up to and including itself. With one target it is :func:`mrr`.
 
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets.
@@ -174,10 +177,10 @@ def average_precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
 
 
 def auc(ranks: TargetRanks, n_queries: int) -> np.ndarray:
-    """Share of the unmasked items other than targets that are ranked behind a target, ties half; the mean over targets.
+    """Computes the area under the ROC curve of each query (Hanley and McNeil 1982).
 
-    It is the area under the ROC curve of a query (Hanley and McNeil 1982). An excluded target counts 0. In a stratum,
-    targets outside of it are other items.
+    It is the share of the unmasked items other than targets that are ranked behind a target, where a tie counts half,
+    averaged over targets. An excluded target counts as 0. In a stratum, targets outside it count as other items.
 
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets, or without other items.
@@ -191,10 +194,11 @@ def auc(ranks: TargetRanks, n_queries: int) -> np.ndarray:
 
 
 def ndcg(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """Discounted gain of the targets among the first k over the best that was possible (Järvelin, Kekäläinen 2002).
+    """Computes the discounted gain of the targets among the first k, divided by the best possible one.
 
-    ``DCG@k = sum over targets of E[1 / log2(rank + 1) where rank <= k]``, the mean over the t ranks that a tie group
-    may give; divided by the DCG of ``min(k, |targets|)`` targets in front. Excluded targets count in ``|targets|``.
+    (Järvelin, Kekäläinen 2002.) ``DCG@k = sum over targets of E[1 / log2(rank + 1) where rank <= k]``, with the mean
+    over the t possible ranks in a tie group. It is divided by the DCG of ``min(k, |targets|)`` targets in the first
+    places. Excluded targets count in ``|targets|``.
 
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets.
@@ -207,10 +211,11 @@ def ndcg(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
 
 
 def mrr(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """Expected reciprocal rank of the first target found, 0 beyond k.
+    """Computes the expected reciprocal rank of the first target, 0 beyond k.
 
-    The first target is always in the best tie group that holds one. With m targets among its t items, the chance that
-    the first of them is the r-th of the group is ``C(t - r, m - 1) / C(t, m)``; with m = 1 that is ``1 / t``.
+    The first target is always in the best tie group that contains a target. With m targets among its t items, the
+    first of them is at the r-th place of the group with probability ``C(t - r, m - 1) / C(t, m)``; with m = 1 that is
+    ``1 / t``.
 
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets.
@@ -230,20 +235,21 @@ def mrr(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
 
 
 def top_items(masked_scores: np.ndarray, k: int) -> np.ndarray:
-    """The k best items of each query, best first, equal scores in item order.
+    """Returns the k best items of each query, best first, equal scores in item order.
 
-    Lists need one definite answer, so ties are not shared out here; the ranking metrics never use this.
+    Lists need a definite order, so ties are broken here; the ranking metrics never use this function.
 
     Args:
-      masked_scores: float32 ``[B, N]``; items at minus infinity never come back.
+      masked_scores: Float32 ``[B, N]``; items at minus infinity are never returned.
+      k: The length of the lists.
 
     Returns:
-      int64 ``[B, k]``, filled with -1 where fewer than k items are left.
+      int64 ``[B, k]``, filled with -1 if fewer than k items are left.
     """
     n_queries, n_items = masked_scores.shape
     out = np.full((n_queries, k), -1, dtype=np.int64)
-    # At least k items reach the k-th best maximum of disjoint groups, so nothing below it can be in the answer: a far
-    # cheaper sieve than a partition of the whole catalogue.
+    # At least k items reach the k-th best maximum of disjoint groups, so no item below it can be in the answer. This
+    # bound is far cheaper than a partition of the whole catalogue.
     size = max(1, int(np.sqrt(n_items / k)))
     groups = n_items // size
     bound = np.full(n_queries, -np.inf, dtype=np.float32)
@@ -259,18 +265,18 @@ def top_items(masked_scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def coverage(exposure: np.ndarray) -> float:
-    """Share of items that were recommended to anybody: ``|{i: exposure_i > 0}| / N``; NaN for no items.
+    """Computes the share of items that were recommended to anyone: ``|{i: exposure_i > 0}| / N``; NaN without items.
 
     Args:
-      exposure: int64 ``[N]``, how often each item was in a top-k list.
+      exposure: Int64 ``[N]``, how often each item was in a top-k list.
     """
     return float(np.count_nonzero(exposure) / len(exposure)) if len(exposure) else float("nan")
 
 
 def gini(exposure: np.ndarray) -> float:
-    """Inequality of exposure, 0 = all items alike, towards 1 = one item takes all.
+    """Computes the Gini coefficient of exposure: 0 if all items are shown equally often, near 1 if only one is shown.
 
-    ``sum_i (2 i - N - 1) x_i / (N sum x)`` with x ascending and i from 1. NaN where nothing was recommended.
+    ``sum_i (2 i - N - 1) x_i / (N sum x)`` with x ascending and i from 1. NaN if nothing was recommended.
     """
     n, total = len(exposure), float(exposure.sum())
     if total == 0:
@@ -279,27 +285,27 @@ def gini(exposure: np.ndarray) -> float:
 
 
 def novelty(exposure: np.ndarray, surprise: np.ndarray) -> float:
-    """Mean :func:`self_information` of what was recommended, in bits; NaN where nothing was recommended."""
+    """Computes the mean :func:`self_information` of the recommended items, in bits; NaN if nothing was recommended."""
     total = exposure.sum()
     return float((exposure * surprise).sum() / total) if total else float("nan")
 
 
 def self_information(train_counts: np.ndarray) -> np.ndarray:
-    """``-log2`` of each item's share of the training events, float64 ``[N]``, in bits.
+    """Returns ``-log2`` of each item's share of the training events, float64 ``[N]``, in bits.
 
-    One event is added to every item, so that an item without any has the largest finite value.
+    One event is added to every item, so that items without events have a finite value, the largest one.
     """
     counts = train_counts + 1.0
     return -np.log2(counts / counts.sum())
 
 
 def _found(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
-    """float64 ``[n_queries]``: expected number of targets among the first k."""
+    """Returns float64 ``[n_queries]``: the expected number of targets among the first k."""
     return _sums(ranks, np.clip((k - ranks.better) / ranks.ties, 0.0, 1.0), n_queries)
 
 
 def _other_targets(ranks: TargetRanks) -> tuple[np.ndarray, np.ndarray]:
-    """int64 ``[T]`` each: targets of the query that score higher, and those that score the same, itself included."""
+    """Counts targets of the query that score higher, and those that score the same, itself included: int64 ``[T]``."""
     order = np.lexsort((ranks.better, ranks.row))
     row, better = ranks.row[order], ranks.better[order]
     starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (better[1:] != better[:-1])][: len(row)])
@@ -319,6 +325,6 @@ def _sums(ranks: TargetRanks, values: np.ndarray, n_queries: int) -> np.ndarray:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """``part / whole``, NaN for 0 / 0: the queries without targets."""
+    """Returns ``part / whole``; NaN for 0 / 0, which is a query without targets."""
     with np.errstate(invalid="ignore"):
         return part / whole

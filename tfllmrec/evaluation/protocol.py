@@ -1,4 +1,4 @@
-"""How recommenders are measured: whole catalogue, known items masked, strata, intervals, several seeds."""
+"""Evaluates recommenders on the whole catalogue: masks known items; computes strata, intervals and means over seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms, metrics
 from tfllmrec.evaluation.recommender import Recommender
 
-#: Those that are always measured; the others, and auc, which has no list length, on demand.
+#: Metrics that are always measured. The others, and auc, which has no list length, are measured on demand.
 ALWAYS = ("recall", "ndcg", "mrr")
 RANKING_METRICS = {
     "recall": metrics.recall,
@@ -27,21 +27,20 @@ RANKING_METRICS = {
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one recommender on one set of queries, of one seed or averaged over several.
+    """The metrics of one recommender on one set of queries, from one seed or averaged over several.
 
     Attributes:
-      metrics: By label: ``ndcg@10``, ``recall@10/tail``, ``coverage@10``, ``gini@10/tail``, ``novelty@10``, ... Ranking
-        metrics of a stratum look at the targets in it; coverage, Gini and novelty of a stratum look at the recommended
-        items in it; items that are no candidates count nowhere. ``None`` (never NaN) where there is nothing to average,
-        such as a stratum without targets.
-      intervals: 95 % percentile bootstrap over users, for each ranking metric that has a value.
+      metrics: Values by label: ``ndcg@10``, ``recall@10/tail``, ``coverage@10``, ``gini@10/tail``, ``novelty@10``, ...
+        Ranking metrics of a stratum cover the targets in it; coverage, Gini and novelty of a stratum cover the
+        candidates in it. ``None`` (never NaN) if there is nothing to average, such as for a stratum without targets.
+      intervals: 95 % percentile bootstrap intervals over users, by label of each ranking metric that has a value.
       counts: ``queries``, ``queries_without_targets`` (left out of ranking metrics), ``targets``,
         ``targets/<stratum>``, ``targets_excluded`` (impossible to recommend, counted as misses).
-      per_query: float64 ``[B]`` by the label of each ranking metric, NaN where the query has no such target.
-      alarms: Signs of collapse, each with what to do.
-      spread: Lowest and highest value over the seeds, by label, of a result from :func:`averaged`; else empty.
-      users: int64 ``[B]``, equal numbers for queries of one user, which are resampled together because they are alike.
-        None: every query is another user's.
+      per_query: Float64 ``[B]`` by label of each ranking metric, NaN for a query without such a target.
+      alarms: Signs of collapse, each with a remedy.
+      spread: Lowest and highest value over the seeds, by label, in a result of :func:`averaged`; otherwise empty.
+      users: Int64 ``[B]``, equal numbers for queries of one user, which are resampled together because they are alike.
+        None: each query is from a different user.
     """
 
     metrics: dict[str, float | None]
@@ -66,23 +65,25 @@ def evaluate(
     seed: int = 42,
     progress: Callable[[int], None] | None = None,
 ) -> Result:
-    """Scores every query against the whole catalogue and measures what came out.
+    """Scores every query against the whole catalogue and computes the metrics.
 
     Args:
-      recommender: Gives float32 ``[B, N]``, by its method ``score`` or as a function of the queries; its scores are
+      recommender: Returns float32 ``[B, N]``, from its method ``score`` or as a function of the queries. The scores are
         masked here by ``queries.exclude`` and ``queries.candidates``.
-      queries: With targets; those without still count for coverage, Gini and novelty.
-      train_counts: int64 ``[N]``, training events of each item; also says how large the catalogue is.
-      strata: Name -> bool ``[N]``, as ``Split.strata`` gives them. May be empty.
+      queries: Queries with targets; those without targets still count for coverage, Gini and novelty.
+      train_counts: Int64 ``[N]``, training events of each item; also defines the size of the catalogue.
+      strata: Name -> bool ``[N]``, as in ``Split.strata``. May be empty.
       ks: List lengths.
-      further: Of precision, f1, map and auc, those that are measured beside recall, ndcg and mrr.
-      batch_size: Queries scored at once; memory is about ``8 * batch_size * N`` bytes beside the recommender's own.
-      bootstrap: Resamples for the intervals; 0 leaves them out.
-      seed: Of the resamples. Two results on the same queries and seed use the same resamples.
+      further: Metrics to compute besides recall, ndcg and mrr: any of precision, f1, map and auc.
+      batch_size: Number of queries scored at once; takes about ``8 * batch_size * N`` bytes of memory besides the
+        recommender's own.
+      bootstrap: Number of resamples for the intervals; 0 leaves them out.
+      seed: Seed of the resamples. Two results on the same queries and seed use the same resamples.
       progress: Called after each batch with the number of queries in it.
 
     Raises:
-      ModelError: Scores of a wrong shape or not finite, items outside the catalogue, a bad ``ks``, unknown metrics.
+      ModelError: Scores or a stratum have a wrong shape, scores are not finite, items are outside the catalogue, ``ks``
+        is invalid, or a metric is unknown.
     """
     n_items = len(train_counts)
     ks = sorted(set(ks))
@@ -160,9 +161,9 @@ def evaluate(
 
 
 def users_of(user_ids: np.ndarray) -> np.ndarray:
-    """:attr:`Result.users` of queries with these user ids, object ``[B]``; ``""``, unknown, is another user each time.
+    """Returns :attr:`Result.users` of queries with these user ids, object ``[B]``; each ``""`` (unknown) is a new user.
 
-    The numbers are those of the users in the order in which they come first.
+    Users are numbered in the order in which they first occur.
     """
     users = user_ids.astype(object)
     unknown = np.flatnonzero(users == "")
@@ -171,21 +172,24 @@ def users_of(user_ids: np.ndarray) -> np.ndarray:
 
 
 def selection_value(result: Result) -> float:
-    """What settings are chosen by on validation: the mean of ndcg@10 in which queries with tail targets count twice.
+    """Returns the value by which settings are chosen on validation: a mean of ndcg@10 that counts tail queries twice.
 
-    A model that serves only the head does not win, nor does one that gives up the head where few targets are tail.
+    The mean is taken over the ndcg@10 of all queries and, once more, over that of queries with tail targets among these
+    targets. A model that serves only the head does not win, nor does one that gives up the head if few targets are
+    tail.
 
-    Without tail figures it is the plain mean; without a figure at 10 the largest k is taken; without targets it is 0.
+    Without tail metrics, it is the plain mean. Without ndcg@10, the largest k is used. Without targets, it is 0.
     """
     return _mean_or_zero(_selection_values(result))
 
 
 def selection_value_of_ranks(ranks: metrics.TargetRanks, n_queries: int, strata: Mapping[str, np.ndarray]) -> float:
-    """:func:`selection_value` at 10 from the targets' ranks alone, which takes a fraction of :func:`evaluate`'s time.
+    """Computes :func:`selection_value` at 10 from the ranks of targets alone, in a fraction of :func:`evaluate`'s time.
 
     Args:
-      ranks: of the targets of ``n_queries`` queries.
-      strata: as in :func:`evaluate`; ``tail`` is looked at where it is there.
+      ranks: The ranks of the targets.
+      n_queries: The number of queries.
+      strata: As in :func:`evaluate`; only ``tail`` is used, if present.
     """
     views = [ranks, *([ranks.within(strata["tail"])] if "tail" in strata else [])]
     return _mean_or_zero(np.stack([metrics.ndcg(view, n_queries, 10) for view in views]))
@@ -199,13 +203,13 @@ def _mean_or_zero(values: np.ndarray) -> float:
 def selection_gain(
     a: Result, b: Result, *, confidence: float = 0.95, bootstrap: int = 1000, seed: int = 42
 ) -> tuple[float, float, float]:
-    """How much higher :func:`selection_value` is for ``a`` than for ``b`` on the same queries, by paired bootstrap.
+    """Measures how much higher :func:`selection_value` is for ``a`` than for ``b`` on the same queries.
 
     Returns:
-      The difference, and the low and high end of its percentile interval over users.
+      The difference, and the low and high end of its percentile interval, by paired bootstrap over users.
 
     Raises:
-      ModelError: other queries, or none with a target.
+      ModelError: The results have different queries, or no query has a target.
     """
     x, y = _selection_values(a), _selection_values(b)
     if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)) or np.isnan(x).all():
@@ -218,7 +222,7 @@ def selection_gain(
 
 
 def _selection_values(result: Result) -> np.ndarray:
-    """float64 ``[1 or 2, B]``: each query's ndcg, and its ndcg among tail targets; NaN without such a target."""
+    """Returns float64 ``[1 or 2, B]``: each query's ndcg, and that among tail targets; NaN without such a target."""
     ks = [int(label[5:]) for label in result.metrics if label.startswith("ndcg@") and "/" not in label]
     k = 10 if 10 in ks else max(ks)
     labels = [label for label in (f"ndcg@{k}", f"ndcg@{k}/tail") if label in result.per_query]
@@ -226,23 +230,23 @@ def _selection_values(result: Result) -> np.ndarray:
 
 
 def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42) -> Result:
-    """Joins the results of one recommender trained with several seeds, measured on the same queries.
+    """Averages the results of one recommender trained with several seeds, measured on the same queries.
 
     Each query's values are averaged over the seeds first, so that intervals, and :func:`paired_difference` between two
-    averaged results, are those of a bootstrap over users alone; ``spread`` tells how far the seeds lie apart.
+    averaged results, come from a bootstrap over users alone; ``spread`` shows how far the seeds differ.
 
     Args:
-      results: One for each seed. Where the seed also draws the targets, a query counts for a stratum if it has a target
-        there with any of the seeds.
-      bootstrap: Resamples for the intervals; 0 leaves them out.
-      seed: Of the resamples.
+      results: One result for each seed. If the seed also draws the targets, a query counts for a stratum if it has a
+        target there with any of the seeds.
+      bootstrap: Number of resamples for the intervals; 0 leaves them out.
+      seed: Seed of the resamples.
 
     Returns:
-      The means. ``counts`` has the smallest count of each kind, ``alarms`` every alarm once. A single result comes
-      back as it is.
+      The means. ``counts`` has the smallest count of each kind, and ``alarms`` every alarm once. A single result is
+      returned unchanged.
 
     Raises:
-      ModelError: No result, or results with other metrics or another number of queries.
+      ModelError: There is no result, or the results differ in their metrics, number of queries or users.
     """
     if not results:
         raise ModelError("Expected at least one result to average, got none.")
@@ -278,7 +282,7 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
 
 
 def _same_users(a: Result, b: Result) -> bool:
-    """Whether the same queries of both results are one user's."""
+    """Returns whether both results assign the same queries to one user."""
     if a.users is None or b.users is None:
         return a.users is b.users
     return np.array_equal(a.users, b.users)
@@ -287,16 +291,16 @@ def _same_users(a: Result, b: Result) -> bool:
 def paired_difference(
     a: Result, b: Result, label: str, *, bootstrap: int = 1000, seed: int = 42
 ) -> tuple[float, float, float]:
-    """How much better ``a`` is than ``b`` on the same queries, by paired bootstrap.
+    """Measures how much better ``a`` is than ``b`` on the same queries, by paired bootstrap.
 
-    Resampling users once for both removes what is common to them (hard and easy queries), so the interval is far
-    narrower than the two results' own. An interval above 0 means: better, with 95 % confidence.
+    The same resamples of users for both remove variation that they share (hard and easy queries), so the interval is
+    far narrower than the two results' own. If the interval is above 0, ``a`` is better with 95 % confidence.
 
     Returns:
       The difference of the means, and the low and high end of its 95 % percentile interval.
 
     Raises:
-      ModelError: Unknown label, other queries, no query with a target, or no resamples.
+      ModelError: The label is unknown, the queries differ, no query has a target, or there are no resamples.
     """
     found = paired_differences(a, b, [label], bootstrap=bootstrap, seed=seed)
     if label not in found:
@@ -307,10 +311,10 @@ def paired_difference(
 def paired_differences(
     a: Result, b: Result, labels: Sequence[str], *, bootstrap: int = 1000, seed: int = 42
 ) -> dict[str, tuple[float, float, float]]:
-    """:func:`paired_difference` of several metrics by one set of resamples; those without a target are left out.
+    """Computes :func:`paired_difference` for several metrics on the same resamples; leaves out those without targets.
 
     Raises:
-      ModelError: Unknown label, or other queries.
+      ModelError: A label is unknown, or the queries differ.
     """
     differences = {}
     for label in labels:
@@ -336,16 +340,23 @@ def mean_interval(
     bootstrap: int = 1000,
     seed: int = 42,
 ) -> tuple[float, float] | None:
-    """Low and high end of the percentile bootstrap interval of the mean of ``values``, float64 ``[B]``.
+    """Computes the percentile bootstrap interval of the mean of ``values``.
 
-    ``confidence`` is that of the interval. NaN are left out; ``None`` where nothing else is there, or without
-    resamples. ``users``: as :attr:`Result.users`.
+    Args:
+      values: Float64 ``[B]``; NaN are left out.
+      users: As :attr:`Result.users`.
+      confidence: The confidence level of the interval.
+      bootstrap: Number of resamples.
+      seed: Seed of the resamples.
+
+    Returns:
+      The low and high end, or ``None`` if all values are NaN or there are no resamples.
     """
     return _intervals({"": values}, bootstrap, seed, users, confidence).get("")
 
 
 def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
-    """Mean of each column of ``[S, B]`` without its NaN; NaN where a column has nothing else."""
+    """Returns the mean of each column of ``[S, B]`` without its NaN; NaN if a column has only NaN."""
     known = ~np.isnan(values)
     sizes = known.sum(axis=0)
     return np.where(sizes > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(sizes, 1), np.nan)
@@ -359,14 +370,14 @@ def _mean(values: np.ndarray) -> float:
 def _intervals(
     per_query: Mapping[str, np.ndarray], resamples: int, seed: int, users: np.ndarray | None, confidence: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of the means over the queries that have a value."""
+    """Returns percentile intervals of the means over the queries that have a value."""
     labels = [label for label, values in per_query.items() if not np.isnan(values).all()]
     if not labels or resamples < 1:
         return {}
     values = np.stack([per_query[label] for label in labels], axis=1)  # [B, M]
     known = ~np.isnan(values)
     resampled = _resampled_ratios(np.where(known, values, 0.0), known.astype(np.float64), resamples, seed, users)
-    # A rare stratum may be missing from some resamples; those say nothing about it.
+    # A rare stratum may be missing from some resamples; these are left out.
     return {
         label: (float(np.quantile(column, (1 - confidence) / 2)), float(np.quantile(column, (1 + confidence) / 2)))
         for label, column in ((label, c[~np.isnan(c)]) for label, c in zip(labels, resampled.T, strict=True))
@@ -377,9 +388,9 @@ def _intervals(
 def _resampled_ratios(
     sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int, users: np.ndarray | None
 ) -> np.ndarray:
-    """``sum(sums) / sum(sizes)`` of users drawn with replacement: two float64 ``[B, M]`` -> ``[resamples, M]``.
+    """Computes ``sum(sums) / sum(sizes)`` of users drawn with replacement: float64 ``[B, M]`` -> ``[resamples, M]``.
 
-    Queries of one user are no independent draws: they are drawn together (cluster bootstrap: Davison and Hinkley 1997,
+    Queries of one user are not independent, so they are drawn together (cluster bootstrap: Davison and Hinkley 1997,
     "Bootstrap methods and their application", section 3.8).
     """
     both = np.concatenate([sums, sizes], axis=1)

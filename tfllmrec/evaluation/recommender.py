@@ -1,4 +1,4 @@
-"""The one contract that a fitted model, a baseline and an exported SavedModel all keep."""
+"""The common interface of fitted models, baselines and exported SavedModels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tfllmrec.data.queries import Queries
 
 @runtime_checkable
 class Recommender(Protocol):
-    """Scores the whole catalogue for a batch of queries.
+    """A model that scores the whole catalogue for a batch of queries.
 
-    Masking of excluded items is not its business: the caller does that (the evaluation, or the exported signature).
+    The caller (the evaluation, or the exported signature) masks excluded items.
     """
 
     def score(self, queries: Queries) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether a model may replace the one in use: both on the same queries, in each stratum."""
+"""Decides whether a model may replace the one in use, by comparing both on the same queries in each stratum."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STRATA = ("", "/head", "/tail", "/cold")
 
 @dataclass(frozen=True)
 class Compared:
-    """Two models in one stratum.
+    """A comparison of two models in one stratum.
 
     Attributes:
       stratum: ``all``, ``head``, ``tail`` or ``cold``.
-      targets: what is asked for there.
-      in_use, updated: the metric of the verdict.
-      low, high: of the paired 95 % bootstrap interval of ``updated - in_use``.
-      with_new_items: that of the model in use, had it the new items; ``None``: not measured.
+      targets: The number of targets in the stratum.
+      in_use, updated: The metric of the verdict for each model.
+      low, high: The ends of the paired 95 % bootstrap interval of ``updated - in_use``.
+      with_new_items: The metric of the model in use if the new items are added to it; ``None``: not measured.
     """
 
     stratum: str
@@ -43,14 +43,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an updated model may replace the one in use.
+    """The decision whether an updated model may replace the one in use.
 
     Attributes:
-      passed: whether it may.
-      reasons: why not, a line each.
-      strata: the figures; a stratum of fewer than :data:`~tfllmrec.evaluation.report.MIN_TARGETS` targets is left out.
-      tolerance: how much lower the metric may be over all queries, as a share.
-      metric: ndcg@10, or that of the longest list where there is none of 10.
+      passed: Whether the updated model may replace the one in use.
+      reasons: The reasons against it, one line each.
+      strata: The comparisons. Strata with fewer than :data:`~tfllmrec.evaluation.report.MIN_TARGETS` targets are left
+        out.
+      tolerance: By what share the metric over all queries may be lower.
+      metric: ``ndcg@10``, or ndcg of the longest list if there is none of 10.
     """
 
     passed: bool
@@ -66,16 +67,18 @@ class Verdict:
 def verdict_of(updated: Result, in_use: Result, tolerance: float, with_new_items: Result | None = None) -> Verdict:
     """Compares two results on the same queries.
 
-    The updated model passes if it is worse beyond chance in no stratum (:func:`paired_differences`), and its ndcg@10 of
-    all queries is at least ``1 - tolerance`` times that of the model in use. Without enough targets to compare, it
+    The updated model passes if it is worse beyond chance in no stratum (:func:`paired_differences`), and its metric
+    over all queries is at least ``1 - tolerance`` times that of the model in use. Without enough targets to compare, it
     does not pass.
 
     Args:
-      updated, in_use, with_new_items: with values per query.
-      tolerance: 0 to 1.
+      updated: The result of the updated model, with values per query.
+      in_use: The result of the model in use, with values per query.
+      tolerance: As :attr:`Verdict.tolerance`, 0 to 1.
+      with_new_items: The result of the model in use with the new items, with values per query.
 
     Raises:
-      ModelError: other queries.
+      ModelError: The results have different queries.
     """
     metric = f"ndcg@{list_length({'': updated})}"
     labels = [metric + suffix for suffix in STRATA if metric + suffix in updated.per_query]
@@ -111,7 +114,13 @@ def verdict_of(updated: Result, in_use: Result, tolerance: float, with_new_items
 
 
 def without_queries(result: Result, left_out: np.ndarray, targets: dict[str, int]) -> Result:
-    """The values per query of a result without some queries, bool ``[B]``; ``targets``: its counts then."""
+    """Leaves queries out of the values per query of a result.
+
+    Args:
+      result: The result.
+      left_out: Bool ``[B]``, the queries to leave out.
+      targets: The counts of the targets of the remaining queries.
+    """
     per_query = {label: np.where(left_out, np.nan, values) for label, values in result.per_query.items()}
     return replace(result, per_query=per_query, counts=result.counts | targets)
 
@@ -120,11 +129,11 @@ def without_queries(result: Result, left_out: np.ndarray, targets: dict[str, int
 class OfEarlierCatalogue:
     """A model of an earlier catalogue, as it would be served: it ignores items that it does not know.
 
-    Those items have the lowest score, so they are recommended last.
+    These items have the lowest score, so they are recommended last.
 
     Attributes:
-      model: of M items.
-      places: int64 ``[N]``, the place of each item of the catalogue in that of the model; -1: it is not there.
+      model: The model, of M items.
+      places: Int64 ``[N]``, the index of each item of the catalogue in that of the model; -1: it is not in it.
     """
 
     model: Recommender

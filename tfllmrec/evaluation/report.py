@@ -1,4 +1,4 @@
-"""A scoreboard of several results: on the terminal, in Markdown, as JSON."""
+"""Formats a scoreboard of several results for the terminal, in Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table:
-    """A table with one row for each recommender (``hybrid`` first) and the number of targets below each column.
+    """Returns a table with one row for each recommender (``hybrid`` first) and the numbers of targets as the last row.
 
-    The best figure of each column is bold; half the 95 % interval stands behind ndcg. Columns are those of
-    :func:`shown_columns`; those with too few targets are named below the table. It fits 80 characters.
+    The best value of each column is bold; ndcg is followed by half the width of its 95 % interval. The columns are
+    those of :func:`shown_columns`; columns with too few targets are named below the table. It fits 80 characters.
     """
     columns = shown_columns(results)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
@@ -43,7 +43,7 @@ def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table
 
 
 def scoreboard_of(record: Mapping[str, Any]) -> Table:
-    """The scoreboard of a run's ``metrics.json``."""
+    """Returns the scoreboard of a run's ``metrics.json``."""
     data, split = record["data"], record["split"]
     return scoreboard(
         results_of(record), f"{visible(data['name'])}: {split['queries']:,} test queries, {split['kind']} split"
@@ -51,10 +51,11 @@ def scoreboard_of(record: Mapping[str, Any]) -> Table:
 
 
 def groups_table(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The hybrid beside the best other recommender for each value of a field, from ``groups`` of ``metrics.json``.
+    """Returns a table of the hybrid and the best other recommender for each value of a field.
 
     Args:
-      key: of the field, such as ``request.scene``. groups: of :func:`tfllmrec.evaluation.groups.figures_of_groups`.
+      key: The key of the field, such as ``request.scene``.
+      groups: The result of :func:`tfllmrec.evaluation.groups.figures_of_groups`, from ``groups`` of ``metrics.json``.
     """
     header, rows = group_rows(groups)
     table = Table(title=visible(key), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
@@ -67,7 +68,7 @@ def groups_table(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The cells of :func:`groups_table`: a header without the first column, and a row for each value of the field."""
+    """Returns the cells of :func:`groups_table`: a header without the first column, and a row for each value."""
     labels = list(next(iter(groups.values()))["results"][MODEL])
     rows = []
     for value, group in groups.items():
@@ -80,7 +81,7 @@ def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list
 
 
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
-    """The results in a run's ``metrics.json``, without values per query and their users."""
+    """Returns the results in a run's ``metrics.json``, without the values per query and their users."""
     counts = {name: n for name, n in record["split"].items() if name.startswith(("queries", "targets"))}
     return {
         name: Result(
@@ -91,10 +92,10 @@ def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
 
 
 def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """The same scoreboard as a Markdown table, ending in a newline.
+    """Returns the same scoreboard as a Markdown table, ending in a newline.
 
     Args:
-      results: As for :func:`scoreboard`. Behind a figure that was averaged over seeds, :func:`between_seeds`.
+      results: As for :func:`scoreboard`. A value averaged over seeds is followed by :func:`between_seeds`.
       quoted: Further rows, such as published figures: name -> label -> value. Cells without a value stay empty.
     """
     columns = shown_columns(results)
@@ -111,24 +112,24 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
 
 
 def between_seeds(result: Result, label: str) -> str:
-    """`` (LOWEST to HIGHEST)`` of the seeds that a figure was averaged over; empty where all have the same figure."""
+    """Returns `` (LOWEST to HIGHEST)`` over the seeds of an averaged value; empty if all seeds have the same value."""
     lowest, highest = (f"{figure:.4f}" for figure in result.spread.get(label, (0.0, 0.0)))
     return "" if lowest == highest else f" ({lowest} to {highest})"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table; its first column is aligned left, the others right."""
+    """Returns the lines of a Markdown table; its first column is aligned left, the others right."""
     lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|" for cells in [header, *rows]]
     return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
 
 
 def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-    """Every metric of every recommender by its label; ``None`` where there is no value, never NaN."""
+    """Returns every metric of every recommender by its label; ``None`` if there is no value, never NaN."""
     return {name: dict(result.metrics) for name, result in model_first(results).items()}
 
 
 def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") -> list[str]:
-    """Warnings about the hybrid: it has collapsed, does not beat ``reference``, or a simpler recommender is ahead.
+    """Returns warnings about the hybrid: a collapse, no lead over ``reference``, or a simpler recommender ahead.
 
     The hybrid is compared with every baseline. Of those ahead beyond chance (paired 95 % interval above zero) the
     best one is named. Other recommenders are not checked for collapse: popularity should give every user the same list.
@@ -155,23 +156,23 @@ def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") ->
 
 
 def shown_columns(results: Mapping[str, Result]) -> list[str]:
-    """Labels of the scoreboard: ndcg, recall, recall of each stratum, further metrics that were asked for, coverage.
+    """Returns the labels of the scoreboard: ndcg, recall, recall of each stratum, further measured metrics, coverage.
 
-    At 10, or at the largest k measured where 10 is missing. Ranking metrics of fewer than :data:`MIN_TARGETS` targets
-    are left out; a count that is not known leaves nothing out.
+    The metrics are at :func:`list_length`. Ranking metrics of fewer than :data:`MIN_TARGETS` targets are left out;
+    those with an unknown number of targets are kept.
     """
     return [label for label in _columns(results) if label not in _too_few(results)]
 
 
 def hidden_columns(results: Mapping[str, Result]) -> str | None:
-    """A line naming the columns that :func:`shown_columns` leaves out, with their targets; ``None`` if it shows all."""
+    """Names the columns that :func:`shown_columns` leaves out, with their targets; ``None`` if it shows all."""
     too_few = _too_few(results)
     named = ", ".join(f"{label} ({count})" for label, count in too_few.items())
     return f"Not shown, fewer than {MIN_TARGETS} targets: {named}" if too_few else None
 
 
 def targets_of(results: Mapping[str, Result], label: str) -> int | None:
-    """Number of targets behind a ranking metric; ``None`` for other metrics, and where it is not known."""
+    """Returns the number of targets of a ranking metric; ``None`` for other metrics, and if it is not known."""
     name, _, stratum = label.partition("/")
     if name.partition("@")[0] not in (*RANKING_METRICS, "auc"):
         return None
@@ -179,7 +180,7 @@ def targets_of(results: Mapping[str, Result], label: str) -> int | None:
 
 
 def list_length(results: Mapping[str, Result]) -> int:
-    """The length of the lists whose metrics are shown: 10, or the largest measured one where 10 is missing."""
+    """Returns the length of the lists whose metrics are shown: 10, or the largest measured one if 10 is missing."""
     if not results:
         raise ModelError("Expected at least one result to report, got none.")
     labels = next(iter(results.values())).metrics
@@ -188,7 +189,7 @@ def list_length(results: Mapping[str, Result]) -> int:
 
 
 def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Name and, for each column, the text of the cell and whether its figure is the best as printed."""
+    """Returns for each recommender its name and, for each column, the text and whether it is the best as printed."""
     printed = {
         name: {label: "-" if value is None else f"{value:.4f}" for label in columns for value in [r.metrics.get(label)]}
         for name, r in results.items()

@@ -1,4 +1,4 @@
-"""A result in a file, for measurements that take long and are looked at later."""
+"""Saves results in files and loads them, for measurements that take long."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tfllmrec.evaluation.protocol import Result
 
 
 def save_result(path: Path, result: Result) -> None:
-    """Writes what :func:`load_result` reads: a result of one seed. The folder is made where it is missing.
+    """Saves a result of one seed for :func:`load_result`; creates the folder if it is missing.
 
     Raises:
-      WriteError: the disk is full, read-only or broken.
+      WriteError: The disk is full, read-only or broken.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {"metrics": result.metrics, "counts": result.counts, "alarms": result.alarms}
@@ -26,10 +26,10 @@ def save_result(path: Path, result: Result) -> None:
 
 
 def load_result(path: Path) -> Result:
-    """A result of :func:`save_result`, without intervals.
+    """Loads a result that :func:`save_result` saved, without intervals.
 
     Raises:
-      ModelError: the file is missing or damaged.
+      ModelError: The file is missing or damaged.
     """
     with reading_npz(path, "delete it, to measure again") as arrays:
         known = json.loads(str(arrays["known"]))

@@ -1,4 +1,5 @@
-"""What a run is worth: reports of one run or several as a page, model cards, and comparisons with paired intervals.
+"""Presents the results of runs: reports of one or several runs, model cards, and comparisons with paired intervals.
 
-``compare.py`` compares runs, ``report.py`` writes pages, ``card.py`` the model card, ``board.py`` for TensorBoard.
+``compare.py`` compares runs, ``report.py`` writes pages, ``card.py`` writes model cards, and ``board.py`` writes data
+for TensorBoard.
 """

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a complete run beside its curves: comparisons, images, item vectors, settings."""
+"""Writes a complete run's data for TensorBoard beside its curves: comparisons, images, item vectors, settings."""
 
 from __future__ import annotations
 
@@ -41,31 +41,32 @@ if TYPE_CHECKING:
 
     from tfllmrec.models.hybrid import Hybrid
 
-#: Runs of TensorBoard below that of the run: a folder for each baseline on validation queries, and for each recommender
-#: on the test queries; all else; the items' vectors.
+#: TensorBoard runs below the run's logs: a folder for each baseline on the validation queries, a folder for each
+#: recommender on the test queries, images and texts, and item vectors.
 BASELINES, TEST, DETAILS, ITEMS = "baselines", "test", "details", "items"
-#: The most test queries that lists are made for.
+#: The maximum number of test queries for which lists are computed.
 QUERIES = 2_000
-#: Groups of items with like vectors, for the colours of the Projector.
+#: The number of clusters of similar item vectors, which the Projector can show as colours.
 CLUSTERS = 20
-#: Sections of the config that HParams compares.
+#: Sections of the config that HParams shows.
 COMPARED = ("text", "model", "item_weights", "training", "ranking")
 
 
 def write_board(run: Run, tell: Tell = to_stderr) -> None:
-    """Writes into the run's ``logs/`` what is known at the end of a fit, in place of anything written so before.
+    """Writes the final results of a fit into the run's ``logs/``, replacing those of an earlier call.
 
-    These are the figures of the baselines and of the test, HParams, and the config with all that was chosen; and if
-    ``board.details`` says so, the model card, images, precision and recall of the ranking model, and vectors for the
-    Projector. Card and images are left out where the packages that they need are missing.
+    These are the figures of the baselines and of the test, HParams, and the config with all values chosen from the
+    data. With ``board.details``, they also include the model card, images, precision and recall of the ranking model,
+    and vectors for the Projector. Card and images are left out if the packages that they need are missing.
 
     Args:
-      run: complete.
-      tell: called with a line for what is left out.
+      run: A complete run.
+      tell: Called with a line for each part that is left out.
 
     Raises:
-      ConfigError: another process writes to the run. ModelError: the run is damaged.
-      WriteError: the disk is full, read-only or broken.
+      ConfigError: Another process writes to the run.
+      ModelError: The run is damaged.
+      WriteError: The disk is full, read-only or broken.
     """
     logs, results = run.folder / LOGS, run.results
     with locked(run.folder), writing(logs):
@@ -96,7 +97,7 @@ def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
     candidates = None if reranked is None else candidates_of(run, reranked)
     try:
         texts["card"] = card_of(run, for_machines=False)
-    except ConfigError as error:  # of a package that is not installed
+    except ConfigError as error:  # a package is not installed
         tell(f"TensorBoard: no model card: {error}")
     try:
         drawings = _pictures(run, hybrid, tell)
@@ -123,7 +124,7 @@ def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
 
 
 def _pictures(run: Run, hybrid: Hybrid, tell: Tell) -> dict[str, Callable[[], Figure | None]]:
-    """What draws each image, by its name; ``None`` where there is nothing to show."""
+    """Returns a function for each image, by its name; the function returns ``None`` if there is nothing to show."""
     split, results = run.split, run.results
     k, counts = list_length(results), split.train_counts
 
@@ -152,7 +153,7 @@ def _pictures(run: Run, hybrid: Hybrid, tell: Tell) -> dict[str, Callable[[], Fi
 
 
 def _beside(run: Run, strata: Mapping[str, np.ndarray], kept: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
-    """What the Projector shows beside the items ``kept``: title, category, domain, stratum, events, cluster."""
+    """Returns the Projector's metadata of the items ``kept``: title, category, domain, stratum, events, cluster."""
     items, titles = run.dataset.items, run.dataset.titles
     table = pd.DataFrame({"title": [titles[item] for item in items[ITEM].iloc[kept]]})
     if CATEGORIES in items:

@@ -1,4 +1,4 @@
-"""What the ranking model of a run predicts for test queries, and what happened."""
+"""Predictions of a run's ranking model for test queries, with the outcomes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 class Candidates(NamedTuple):
-    """The candidates of test queries whose held-out item is among them, ``[C]`` each.
+    """The candidates of test queries whose held-out item is among the candidates, ``[C]`` each.
 
     Attributes:
-      items: int64. probability: float32, that the candidate is the held-out item. label: bool, whether it is.
+      items: Int64.
+      probability: Float32, the probability that the candidate is the held-out item.
+      label: Bool, whether the candidate is the held-out item.
     """
 
     items: np.ndarray
@@ -26,7 +28,7 @@ class Candidates(NamedTuple):
 
 
 def candidates_of(run: Run, reranked: Reranked) -> Candidates:
-    """The candidates of the queries that ``metrics.json`` has figures of."""
+    """Returns the candidates of the test queries on which the figures of ``metrics.json`` were measured."""
     from tfllmrec.training.ranking import measured_queries, offered_candidates
 
     queries, done = measured_queries(run.split, run.config.seed), 0
@@ -40,14 +42,16 @@ def candidates_of(run: Run, reranked: Reranked) -> Candidates:
 
 
 def predictions_of(run: Run, reranked: Reranked, candidates: Candidates) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Predictions and outcomes, on the queries that ``metrics.json`` has figures of.
+    """Returns predictions and outcomes on the test queries on which the figures of ``metrics.json`` were measured.
 
     Args:
-      candidates: :func:`candidates_of` the same run and model.
+      run: A complete run.
+      reranked: Its model with the ranking model.
+      candidates: The result of :func:`candidates_of` for the same run and model.
 
     Returns:
-      ``probability``: of each candidate where the next item is among them, and whether it is the next item. ``rating``:
-      of each rated target, and the rating given. Those without a prediction are left out.
+      ``probability``: the probabilities of the candidates, and whether each is the held-out item. ``rating``: the
+      predicted rating of each rated target, and the rating given. A key without predictions is left out.
     """
     from tfllmrec.training.ranking import measured_queries, predicted_ratings
 

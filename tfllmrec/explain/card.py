@@ -1,4 +1,4 @@
-"""The model card of a run: Markdown with the front matter that Hugging Face reads.
+"""The model card of a run: Markdown with front matter in the format of Hugging Face.
 
 The sections follow Mitchell et al. 2019, "Model cards for model reporting".
 """
@@ -23,7 +23,7 @@ from tfllmrec.explain.sections import CLAIM_TARGETS, fit_again, without_folders
 from tfllmrec.runs.run import Run
 from tfllmrec.text.template import ItemTemplate
 
-#: The end of a metric's label by the stratum of targets.
+#: The suffix of a metric's label for each stratum of targets.
 STRATA = {"all": "", "head": "/head", "tail": "/tail", "cold": "/cold"}
 #: The file name of a card.
 CARD = "CARD.md"
@@ -35,14 +35,14 @@ def write_card(run: Run | Path | str, out: Path | None = None) -> Path:
     """Writes the model card of a complete run.
 
     Args:
-      run: its folder.
-      out: the file; by default ``CARD.md`` in the run folder.
+      run: The run, or its folder.
+      out: The file; by default ``CARD.md`` in the run folder.
 
     Raises:
       ConfigError: jinja2 is not installed.
-      ModelError: the folder is no complete run, or damaged.
-      DataError: the data has changed since the fit.
-      WriteError: the disk is full, read-only or broken.
+      ModelError: The folder is not a complete run, or damaged.
+      DataError: The data has changed since the fit.
+      WriteError: The disk is full, read-only or broken.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     check_data(run)
@@ -52,10 +52,11 @@ def write_card(run: Run | Path | str, out: Path | None = None) -> Path:
 
 
 def card_of(run: Run, for_machines: bool = True) -> str:
-    """The text of a run's card; all facts come from the run folder.
+    """Returns the text of a run's card; all facts come from the run folder.
 
     Args:
-      for_machines: whether it begins with the front matter, as a file does.
+      run: A complete run.
+      for_machines: Whether the text begins with the front matter, as a file does.
     """
     results, config, split = run.results, run.config, run.split
     k, cleaning = list_length(results), run.record.get("cleaning") or {}
@@ -92,7 +93,7 @@ def _yaml(facts: dict[str, Any]) -> str:
 
 
 def front_matter(run: Run) -> dict[str, Any]:
-    """The metadata of a card, as Hugging Face's model index has it, without language and license."""
+    """Returns the metadata of a card in the format of Hugging Face's model index, without language and license."""
     results, data = run.results, run.metrics["data"]
     k, few = list_length(results), small_strata(results, MIN_TARGETS)
     labels = {
@@ -131,19 +132,19 @@ def front_matter(run: Run) -> dict[str, Any]:
 
 
 def small_strata(results: Mapping[str, Result], fewest: int = CLAIM_TARGETS) -> dict[str, int]:
-    """The strata of :data:`STRATA` that have fewer targets than ``fewest``, and how many."""
+    """Returns the number of targets of each stratum of :data:`STRATA` that has fewer than ``fewest``."""
     k = list_length(results)
     counts = {stratum: targets_of(results, f"recall@{k}{suffix}") for stratum, suffix in STRATA.items()}
     return {stratum: count for stratum, count in counts.items() if count is not None and count < fewest}
 
 
 def _encoder(run: Run) -> str:
-    """The encoders, with the languages that the bundled ones read."""
+    """Returns the names of the encoders, with the languages that the bundled ones read."""
     names = run.config.text.encoder.split("+")
     return ", ".join(without_folders(name) + (f" ({READS[name]})" if name in READS else "") for name in names)
 
 
 def _scripts(run: Run) -> str:
-    """The scripts of the texts that the model reads; empty where no item has text."""
+    """Returns the scripts of the texts that the model reads; empty if no item has text."""
     template = run.config.text.template
     return "" if template is None else in_words(scripts_of(ItemTemplate(template).texts(run.split.items)))

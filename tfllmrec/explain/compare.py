@@ -1,4 +1,4 @@
-"""Several runs side by side, with paired differences on the test queries that they share."""
+"""Compares several runs by paired differences on their common test queries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tfllmrec.runs.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: A row of a comparison: the name of a run, empty for a baseline; and ``hybrid``, or the name of the baseline.
+#: A row of a comparison: the name of the run and ``hybrid``, or, for a baseline, an empty string and its name.
 Row = tuple[str, str]
 
 
@@ -29,12 +29,12 @@ class Comparison:
     """Runs and baselines on the same test queries.
 
     Attributes:
-      table: a row for each run, the first run first, then for each baseline, indexed by ``run`` and ``recommender``.
-        Columns by the metric's label and ``value``, ``low`` and ``high`` (its 95 % interval), ``difference`` (to the
-        first run), ``difference_low`` and ``difference_high`` (the paired 95 % interval over users). Columns that say
-        nothing, such as a difference in coverage, are left out.
-      results: by row.
-      targets: the number of targets behind each ranking metric of ``table``.
+      table: A row for each run, the first run first, then for each baseline, indexed by ``run`` and ``recommender``.
+        The columns are indexed by the metric's label and ``value``, ``low`` and ``high`` (its 95 % interval),
+        ``difference`` (to the first run), ``difference_low`` and ``difference_high`` (the paired 95 % interval over
+        users). Empty columns, such as a difference in coverage, are left out.
+      results: The results by row.
+      targets: The number of targets behind each ranking metric of ``table``.
     """
 
     table: pd.DataFrame
@@ -42,14 +42,14 @@ class Comparison:
     targets: Mapping[str, int]
 
     def plot(self, labels: Sequence[str] | None = None) -> Figure:
-        """Differences to the first run with their intervals, a panel for each metric.
+        """Plots the differences to the first run with their intervals, a panel for each metric.
 
         Args:
-          labels: of metrics; by default all that have differences.
+          labels: The labels of the metrics; by default all that have differences.
 
         Raises:
           ConfigError: matplotlib is not installed.
-          DataError: a metric that has no differences, or none that has.
+          DataError: A metric has no differences, or there are no differences at all.
         """
         differences = self.differences
         if not differences:
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def differences(self) -> dict[str, dict[str, tuple[float, float, float]]]:
-        """By the metric's label, by the name of a run or baseline: the difference to the first run and its interval."""
+        """The difference to the first run and its interval, by the metric's label and the name of a run or baseline."""
         columns = ["difference", "difference_low", "difference_high"]
         labels = [column[0] for column in self.table.columns.tolist() if column[1] == "difference"]
         return {
@@ -93,14 +93,14 @@ def compare(runs: Sequence[Run | Path | str]) -> Comparison:
         comparison.table["ndcg@10"]
         comparison.plot()
 
-    Of a baseline that several runs have, the figures of the first one count.
+    If several runs have the same baseline, the figures of the first of these runs are used.
 
     Args:
-      runs: run folders, or opened runs; the first one is what all others are compared with.
+      runs: Run folders, or opened runs; all others are compared with the first one.
 
     Raises:
-      ModelError: a folder is no complete run, or damaged.
-      DataError: no run, or runs with other data, another split or other strata.
+      ModelError: A folder is not a complete run, or damaged.
+      DataError: There are no runs, or they have different data, splits or strata.
     """
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
     check_same_queries(opened)
@@ -114,7 +114,7 @@ def compare(runs: Sequence[Run | Path | str]) -> Comparison:
 
 
 def comparison_of(results: Mapping[Row, Result]) -> Comparison:
-    """The comparison of results on the same queries, the first of which all others are compared with."""
+    """Compares results on the same queries; all others are compared with the first one."""
     first = next(iter(results.values()))
     columns = [
         label for label in shown_columns({"": first}) if all(label in result.metrics for result in results.values())
@@ -146,10 +146,10 @@ def comparison_of(results: Mapping[Row, Result]) -> Comparison:
 
 
 def check_same_queries(runs: Sequence[Run]) -> None:
-    """Refuses runs whose test queries are not the same.
+    """Rejects runs whose test queries differ.
 
     Raises:
-      DataError: no run, or runs with other data, another split or other strata.
+      DataError: There are no runs, or they have different data, splits or strata.
     """
     if not runs:
         raise DataError("Expected at least one run to compare, got none.")
@@ -183,19 +183,20 @@ def check_same_queries(runs: Sequence[Run]) -> None:
 
 
 def check_data(run: Run) -> None:
-    """Refuses a run whose data was changed after its fit.
+    """Rejects a run whose data was changed after its fit.
 
     Raises:
-      DataError: the data in the folder is not that of the record.
+      DataError: The data in the folder differs from that recorded by the fit.
     """
     if run.dataset.fingerprint != run.record["data_sha256"]:
         raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """The names of runs: those of :func:`folders_of`.
+    """Returns the names of runs, which are those of :func:`folders_of`, made unique.
 
-    The same folder given twice keeps its name, with a number. A name that a baseline has is preceded by ``run``.
+    If the same folder is given twice, a number is added to the name. A name that equals that of a baseline is preceded
+    by ``run``.
     """
     taken = {name for run in runs for name in run.metrics["results"]}
     names = [f"run {name}" if name in taken else name for name in folders_of(runs)]
@@ -203,7 +204,7 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 def folders_of(runs: Sequence[Run]) -> list[str]:
-    """The run folders; of equal names, with as many of the folders above as it takes to tell them apart."""
+    """Returns the names of the run folders; equal names are preceded by as many parent folders as needed to differ."""
     paths = [run.folder.resolve().parts for run in runs]
     names = []
     for at, parts in enumerate(paths):

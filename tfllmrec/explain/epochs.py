@@ -1,4 +1,4 @@
-"""What a run's epochs reached on validation, from its checkpoints and its TensorBoard logs."""
+"""Validation results of a run's epochs, from its checkpoints and its TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllmrec.runs.run import REMEDY, Run
 
 
 class _State(BaseModel, extra="allow"):
-    """``checkpoints/state.json``. Only the keys that are read are checked."""
+    """The content of ``checkpoints/state.json``. Only the keys that are used are validated."""
 
     best_epoch: int = -1
     values: list[float] = []
@@ -25,9 +25,9 @@ class Epochs:
     """Figures on validation queries by epoch.
 
     Attributes:
-      selection: the value that epochs are compared by; empty where nothing was trained.
-      best: the epoch that was kept, from 0; ``None`` where nothing was trained.
-      strata: ndcg@10 by epoch, under ``all``, ``head``, ``tail`` and ``cold``; empty where the logs are gone.
+      selection: The value by which epochs are compared; empty if nothing was trained.
+      best: The epoch that was kept, from 0; ``None`` if nothing was trained.
+      strata: The ndcg@10 by epoch for ``all``, ``head``, ``tail`` and ``cold``; empty if the logs are missing.
     """
 
     selection: Sequence[float] = ()
@@ -36,13 +36,14 @@ class Epochs:
 
 
 def epochs_of(run: Run, events: bool = True) -> Epochs:
-    """The epochs of a run.
+    """Reads the epochs of a run.
 
     Args:
-      events: whether the logs are read, too, for the strata.
+      run: The run.
+      events: Whether the logs are read, too, for the strata.
 
     Raises:
-      ModelError: the state of the checkpoints is damaged.
+      ModelError: The state of the checkpoints is damaged.
     """
     path = run.folder / "checkpoints" / "state.json"
     if not path.is_file():
@@ -62,7 +63,7 @@ def epochs_of(run: Run, events: bool = True) -> Epochs:
 
 
 def logged_scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """The newest value of each scalar by its tag and step, from a folder of TensorBoard's event files."""
+    """Returns the newest value of each scalar by tag and step, from a folder of TensorBoard's event files."""
     if not folder.is_dir():
         return {}
     from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
@@ -74,6 +75,6 @@ def logged_scalars(folder: Path) -> dict[str, dict[int, float]]:
     for tag in events.Tags()[TENSORS]:
         for event in events.Tensors(tag):
             value = make_ndarray(event.tensor_proto)
-            if value.ndim == 0 and value.dtype.kind == "f":  # not the layout of Custom Scalars, which is bytes
+            if value.ndim == 0 and value.dtype.kind == "f":  # skips the layout of Custom Scalars, which is bytes
                 found.setdefault(tag, {})[event.step] = float(value)
     return found

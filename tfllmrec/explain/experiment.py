@@ -20,11 +20,12 @@ def write_experiment(analysis: Analysis, out: Path) -> Path:
     """Writes the numbers of users, the differences with a figure, and how to read them.
 
     Args:
-      analysis: of :func:`tfllmrec.feedback.experiments.analyze`. out: the HTML file.
+      analysis: The result of :func:`tfllmrec.feedback.experiments.analyze`.
+      out: The HTML file.
 
     Raises:
       ConfigError: jinja2 or matplotlib is not installed.
-      WriteError: the disk is full, read-only or broken.
+      WriteError: The disk is full, read-only or broken.
     """
     require_jinja()
     differences = Section("Differences")

@@ -1,4 +1,4 @@
-"""Why items have their scores for one user: terms, events, fields and words, which add up; and a page of them.
+"""Explains scores for one user as sums over terms, events, fields and words, and writes the explanations as a page.
 
 from tfllmrec.explain.explanation import explain
 from tfllmrec.runs.run import Run
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from tfllmrec.models.words import TextOfItem
     from tfllmrec.runs.run import Run
 
-#: Items that are explained at once.
+#: The maximum number of items explained in one call.
 ITEMS = 20
-#: Events of a history that a page or a table names.
+#: The number of events of a history that a page shows at first.
 SHOWN = 10
 
 
 @dataclass(frozen=True)
 class EventPart:
-    """An event of the history.
+    """The contribution of an event of the history.
 
     Attributes:
-      item_id, title, rating: of the event; the rating is ``None`` where there is none.
-      added: by the names of the terms, what the event adds to each.
+      item_id: The item of the event.
+      title: Its title.
+      rating: The rating of the event; ``None`` if there is none.
+      added: The contribution of the event to each term, by the name of the term.
     """
 
     item_id: str
@@ -51,12 +53,14 @@ class EventPart:
 
 @dataclass(frozen=True)
 class WordPart:
-    """A word of the item's text.
+    """The contribution of a word of the item's text.
 
     Attributes:
-      word: as it stands there. start, end: where.
-      left_out: by how much the meaning term falls without it.
-      gradients: what it adds by integrated gradients; ``None`` where the encoder has none to give.
+      word: The word as written in the text.
+      start: The index of its first character.
+      end: The index after its last character.
+      left_out: The decrease of the meaning term if the word is left out.
+      gradients: The contribution by integrated gradients; ``None`` if the encoder does not support them.
     """
 
     word: str
@@ -68,17 +72,20 @@ class WordPart:
 
 @dataclass(frozen=True)
 class ItemExplained:
-    """Why an item has its score: ``popularity`` and the terms add up to it, and each term is the sum of its parts.
+    """The explanation of a score: ``popularity`` and the terms sum to it, and each term is the sum of its parts.
 
     Attributes:
-      item_id, title, score: of the item.
-      reason: in words, see :mod:`tfllmrec.models.reasons`.
-      terms: by their names, what each adds to the score.
-      events: of the history, those that add most first.
-      fields: what the fields of the request and its user add to the meaning term.
-      anyone: by the names of the terms, the remainder, which does not depend on the user.
+      item_id: The item.
+      title: Its title.
+      score: Its score.
+      reason: The reason in words; see :mod:`tfllmrec.models.reasons`.
+      terms: The contribution of each term to the score, by name.
+      events: The contributions of the events of the history, the largest first.
+      fields: The contribution of the fields of the request and its user to the meaning term.
+      anyone: The remainder of each term, which does not depend on the user, by name.
       popularity: log(1 + training events) without a history, else 0.
-      text: the item's, as the encoder reads it. words: of the text, at most 64.
+      text: The item's text as the encoder reads it.
+      words: The contributions of the words of the text, at most 64.
     """
 
     item_id: str
@@ -106,15 +113,18 @@ def explain(
     """Explains the scores of a few items.
 
     Args:
-      run: complete. items: ids, at most :data:`ITEMS`.
-      user: id of a user of the run's data; or history: ids, oldest first, with their ``ratings``. Unknown ids count as
-        absent.
-      reasons: by ids, as a list gave them; by default they are made of titles and categories.
-      tell: called with a line for each step.
+      run: A complete run.
+      items: Item ids, at most :data:`ITEMS`.
+      user: The id of a user of the run's data, as an alternative to ``history``.
+      history: Item ids, oldest first, as an alternative to ``user``. Unknown ids are ignored.
+      ratings: The ratings of the history.
+      reasons: The reasons by item id, as shown in a list; by default they are derived from titles and categories.
+      tell: Called with a line for each step.
 
     Raises:
-      DataError: too many items, or one that the run does not have; both or neither of user and history.
-      ModelError: the run is not complete or damaged.
+      DataError: There are too many items, or one that the run does not have; or both or neither of ``user`` and
+        ``history`` are given.
+      ModelError: The run is not complete or damaged.
     """
     if not 1 <= len(items) <= ITEMS:
         raise DataError(f"Expected 1 to {ITEMS} items to explain, found {len(items)}. Explain fewer at once.")
@@ -173,7 +183,7 @@ def explain(
 
 
 def _texts(run: Run, rows: Any, model: Any, query: Any, tell: Tell) -> list[TextOfItem]:
-    """The texts of the items ``rows`` as the run's encoder reads them; none where the model reads no text."""
+    """Returns the texts of the items ``rows`` as the run's encoder reads them; none if the model reads no text."""
     import numpy as np
 
     from tfllmrec.models.words import TextOfItem
@@ -209,11 +219,13 @@ def write_explanation(explained: Sequence[ItemExplained], asked: str, out: Path)
     """Writes a page: one HTML file that needs neither JavaScript nor other files.
 
     Args:
-      asked: whom the scores are for. out: the file.
+      explained: The explained items.
+      asked: Describes whom the scores are for.
+      out: The file.
 
     Raises:
       ConfigError: jinja2 is not installed.
-      WriteError: the disk is full, read-only or broken.
+      WriteError: The disk is full, read-only or broken.
     """
     items = [
         {"item": item, "pieces": _pieces(item), "events": item.events[:SHOWN], "others": item.events[SHOWN:]}
@@ -224,7 +236,7 @@ def write_explanation(explained: Sequence[ItemExplained], asked: str, out: Path)
 
 
 def _pieces(item: ItemExplained) -> list[tuple[str, float, float]]:
-    """The text in pieces: each with what it adds (0 between words), and that as a share of the largest part."""
+    """Splits the text into pieces, each with its contribution (0 between words) and its share of the largest one."""
     most = max((abs(word.left_out) for word in item.words), default=0.0) or 1.0
     pieces, at = [], 0
     for word in item.words:

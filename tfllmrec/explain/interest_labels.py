@@ -1,4 +1,4 @@
-"""How the labels of interests that are listed for a user go with the labels of the next item."""
+"""Compares the interest labels listed for a user with the labels of the user's next item."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from tfllmrec.progress import Tell
     from tfllmrec.runs.run import Run
 
-#: Labels that are told apart, the most frequent ones of the next items; all others are one.
+#: The number of labels that are distinguished, the most frequent ones of the next items, and the name of all others.
 SHOWN, OTHER = 11, "other"
-#: Test queries that are looked at, at most, and labels that are listed for each.
+#: The maximum number of test queries, and of labels that are listed for each.
 QUERIES, LISTED = 2_000, 5
 
 
 def label_confusion(run: Run, hybrid: Hybrid, tell: Tell) -> tuple[np.ndarray, list[str]] | None:
-    """Counts of test queries by the label of the next item and the label that is listed first; see :func:`confusion`.
+    """Counts test queries by the label of the next item and the first listed label; see :func:`confusion`.
 
     Returns:
-      int64 ``[C, C]``, and the labels of the rows and columns; ``None`` where the run has learned no labels.
+      Int64 ``[C, C]``, and the labels of the rows and columns; ``None`` if the run has learned no labels.
 
     Raises:
-      ModelError: the run's folder of interests is damaged.
+      ModelError: The run's folder of interests is damaged.
     """
     from tfllmrec.runs.labels import labels_of_run
     from tfllmrec.training.interests import listed, recommended_items, targets_of
@@ -42,14 +42,18 @@ def label_confusion(run: Run, hybrid: Hybrid, tell: Tell) -> tuple[np.ndarray, l
 
 
 def confusion(lists: np.ndarray, wanted: sp.csr_array, labels: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Counts of queries whose held-out item has a label: a row for its label, a column for the label listed first.
+    """Counts queries whose held-out item has a label: rows are the labels of the item, columns the first listed labels.
 
-    Only the most frequent labels of next items are told apart. The column is the first listed label that is one of
-    them, the row is the same label if the next item has it, else the label with the largest weight.
+    Only the most frequent labels of next items are distinguished. The column is the first listed label that is one of
+    them; the row is the same label if the next item has it, else the item's label with the largest weight.
 
     Args:
-      lists: int ``[B, K]``, padded with C. wanted: float ``[B, C]``, the weights of the labels of the next items.
-      labels: of the C columns.
+      lists: Int ``[B, K]``, the listed labels, padded with C.
+      wanted: Float ``[B, C]``, the weights of the labels of the next items.
+      labels: The names of the C labels.
+
+    Returns:
+      The counts, int64, and the labels of the rows and columns.
     """
     often = np.bincount(wanted.indices, minlength=len(labels))
     shown = np.argsort(-often, kind="stable")[:SHOWN]

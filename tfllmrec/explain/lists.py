@@ -1,4 +1,4 @@
-"""The lists that a model recommends for the test queries: how often each item is shown, and examples."""
+"""The lists that a model recommends for test queries: how often each item is shown, and examples."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.metrics import UNREACHABLE, masked, rank_targets, top_items
 from tfllmrec.evaluation.recommender import Recommender
 
-#: Examples of each kind.
+#: The number of examples of each kind.
 EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Example:
-    """A test query, the list that the model gives, and where its targets came.
+    """A test query, the list that the model recommends, and the ranks of the query's targets.
 
     Attributes:
-      user_id: of the query.
-      history: int64, the items of the history, oldest first.
-      recommended: int64 ``[K]``, the best items, best first.
-      targets: the item index of each target, and the first and last rank that it may have among equal scores;
-        ``None`` if it is excluded.
+      user_id: The user of the query.
+      history: Int64, the items of the history, oldest first.
+      recommended: Int64 ``[K]``, the best items, best first.
+      targets: The item index of each target, and the first and last rank that it may have among equal scores; the
+        ranks are ``None`` if the target is excluded.
     """
 
     user_id: str
@@ -34,13 +34,15 @@ class Example:
 
 
 def draw_examples(found: np.ndarray, user_ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of queries whose target is found, and of those whose target is missed, drawn by seed, a user once each.
+    """Draws rows of queries with a found target and rows of queries with only missed targets, each user at most once.
 
     Args:
-      found: float64 ``[B]``, recall@k of each query; NaN without targets. user_ids: object ``[B]``.
+      found: Float64 ``[B]``, recall@k of each query; NaN without targets.
+      user_ids: Object ``[B]``.
+      seed: The random seed.
 
     Returns:
-      int64, at most :data:`EXAMPLES` rows each.
+      The rows of each kind, int64, at most :data:`EXAMPLES` each.
     """
     order = np.random.default_rng(seed).permutation(len(found))
     _, first = np.unique(user_ids[order].astype(str), return_index=True)
@@ -49,7 +51,7 @@ def draw_examples(found: np.ndarray, user_ids: np.ndarray, seed: int) -> tuple[n
 
 
 def examples_of(recommender: Recommender, queries: Queries, k: int) -> list[Example]:
-    """The lists of a few queries, and the ranks of their targets among the whole catalogue."""
+    """Returns the lists of a few queries, and the ranks of their targets in the whole catalogue."""
     if not len(queries):
         return []
     scores = masked(recommender.score(queries), queries)
@@ -71,7 +73,7 @@ def examples_of(recommender: Recommender, queries: Queries, k: int) -> list[Exam
 
 
 def queries_with_one_target(queries: Queries) -> np.ndarray:
-    """The rows of queries with exactly one target, int64; none if they are less than half of all."""
+    """Returns the rows of queries with exactly one target, int64; none if they are less than half of all queries."""
     single = np.flatnonzero(queries.targets.lengths == 1)
     return single if len(single) >= len(queries) / 2 else single[:0]
 
@@ -84,10 +86,15 @@ def exposure_of(
     batch_size: int = 512,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """How often each item is in a list of ``k`` for the queries: int64 ``[N]``.
+    """Counts how often each item is in a list of ``k`` for the queries, int64 ``[N]``.
 
     Args:
-      batch_size: queries scored at once. progress: called with the number of queries done, and of all.
+      recommender: The model.
+      queries: The queries.
+      n_items: The number of items, N.
+      k: The length of the lists.
+      batch_size: The number of queries scored at once.
+      progress: Called with the number of queries done and the number of all queries.
     """
     exposure, done = np.zeros(n_items, np.int64), 0
     for batch in queries.batches(batch_size):

@@ -28,19 +28,20 @@ from tfllmrec.version import __version__
 if TYPE_CHECKING:
     from tfllmrec.feedback.monitoring import Report
 
-#: Fields that are drawn, those with the largest index.
+#: The number of fields that are drawn: those with the largest population stability index.
 DRAWN = 6
 
 
 def write_monitoring(report: Report, out: Path) -> Path:
-    """Writes the figures, the drifts and the exposure of a report, with pictures, and how to read them.
+    """Writes the figures, drifts and exposure of a report, with pictures, and how to read them.
 
     Args:
-      report: of :func:`tfllmrec.feedback.monitoring.monitor`. out: the HTML file.
+      report: The result of :func:`tfllmrec.feedback.monitoring.monitor`.
+      out: The HTML file.
 
     Raises:
       ConfigError: jinja2 or matplotlib is not installed.
-      WriteError: the disk is full, read-only or broken.
+      WriteError: The disk is full, read-only or broken.
     """
     require_jinja()
     users = Section("What users did")

@@ -63,18 +63,18 @@ from tfllmrec.wording import clipped
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
 
-#: Test queries whose lists are computed for the exposure, at most.
+#: The maximum number of test queries whose lists are computed for the exposure.
 EXPOSED = 20_000
-#: Of an example: the newest items of the history, the best recommended items, and the first targets that are shown.
+#: Contents of an example: the newest items of the history, the best recommended items, and the first targets.
 NEWEST, BEST, TARGETS = 8, 5, 3
-#: What the figures of calibration are drawn from, by what is predicted.
+#: The data of the calibration figures, by the predicted quantity.
 _CALIBRATED = {
     "probability": "the candidates of only those test queries whose held-out item is among them",
     "rating": "the rated targets of test queries",
 }
-#: Neighbours in the picture of the graph.
+#: The number of neighbours in the picture of the graph.
 NEIGHBOURS = 10
-#: Letters of a title, and fields with a table of their values, at most.
+#: The maximum number of characters of a title, and of fields with a table of their values.
 LETTERS, FIELDS = 90, 5
 
 
@@ -88,7 +88,7 @@ def against_baselines(run: Run) -> Comparison:
 
 
 def headline_of(run: Run) -> str:
-    """The result of a run in a few sentences: how good the model is, and whether it beats the best baseline."""
+    """Summarises the result of a run: how good the model is, and whether it beats the best baseline."""
     results = _results_of(run)
     k, model = list_length(results), results[MODEL]
     label, found, targets = f"ndcg@{k}", model.metrics[f"recall@{k}"], model.counts["targets"]
@@ -115,7 +115,7 @@ def headline_of(run: Run) -> str:
 
 
 def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Section]:
-    """The sections of the report of one run, in the order in which a reader needs them."""
+    """Returns the sections of the report of one run, in the order in which a reader needs them."""
     check_data(run)
     results = _results_of(run)
     k = list_length(results)
@@ -273,7 +273,7 @@ def _examples(run: Run, hybrid: Hybrid, k: int) -> Section:
 
 
 def _example(example: Example, titles: _Titles) -> dict[str, Any]:
-    """An example as the template prints it."""
+    """Converts an example to the values of the template."""
     wanted = {item for item, _ in example.targets}
     return {
         "user": example.user_id,
@@ -293,7 +293,7 @@ def _rank(rank: tuple[int, int] | None) -> str:
 
 
 class _Titles:
-    """The title of each item, or its id where it has none."""
+    """The title of each item; its id if it has none."""
 
     def __init__(self, run: Run) -> None:
         items = run.dataset.items
@@ -371,7 +371,7 @@ def _fields(run: Run, hybrid: Hybrid, k: int) -> Section:
 
 
 def _ablation(run: Run) -> Section:
-    """What each part is worth, where ``benchmarks/ablation.py`` has measured it."""
+    """Returns the section on the value of each part, if ``benchmarks/ablation.py`` has measured it."""
     section = Section("What each part is worth")
     files = sorted((run.folder / ABLATION).glob("*.npz"), key=lambda path: path.stem != "whole_model")
     results = {path.stem.replace("_", " "): load_result(path) for path in files}
@@ -444,7 +444,7 @@ def _interests(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
 
 
 def _graph(run: Run) -> Section:
-    """The relations of the graph, and the neighbours of the item with the most training events that has any."""
+    """Shows the relations of the graph, and the neighbours of the item with the most training events that has any."""
     section, graph = Section("Graph of the items"), run.graph
     if graph is None or not graph.relations:
         return section
@@ -487,14 +487,14 @@ def _reproduce(run: Run) -> Section:
 
 
 def changed_settings(config: ExperimentConfig) -> list[list[str]]:
-    """Name and value of each setting that differs from its default, except where the data is."""
+    """Returns name and value of each setting that differs from its default, except the location of the data."""
     own, default = settings_by_key(config), settings_by_key(ExperimentConfig())
     changed = [name for name in own if own[name] != default[name] and name not in ("data.source", "data.format")]
     return [[name, without_folders(own[name])] for name in changed]
 
 
 def _results_of(run: Run) -> dict[str, Result]:
-    """The results of a run, the model's first."""
+    """Returns the results of a run, the model's first."""
     results = model_first(run.results)
     if MODEL not in results:
         raise DataError(f"The run has no results of the model: expected {MODEL!r} among {', '.join(results)}.")

@@ -1,4 +1,4 @@
-"""Pages from templates: whatever is printed is data, so it is escaped, and its invisible characters are shown."""
+"""Pages from templates. Inserted values are data, so they are escaped, and their invisible characters are shown."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
-#: Letters of a text on a page, at most.
+#: The maximum number of characters of an inserted text.
 LETTERS = 1000
 
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|#]")
 
 
 def html_page(template: str, **facts: Any) -> str:
-    """A page from a template; only what :func:`as_is` marks is not escaped.
+    """Renders an HTML page from a template; only text marked by :func:`as_is` is not escaped.
 
     Raises:
       ConfigError: jinja2 is not installed.
@@ -32,7 +32,7 @@ def html_page(template: str, **facts: Any) -> str:
 
 
 def markdown_page(template: str, **facts: Any) -> str:
-    """The same in Markdown; the signs of Markdown and HTML in data are escaped by a backslash.
+    """Renders a Markdown page; special characters of Markdown and HTML in data are escaped by a backslash.
 
     Raises:
       ConfigError: jinja2 is not installed.
@@ -41,7 +41,7 @@ def markdown_page(template: str, **facts: Any) -> str:
 
 
 def as_is(text: str) -> Any:
-    """Text that a template prints as it is: HTML, or Markdown, made by this package."""
+    """Marks HTML or Markdown made by this package, so that a template prints it without escaping."""
     require_jinja()
     from markupsafe import Markup
 
@@ -49,7 +49,8 @@ def as_is(text: str) -> Any:
 
 
 def require_jinja() -> None:
-    """
+    """Checks that jinja2 is installed.
+
     Raises:
       ConfigError: jinja2 is not installed.
     """
@@ -85,5 +86,5 @@ def _environment(html: bool) -> Environment:
 
 
 def _groups(parts: Sequence[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """The parts of a section, with those of one kind that follow each other together."""
+    """Groups successive parts of a section of the same kind."""
     return [(kind, [part for _, part in group]) for kind, group in itertools.groupby(parts, key=lambda part: part[0])]

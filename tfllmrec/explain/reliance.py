@@ -1,4 +1,4 @@
-"""What a model relies on: the share of each term in the lists that it makes, and the worth of each field."""
+"""Measures how much a model relies on its inputs: the share of each term in its lists, and the value of each field."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tfllmrec.evaluation.protocol import Result, evaluate, paired_difference
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.progress import Progress
 
-#: Test queries that are looked at.
+#: The number of test queries on which a report measures reliance.
 QUERIES = 2000
-#: Fields that are shuffled; each takes as long as measuring the model on :data:`QUERIES`.
+#: The maximum number of fields that are shuffled; each takes as long as evaluating the model on :data:`QUERIES`.
 FIELDS = 20
 _BATCH = 256
 
@@ -36,17 +36,19 @@ class Explains(Recommender, Protocol):
 def term_shares(
     model: Explains, queries: Queries, strata: Mapping[str, np.ndarray], k: int, progress: Progress | None = None
 ) -> dict[str, tuple[int, dict[str, float]]]:
-    """How much of the scores of recommended items each term makes up.
+    """Measures the share of each term in the scores of recommended items.
 
-    The share of a term is its absolute value, divided by the sum of those of all terms.
+    The share of a term is its absolute value, divided by the sum of the absolute values of all terms.
 
     Args:
-      queries: asked; those without a history are left out, because popularity decides on their lists.
-      strata: bool ``[N]`` by name. k: length of the lists.
-      progress: called with the number of queries done, and of all.
+      model: The model.
+      queries: The queries; those without a history are left out, because popularity determines their lists.
+      strata: Bool ``[N]`` by name.
+      k: The length of the lists.
+      progress: Called with the number of queries done and the number of all queries.
 
     Returns:
-      For each stratum with a recommended item: how many places of lists its items have, and the mean shares by term.
+      For each stratum with a recommended item: the number of its items in all lists, and the mean shares by term.
     """
     queries = queries.take(np.flatnonzero(queries.history.lengths > 0))
     items, shares = [np.zeros(0, np.int64)], [np.zeros((0, len(model.term_names)))]
@@ -74,7 +76,7 @@ def term_shares(
 
 
 def shuffled(queries: Queries, key: str, seed: int) -> Queries:
-    """The queries with the values of a field permuted, over queries, or over all events where it is of events."""
+    """Permutes the values of a field over all queries, or over all events if it is a field of events."""
     values = queries.fields[key]
     order = np.random.default_rng(seed).permutation(len(values.values if isinstance(values, Ragged) else values))
     moved = Ragged(values.values[order], values.offsets) if isinstance(values, Ragged) else values[order]
@@ -89,15 +91,20 @@ def field_importance(
     seed: int,
     progress: Progress | None = None,
 ) -> dict[str, tuple[float, float, float]]:
-    """Permutation importance of the fields that a model reads (Breiman, "Random Forests", Machine Learning 2001).
+    """Measures permutation importance of a model's fields (Breiman, "Random Forests", Machine Learning 2001).
 
     Args:
-      queries: with targets. train_counts: int64 ``[N]``. k: of ndcg@k. seed: of the permutations and resamples.
-      progress: called with the number of fields done, and of all.
+      model: The model.
+      queries: Queries with targets.
+      train_counts: Int64 ``[N]``, the training events of each item.
+      k: The length of the lists for ndcg@k.
+      seed: The seed of the permutations and resamples.
+      progress: Called with the number of fields done and the number of all fields.
 
     Returns:
-      By the key of each field that the queries have, for at most :data:`FIELDS`: by how much ndcg@k falls if its values
-      are shuffled, with the low and high end of the paired 95 % interval over users. The largest fall comes first.
+      For each field that the model reads and the queries have, at most :data:`FIELDS`, by its key: the decrease of
+      ndcg@k if its values are shuffled, with the low and high end of the paired 95 % interval over users. The largest
+      decrease comes first.
     """
     keys = [key for key in model.reads if key in queries.fields and _varies(queries.fields[key])][:FIELDS]
 
@@ -117,7 +124,7 @@ def field_importance(
 
 
 def _varies(values: Ragged | np.ndarray) -> bool:
-    """Whether shuffling changes anything."""
+    """Returns whether the values differ, so that shuffling changes them."""
     flat = values.values if isinstance(values, Ragged) else values
     first = flat[:1]
     same = (flat == first) | ((flat != flat) & (first != first))  # NaN differs from itself

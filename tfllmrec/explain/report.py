@@ -1,7 +1,7 @@
-"""The report of a run, or of several side by side: one HTML file that needs neither JavaScript nor other files.
+"""The report of one run, or of several runs side by side: one HTML file that needs no JavaScript and no other files.
 
-Whatever a run folder has recorded is read from there. Only the examples, the exposure, the gate, the calibration
-and the labels of a single run are computed, with its model.
+Recorded results are read from the run folder. Only for a single run, examples, exposure, reliance on terms and fields,
+gate, calibration and labels are computed with its model.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.version import __version__
 
-#: File names of the report of one run and of several.
+#: The file names of the report of one run and of several runs.
 REPORT, COMPARISON = "report.html", "comparison.html"
-#: Runs in a report, at most.
+#: The maximum number of runs in a report.
 RUNS = 8
 
 
@@ -31,7 +31,9 @@ class Page:
     """A report that was written.
 
     Attributes:
-      path: of the HTML file. headline: its first sentence. comparison: of the runs, or of a run with its baselines.
+      path: The HTML file.
+      headline: A summary of the result.
+      comparison: The comparison of the runs, or of a single run with its baselines.
     """
 
     path: Path
@@ -39,7 +41,7 @@ class Page:
     comparison: Comparison
 
     def differences(self) -> dict[str, dict[str, dict[str, float]]]:
-        """:attr:`Comparison.differences` as JSON values."""
+        """Returns :attr:`Comparison.differences` as JSON values."""
         names = ("difference", "low", "high")
         return {
             label: {name: dict(zip(names, found, strict=True)) for name, found in rows.items()}
@@ -51,16 +53,16 @@ def write_report(runs: Sequence[Path | str], out: Path | None = None, tell: Tell
     """Writes the report of a run, or of several runs side by side.
 
     Args:
-      runs: complete run folders; all others are compared with the first one.
-      out: the HTML file; by default ``report.html`` in the run folder, of several runs ``comparison.html`` in the
+      runs: Complete run folders; all others are compared with the first one.
+      out: The HTML file; by default ``report.html`` in the run folder, or for several runs ``comparison.html`` in the
         first one.
-      tell: called with a line for each step.
+      tell: Called with a line for each step.
 
     Raises:
-      ConfigError: no run, or too many; matplotlib or jinja2 is not installed.
-      DataError: the runs do not have the same data and test queries, or the data has changed since the fit.
-      ModelError: a folder is no complete run, or damaged.
-      WriteError: the disk is full, read-only or broken.
+      ConfigError: There are no runs, or too many; or matplotlib or jinja2 is not installed.
+      DataError: The runs do not have the same data and test queries, or the data has changed since the fit.
+      ModelError: A folder is not a complete run, or damaged.
+      WriteError: The disk is full, read-only or broken.
     """
     if not 1 <= len(runs) <= RUNS:
         raise ConfigError(f"Expected 1 to {RUNS} runs for a report, got {len(runs)}.")

@@ -1,4 +1,4 @@
-"""The parts of a report's page, and the sections that the reports of one run and of several share."""
+"""The parts of a report's page, and the sections that the reports of one run and of several runs share."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tfllmrec.wording import clipped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Rows of a list or table whose length depends on the data, and of a table of settings, at most.
+#: The maximum number of rows of a list or table whose length depends on the data, and of a table of settings.
 ROWS, SETTINGS = 30, 60
-#: Letters of a setting, at most.
+#: The maximum number of characters of a setting.
 LETTERS = 120
-#: Fewer targets than these make no claim, only a hint.
+#: With fewer targets than these, a difference is reported as a hint, not as a claim.
 CLAIM_TARGETS = 500
-#: How to read a table of paired intervals.
+#: A note on how to read a table of paired intervals.
 SIGNIFICANT = (
     "A difference is statistically significant at 5 % if its interval excludes 0. The intervals are not adjusted "
     "for the number of comparisons."
@@ -34,7 +34,14 @@ SIGNIFICANT = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page: the first cell of each row names it; ``numbers``: the others are short, and not broken."""
+    """A table of a page.
+
+    Attributes:
+      header: The names of the columns.
+      rows: The cells of each row; the first cell names the row.
+      note: A note on the table.
+      numbers: Whether all cells but the first are short, so that they are not wrapped.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -42,7 +49,7 @@ class Table:
     numbers: bool = True
 
     def shortened(self, most: int) -> Table:
-        """The first ``most`` rows, and a note of how many more there are."""
+        """Returns the table with the first ``most`` rows, and a note on the number of further rows."""
         more = len(self.rows) - most
         if more <= 0:
             return self
@@ -60,7 +67,7 @@ class Section:
         self.parts += [("text", line) for line in lines]
 
     def items(self, lines: Sequence[str]) -> None:
-        """A list; of a long one the first :data:`ROWS`."""
+        """Adds a list; a list of more than :data:`ROWS` lines is shortened."""
         shown = [*lines[:ROWS], *([f"and {len(lines) - ROWS:,} more"] if len(lines) > ROWS else [])]
         if shown:
             self.parts.append(("items", shown))
@@ -79,7 +86,7 @@ class Section:
 
 
 def add_data(section: Section, run: Run) -> None:
-    """The counts of the data and of the split, and what reading the data found."""
+    """Adds the counts of the data and of the split, and the findings of reading the data."""
     measured, split = run.metrics["data"], run.metrics["split"]
     cleaning = run.record.get("cleaning")
     report = CleaningReport.from_dict(cleaning) if cleaning else run.dataset.report
@@ -107,7 +114,7 @@ def add_data(section: Section, run: Run) -> None:
 
 
 def provenance(run: Run) -> list[list[str]]:
-    """Name and value of what a run was made of and with."""
+    """Returns name and value of each fact on the origin of a run: data, seed, time, versions."""
     record = run.record
     source = {role: without_folders(value) for role, value in record["source"].items()}
     return [
@@ -123,12 +130,12 @@ def provenance(run: Run) -> list[list[str]]:
 
 
 def fit_again(folder: str) -> str:
-    """The command that repeats the run in a folder, for a shell."""
+    """Returns the shell command that repeats the run in a folder."""
     return f"tfllmrec fit {shlex.quote(f'{folder}/config.yaml')} --out {shlex.quote(f'{folder}-again')}"
 
 
 def without_folders(value: Any) -> str:
-    """A setting for display, with the folders of the machine left out of an absolute path."""
+    """Formats a setting for display; of an absolute path, only the last part is kept."""
     if isinstance(value, str) and value.startswith("/"):
         return Path(value).name
     return "auto" if value is None else clipped(str(value), LETTERS)
@@ -138,7 +145,7 @@ def without_folders(value: Any) -> str:
 
 
 def score_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[list[str]]:
-    """The rows of a scoreboard, the best figure of each column bold."""
+    """Returns the rows of a scoreboard, with the best figure of each column in bold."""
     return [
         [name, *(as_is(f"<b>{text}</b>") if best else text for text, best in cells)]
         for name, cells in scoreboard_rows(results, columns)
@@ -146,16 +153,16 @@ def score_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[li
 
 
 def interval(found: tuple[float, float, float]) -> str:
-    """A difference and its interval."""
+    """Formats a difference and its interval."""
     difference, low, high = found
     return f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def plain(value: float | None) -> str:
-    """A figure, or a dash where there is none."""
+    """Formats a figure; a dash if there is none."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def count(value: int | None) -> str:
-    """A number of things; nothing where it is not known."""
+    """Formats a count; empty if it is unknown."""
     return "" if value is None else f"{value:,}"

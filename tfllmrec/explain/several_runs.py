@@ -27,7 +27,7 @@ from tfllmrec.runs.run import Run
 
 
 def headline_of_runs(comparison: Comparison) -> str:
-    """Which of the other runs are better or worse than the first one, statistically significant at 5 %."""
+    """Says which of the other runs are better or worse than the first one, and whether that is significant at 5 %."""
     first, *others = [run for run, recommender in comparison.results if recommender == MODEL]
     if not comparison.differences:
         return f"The runs have fewer than {MIN_TARGETS} test targets, which are too few to compare them."
@@ -46,7 +46,7 @@ def headline_of_runs(comparison: Comparison) -> str:
 
 
 def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Section]:
-    """The sections of a report of several runs; nothing is computed with a model."""
+    """Returns the sections of a report of several runs; nothing is computed with a model."""
     names, results = names_of(runs), {run or name: result for (run, name), result in comparison.results.items()}
     side_by_side = Section("Side by side")
     side_by_side.table(

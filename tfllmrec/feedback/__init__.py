@@ -1,1 +1,1 @@
-"""After deployment: the log of events and of the lists that were shown, experiments, estimates, exploration."""
+"""Tools for after deployment: the log of events and shown lists, experiments, estimates, exploration, monitoring."""

@@ -1,19 +1,20 @@
-"""Whether a distribution moved between two periods, by how much, and since when.
+"""Measures whether a distribution changed between two periods, by how much, and since when.
 
-**How much.** The population stability index ``sum_b (p_b - q_b) ln(p_b / q_b)`` over bins, and the Jensen-Shannon
-distance (base 2, between 0 and 1). That 0.1 is a moderate and 0.25 a large index is custom in credit scoring. Half a
-count is added to each bin, so that none is empty.
+**Size.** The population stability index ``sum_b (p_b - q_b) ln(p_b / q_b)`` over bins, and the Jensen-Shannon distance
+(base 2, between 0 and 1). By convention in credit scoring, an index of 0.1 is moderate and 0.25 is large. Half a count
+is added to each bin, so that no bin is empty.
 
-**Chance.** Of two samples of one distribution the index is about ``(1/n + 1/m)`` times a chi-squared variable, so it is
-above any limit where samples are small (Yurdakul and Naranjo 2020, "Statistical properties of the population stability
-index", J. Risk Model Validation 14). So a limit alone is no rule. The p-value of no change is that of Pearson's test of
-homogeneity, corrected for events of one user being alike by Rao and Scott's second-order method (1981, "The analysis of
-categorical data from complex sample surveys", JASA 76), with the covariance of the bins linearised over users. A field
-moved if the index is at its limit *and* the p-value, adjusted for all comparisons of a report, is below alpha: small
-samples then raise no alarm by chance, and large ones none for a difference that matters to nobody.
+**Chance.** For two samples of one distribution, the index is about ``(1/n + 1/m)`` times a chi-squared variable, so it
+exceeds any limit if samples are small (Yurdakul and Naranjo 2020, "Statistical properties of the population stability
+index", J. Risk Model Validation 14). Therefore a limit alone is not enough. The p-value of no change is that of
+Pearson's test of homogeneity, corrected for the similarity of events of one user by Rao and Scott's second-order method
+(1981, "The analysis of categorical data from complex sample surveys", JASA 76), with the covariance of the bins
+linearised over users. A field counts as changed if the index reaches its limit *and* the p-value, adjusted for all
+comparisons of a report, is below alpha. Then small samples raise no alarm by chance, and large samples raise none for
+an unimportant difference.
 
-**Since when.** ADWIN (Bifet and Gavalda 2007) of `river` compares the means of the older and the newer part of a stream
-at many places, and drops the older part where they differ.
+**Time of the change.** ADWIN (Bifet and Gavalda 2007) of `river` compares the means of the older and the newer part of
+a stream at many positions, and drops the older part where they differ.
 """
 
 from __future__ import annotations
@@ -30,24 +31,30 @@ from tfllmrec.errors import not_installed
 from tfllmrec.evaluation.metrics import gini
 from tfllmrec.feedback.rates import MIN_USERS
 
-#: Bins of a number, by quantiles of the reference; values of a category that have a bin of their own, the most frequent
-#: ones with at least this share; all others are *other*, missing ones *none*.
+#: BINS: the number of quantile bins of a numeric field, computed on the reference. VALUES: the maximum number of values
+#: of a categorical field with a bin of their own: the most frequent ones, each with at least the share LEAST_SHARE. All
+#: other values fall into the bin *other*, missing values into *none*.
 BINS, VALUES, LEAST_SHARE = 10, 20, 0.01
 OTHER, NONE = "other", "none"
-#: Random divisions for the expected exposure; shown items that are divided.
+#: Number of random divisions for the expected exposure, and maximum number of shown items in each.
 PERMUTATIONS, PERMUTED = 200, 200_000
-#: Error rate of ADWIN; changes that are fewer looks apart are one.
+#: Error rate of ADWIN. Changes less than APART looks apart count as one.
 DELTA, APART = 0.002, 10
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A field in two periods.
+    """The distributions of a field in two periods.
 
     Attributes:
-      psi: population stability index. jensen_shannon: distance. p: of no change; ``None`` with too few users.
-      moved: the bin that adds most to the index, such as ``phone: 30.0% -> 55.0%``.
-      labels: of the bins. before, after: their shares. counts: of values in both periods.
+      psi: The population stability index.
+      jensen_shannon: The Jensen-Shannon distance.
+      p: The p-value of no change; ``None`` with too few users.
+      moved: The bin that contributes most to the index, such as ``phone: 30.0% -> 55.0%``.
+      labels: The labels of the bins.
+      before: The shares of the bins in the earlier period.
+      after: The shares of the bins in the later period.
+      counts: The number of values in each period.
     """
 
     psi: float
@@ -61,10 +68,13 @@ class Shift:
 
 
 def shift(before: pd.Series, after: pd.Series, users_before: np.ndarray, users_after: np.ndarray) -> Shift | None:
-    """Compares a field in two periods; ``None`` where it has one value only, or none in a period.
+    """Compares a field in two periods; returns ``None`` if all values are in one bin, or a period has no values.
 
     Args:
-      before, after: values, numbers or texts. users_before, users_after: int ``[N]``, whose they are.
+      before: The values of the earlier period, numbers or texts.
+      after: The values of the later period.
+      users_before: Int ``[N]``, the user of each value of the earlier period.
+      users_after: Int ``[M]``, the user of each value of the later period.
     """
     if not len(before) or not len(after):
         return None
@@ -89,12 +99,12 @@ def shift(before: pd.Series, after: pd.Series, users_before: np.ndarray, users_a
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Counts as shares, float64 ``[B]``."""
+    """Converts counts to shares, float64 ``[B]``."""
     return np.asarray(counts / counts.sum(), np.float64)
 
 
 def psi_by_bin(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """What each bin adds to the population stability index of two rows of counts ``[B]``, float64 ``[B]``.
+    """Returns the contribution of each bin to the population stability index of two counts ``[B]``, float64 ``[B]``.
 
     Half a count is added to each bin.
     """
@@ -105,10 +115,14 @@ def psi_by_bin(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def homogeneity_p(
     first: np.ndarray, second: np.ndarray, users_first: np.ndarray, users_second: np.ndarray, bins: int
 ) -> float:
-    """The p-value of equal shares of the bins in two samples, by Rao and Scott's second-order correction.
+    """Returns the p-value of equal shares of the bins in two samples, by Rao and Scott's second-order correction.
 
     Args:
-      first, second: int ``[N]``, ``[M]``: the bin of each value. users_first, users_second: whose they are.
+      first: Int ``[N]``, the bin of each value of the first sample.
+      second: Int ``[M]``, the bin of each value of the second sample.
+      users_first: Int ``[N]``, the user of each value of the first sample.
+      users_second: Int ``[M]``, the user of each value of the second sample.
+      bins: The number of bins.
     """
     p, v_first, n = _linearised(first, users_first, bins)
     q, v_second, m = _linearised(second, users_second, bins)
@@ -126,7 +140,7 @@ def homogeneity_p(
 
 
 def _linearised(codes: np.ndarray, users: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Shares of the bins ``[B]``, their covariance over users ``[B, B]``, and the number of values."""
+    """Returns the shares of the bins ``[B]``, their covariance over users ``[B, B]``, and the number of values."""
     _, user = np.unique(users, return_inverse=True)
     counts = np.zeros((int(user.max()) + 1, bins))
     np.add.at(counts, (user, codes), 1.0)
@@ -137,7 +151,7 @@ def _linearised(codes: np.ndarray, users: np.ndarray, bins: int) -> tuple[np.nda
 
 
 def _binned(before: pd.Series, after: pd.Series) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """The labels of the bins that occur, and the bin of each value of both periods."""
+    """Returns the labels of the bins that occur, and the bin of each value of both periods."""
     both = pd.concat([before, after], ignore_index=True)
     if pd.api.types.is_numeric_dtype(both) and not pd.api.types.is_bool_dtype(both):
         values = both.to_numpy(np.float64, na_value=np.nan)
@@ -157,9 +171,9 @@ def _binned(before: pd.Series, after: pd.Series) -> tuple[tuple[str, ...], np.nd
 
 
 def _bins_of(known: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The upper ends of bins by quantiles, each included in its bin, and the labels of the bins.
+    """Returns the upper ends of quantile bins, each included in its bin, and the labels of the bins.
 
-    A value that takes several quantiles, such as the one length that nearly all lists have, has a bin of its own.
+    A value that spans several quantiles, such as the one length that nearly all lists have, gets a bin of its own.
     """
     quantiles, times = np.unique(
         np.quantile(known, np.arange(1, BINS) / BINS) if len(known) else [], return_counts=True
@@ -178,11 +192,13 @@ def _bins_of(known: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 @dataclass(frozen=True)
 class Spread:
-    """How evenly items are shown, in two periods.
+    """A measure of how evenly items are shown, in two periods.
 
     Attributes:
-      before, after: the figure. expected: of the later period, if nothing but the amount of what was shown changed.
-      p: of no change.
+      before: The value in the earlier period.
+      after: The value in the later period.
+      expected: The value expected in the later period if only the amount of shown items changed.
+      p: The p-value of no change; ``None`` with too few users.
     """
 
     before: float
@@ -192,16 +208,21 @@ class Spread:
 
 
 def exposure(before: pd.DataFrame, after: pd.DataFrame, catalogue: int) -> dict[str, Spread]:
-    """``coverage``, the share of the catalogue that was shown, and ``gini`` of the places, in both periods.
+    """Compares two measures of exposure in two periods: coverage and Gini's index.
 
-    Both depend on how much was shown, and to how many. So both periods are thinned until their users had equally many
-    shown items, and the difference is compared with that of :data:`PERMUTATIONS` random divisions of these users into
-    two periods of the same numbers of users; the p-value takes it as normal. Of more shown items than :data:`PERMUTED`,
-    an evenly spread part is divided. What is expected of all shown items departs from their figure as it does there: by
-    the same share for coverage, and by the same difference for Gini's index.
+    ``coverage`` is the share of the catalogue that was shown, ``gini`` Gini's index of how often each item was shown.
+    Both depend on the number of shown items and of users. Therefore both periods are thinned until their users had
+    equally many shown items, and the difference is compared with that of :data:`PERMUTATIONS` random divisions of these
+    users into two periods of the same numbers of users; the p-value assumes a normal distribution. If there are more
+    shown items than :data:`PERMUTED`, an evenly spread part of them is divided. The expected value for all shown items
+    deviates from the observed one as it does in the thinned periods: by the same ratio for coverage, and by the same
+    difference for Gini's index.
 
     Args:
-      before, after: a row for each shown item: ``item``, an int below ``catalogue``, ``user`` and ``list``, ints.
+      before: One row for each shown item of the earlier period: ``item``, an int below ``catalogue``, and the ints
+        ``user`` and ``list``.
+      after: The same for the later period.
+      catalogue: The number of items in the catalogue.
     """
     rng = np.random.default_rng(0)
     whole = [_evenness(np.bincount(each["item"], minlength=catalogue)) for each in (before, after)]
@@ -235,14 +256,15 @@ def exposure(before: pd.DataFrame, after: pd.DataFrame, catalogue: int) -> dict[
 
 
 def _evenness(counts: np.ndarray) -> np.ndarray:
-    """Coverage and Gini's index of how often each item was shown, float64 ``[2]``."""
+    """Returns coverage and Gini's index of how often each item was shown, float64 ``[2]``."""
     return np.array([(counts > 0).mean(), gini(counts)])
 
 
 def _equally_active(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> list[pd.DataFrame]:
-    """Parts of both periods in which equal shares of the users had equally many shown items.
+    """Thins both periods so that equal shares of their users had equally many shown items.
 
-    A user keeps as many as the users at the same quantile of both periods had at least, list by list in random order.
+    A user keeps the smaller of the numbers of shown items that the users at the same quantile of the two periods had;
+    lists are kept in random order, one after the other.
     """
     activity = [np.sort(np.unique(each["user"], return_counts=True)[1]) for each in (before, after)]
     parts = []
@@ -260,7 +282,7 @@ def _equally_active(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Ge
 
 @dataclass(frozen=True)
 class Change:
-    """A place in a stream where its mean changed: about when, and the means before and after."""
+    """A change of the mean of a stream: its approximate time, and the means before and after."""
 
     time_s: float
     before: float
@@ -268,10 +290,12 @@ class Change:
 
 
 def changes(values: Sequence[float], times_s: Sequence[float], clock: int = 32) -> list[Change]:
-    """Where the mean of a stream changed, by ADWIN; ``clock``: it looks after so many values.
+    """Returns the changes of the mean of a stream, by ADWIN.
 
     Args:
-      values: between 0 and 1, in the order of time.
+      values: The stream in the order of time, between 0 and 1.
+      times_s: The time of each value, in seconds.
+      clock: ADWIN looks for a change after each ``clock`` values.
 
     Raises:
       ConfigError: river is not installed.
@@ -287,12 +311,12 @@ def changes(values: Sequence[float], times_s: Sequence[float], clock: int = 32) 
         if adwin.drift_detected:
             start = at + 1 - int(adwin.width)
             if len(starts) > 1 and start - starts[-1] < APART * clock:
-                starts[-1] = start  # the older part of a change is dropped bit by bit
+                starts[-1] = start  # ADWIN drops the older part of a change step by step
             elif start > starts[-1]:
                 starts.append(start)
     known = np.asarray(values, np.float64)
     for before, near, end in zip(starts, starts[1:], [*starts[2:], len(known)], strict=False):
-        # ADWIN keeps its older values in large buckets; the change is where the sum departs most from a straight line.
+        # ADWIN stores older values in large buckets. The change is where the cumulative sum is farthest from a line.
         part = known[before:end]
         sums = np.cumsum(part - part.mean())[:-1]
         start = before + 1 + int(np.argmax(np.abs(sums))) if len(sums) else near

@@ -1,4 +1,4 @@
-"""Events from files into a log, and from a log into files that ``tfllmrec fit --events`` reads."""
+"""Imports events from files into a log, and exports a log to files that ``tfllmrec fit --events`` reads."""
 
 from __future__ import annotations
 
@@ -31,19 +31,25 @@ from tfllmrec.feedback.events import Unreadable
 from tfllmrec.progress import show_progress
 from tfllmrec.wording import shown
 
-#: Refused rows of a file that are named; all are counted.
+#: The number of refused rows of a file that are listed with their reasons; all are counted.
 NAMED = 10
-#: Policies of the exposures that are exported by default: experiments and estimates are about recommendations.
+#: Policies whose exposures are exported by default, because experiments and estimates are about recommendations.
 RECOMMENDED = ("recommend", "recommend_full")
 
 
 @dataclass
 class Imported:
-    """What became of the rows of a file; the fields of :class:`~tfllmrec.client.answers.Receipt`, added up.
+    """The outcome of the import of a file; the counts add up those of :class:`~tfllmrec.client.answers.Receipt`.
 
     Attributes:
-      refused: how many rows. reasons: of the first :data:`NAMED`, with their places in the file.
-      report: what reading the file repaired or dropped.
+      file: The name of the file.
+      accepted: The number of new events.
+      duplicates: The number of events that the log already had.
+      refused: The number of refused rows.
+      late: The number of events that arrived late.
+      skewed: The number of events whose clock was ahead.
+      reasons: The reasons of the first :data:`NAMED` refused rows, with their places in the file.
+      report: What was repaired or dropped when the file was read.
     """
 
     file: str
@@ -70,19 +76,19 @@ class Imported:
 
 
 def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
-    """Appends the events of a file, or of a folder of parts, in any format that ``data.events`` may have.
+    """Appends the events of a file, or of a folder of parts, in any format supported by ``data.events``.
 
     Columns are recognised by their usual names or by ``data.columns``; numbers and times are read as in
-    :func:`tfllmrec.read_dataset`, and a rating that is not a number is left out. A column ``event_id`` or
-    ``request_id`` is that of the events. Nothing else is cleaned: the log keeps repeats, which a data set made of it
-    treats by ``data.repeats``. A row is refused by itself. A file may be appended again after an interruption: its rows
-    that the log has count as duplicates.
+    :func:`tfllmrec.read_dataset`, and a rating that is not a number is left out. Columns ``event_id`` and
+    ``request_id`` become the ids of the events. There is no further cleaning: the log keeps repeats, which a data set
+    created from it treats according to ``data.repeats``. Rows are refused individually. A file may be appended again
+    after an interruption: rows that the log already has count as duplicates.
 
     Raises:
-      DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
+      DataError: The file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
         more than ``config.max_bad_rows`` of its rows are broken or have an unreadable rating, and nothing was appended;
         or every row was refused.
-      WriteError: the disk is full; the events of earlier parts are in the log.
+      WriteError: The disk is full; the events of earlier parts are in the log.
     """
     if is_event_log(path):
         raise DataError(
@@ -111,7 +117,7 @@ def _place(raw: RawTable, start: int, event: int) -> str:
 
 
 class _Events:
-    """The rows of a table as events; what is decided from a whole column is decided once."""
+    """Converts the rows of a table to events; whatever depends on a whole column is computed once."""
 
     def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport) -> None:
         rows = Rows(raw, config, report)
@@ -145,7 +151,7 @@ class _Events:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it: text, a number, a truth value or nothing."""
+    """Converts a cell to a JSON value: text, a number, a boolean or ``None``."""
     if value is None or value is pd.NA or value is pd.NaT or value != value:
         return None
     if isinstance(value, (str, bool, int, float)):
@@ -161,30 +167,32 @@ def export(
     reward: str | None = None,
     policies: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Writes the events of a log, or the items that were shown, as CSV, TSV, JSON lines or Parquet.
+    """Writes the events of a log, or the shown items, as CSV, TSV, JSON lines or Parquet.
 
     Events have the columns of :meth:`tfllmrec.data.files.event_log.LogReader.table`, in the order of receipt;
     ``event_id`` and ``received_s`` are left out, because a model should not read them. Exposures have a row for each
     item of each list.
 
     Args:
-      folder: of the log.
-      out: a name that ends in one of ``.csv``, ``.tsv``, ``.jsonl`` and ``.parquet``.
-      since: leaves out rows up to this number.
-      reward: of exposures: a kind of events. Adds the column ``reward``: 1 where an event of this kind has the item and
-        the ``request_id`` of the list, else 0. ``REQUEST/N``, the id of a list of a request with several rows, also
+      folder: The folder of the log.
+      out: A file name that ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
+      since: Rows up to this number are left out.
+      exposures: Whether to write the shown items instead of the events.
+      reward: A kind of events, only for exposures. Adds the column ``reward``: 1 if an event of this kind has the item
+        and the ``request_id`` of the list, else 0. ``REQUEST/N``, the id of a list of a request with several rows, also
         matches events with the id ``REQUEST``.
-      policies: of exposures: only lists of these; by default those of :data:`RECOMMENDED`, without searches.
+      policies: Only lists of these policies are written, only for exposures; by default those of :data:`RECOMMENDED`,
+        without searches.
 
     Returns:
-      ``file``, ``rows``, ``next``: the ``since`` of the next export, and ``left_out``: how many further fields have no
-      column, because the events have more than :data:`~tfllmrec.data.files.event_log.MOST_FURTHER` different ones.
+      ``file``, ``rows``, ``next`` (the ``since`` of the next export) and ``left_out`` (the number of further fields
+      without a column, because the events have more than :data:`~tfllmrec.data.files.event_log.MOST_FURTHER` of them).
 
     Raises:
-      ConfigError: another suffix; a reward or policies of events.
-      DataError: there is no log, there are no rows after ``since``, or none of the policies; or no events of the kind
-        have a ``request_id``.
-      WriteError: the file cannot be written; one that was there before is as it was.
+      ConfigError: The suffix is not supported, or a reward or policies are given for events.
+      DataError: There is no log, it has no rows after ``since`` or none of the policies, or no events of the kind have
+        a ``request_id``.
+      WriteError: The file cannot be written; an existing file is left unchanged.
     """
     check_suffix(out)
     if reward is not None and not exposures:
@@ -226,7 +234,7 @@ def _no_list_of(policies: Sequence[str], reader: LogReader, since: int) -> DataE
 
 
 def _rewarded(reader: LogReader, kind: str) -> set[tuple[str, str]]:
-    """The request and item of each event of a kind that has both."""
+    """Returns the request id and item of each event of a kind that has both."""
     found = reader.rows(
         f"SELECT DISTINCT {REQUEST_ID}, {ITEM} FROM {EVENTS} WHERE {EVENT_KIND} = ? AND {REQUEST_ID} IS NOT NULL", kind
     )

@@ -1,15 +1,17 @@
-"""An append-only log of events and of the lists that were shown, which keeps what it has acknowledged.
+"""An append-only, durable log of events and of the lists that were shown.
 
-**Why SQLite.** A log needs four things at once: an event that was acknowledged survives a kill and a power cut; the
-same event sent twice counts once; several processes write (a server, the command line); and a reader that remembers how
-far it came misses nothing. SQLite, which comes with Python, has all four: a write-ahead log that is synchronised at
-each commit (``journal_mode=WAL, synchronous=FULL``), a unique index, locks between processes, and commits one after the
-other, so that numbers of rows appear in order. Parquet segments would need an index of keys beside them, a log in front
-of them (a segment with a footer for each small batch is slow and large) and rules for compaction and recovery: a
-database. Parquet is better at reading columns: export the log for that. The cost: one writer at a time, which group
-commit (:mod:`tfllmrec.feedback.event_writer`) makes up for; an index of keys, in which each event of a commit changes a
-page of its own if keys come in random order; and no network file systems, where the shared memory of WAL does not work.
-Keys made of content begin with the time, and so do UUIDv7 ids; these stay together.
+**Why SQLite.** A log has four requirements: an acknowledged event survives a kill and a power failure; an event that is
+sent twice counts once; several processes can write (a server, the command line); and a reader that remembers its
+position misses nothing. SQLite, which comes with Python, meets all four: a write-ahead log that is synchronised at each
+commit (``journal_mode=WAL, synchronous=FULL``), a unique index, locks between processes, and sequential commits, so
+that row numbers appear in order. Parquet segments would need an index of keys beside them, a log in front of them (a
+segment with a footer for each small batch is slow and large), and rules for compaction and recovery, which amounts to a
+database. Parquet is better at reading columns: export the log for that.
+
+SQLite has costs: only one writer at a time, which group commit (:mod:`tfllmrec.feedback.event_writer`) makes up for; an
+index of keys, in which each event of a commit changes a page of its own if keys come in random order; and no network
+file systems, where the shared memory of WAL does not work. Keys computed from content begin with the time, and so do
+UUIDv7 ids, so neighbouring keys share pages.
 """
 
 from __future__ import annotations
@@ -48,11 +50,11 @@ from tfllmrec.durable import sync, writing
 from tfllmrec.errors import DataError
 from tfllmrec.feedback.events import LATE_S, Batch, Row, check
 
-#: Events that :meth:`EventLog.append` takes at once.
+#: The maximum number of events per call of :meth:`EventLog.append`.
 MOST_EVENTS = 10_000
-# How long a writer waits for another process.
+# The maximum time that a writer waits for another process.
 _BUSY_S = 30.0
-# The write-ahead log is cut to this size when its content is in the main file.
+# The write-ahead log is truncated to this size after its content was moved to the main file.
 _WAL_BYTES = 64 << 20
 
 _INSERT_EVENT = (
@@ -73,13 +75,18 @@ _REPLAYED = (NUMBER, KEY, USER, ITEM, RATING, EVENT_KIND, REQUEST_ID, TIMESTAMP,
 
 
 class Exposure(NamedTuple):
-    """An item of a list that was shown.
+    """A shown item of a list.
 
     Attributes:
-      request_id: of the list. Within a list, one item is at each position.
-      time_s: when, in seconds since 1970. user_id: if it is known.
-      model, version: what answered. policy: what ordered the list.
-      position: from 0. propensity: the probability with which the policy puts this item there; 1 if it draws nothing.
+      request_id: The id of the list. Within a list, each position has one item.
+      time_s: The time in seconds since 1970.
+      user_id: The user, if known.
+      model: The model that answered.
+      version: The version of the model.
+      policy: The policy that ordered the list.
+      item_id: The shown item.
+      position: The position in the list, from 0.
+      propensity: The probability with which the policy puts this item at this position; 1 without randomness.
     """
 
     request_id: str
@@ -94,16 +101,23 @@ class Exposure(NamedTuple):
 
 
 class RequestRecord(NamedTuple):
-    """What a list was requested with, an empty list too.
+    """The request of a list; empty lists have one, too.
 
     Attributes:
-      request_id, time_s, user_id, model, version, policy: as in :class:`Exposure`.
-      listed: items of the list.
-      history_ids, unknown_ids: ids of the history, and those of them that the model does not know.
-      best_score, mean_score: of the list; ``None`` if it is empty or has no scores.
-      letters, script: length of the free text, and the script of most of its letters, such as ``LATIN``; ``None``
-        without a text. The text itself is not kept.
-      context: fields of the request, as one JSON object; ``None`` without any.
+      request_id: See :class:`Exposure`.
+      time_s: See :class:`Exposure`.
+      user_id: See :class:`Exposure`.
+      model: See :class:`Exposure`.
+      version: See :class:`Exposure`.
+      policy: See :class:`Exposure`.
+      listed: The number of items in the list.
+      history_ids: The number of ids in the history.
+      unknown_ids: The number of ids in the history that the model does not know.
+      best_score: The best score of the list; ``None`` if the list is empty or has no scores.
+      mean_score: The mean score of the list; ``None`` if the list is empty or has no scores.
+      letters: The length of the free text; ``None`` without a text. The text itself is not stored.
+      script: The script of most letters of the text, such as ``LATIN``; ``None`` without a text.
+      context: The fields of the request as one JSON object; ``None`` without fields.
     """
 
     request_id: str
@@ -123,7 +137,7 @@ class RequestRecord(NamedTuple):
 
 
 class EventLog:
-    """The event log in a folder, which is made where it is missing; for use by all threads of a process.
+    """The event log in a folder, which is created if it is missing; safe to share between the threads of a process.
 
         with EventLog(Path("log")) as log:
             receipt = log.append([{"user_id": "42", "item_id": "A17", "kind": "click", "timestamp_s": 1790000000.0}])
@@ -132,12 +146,12 @@ class EventLog:
     Several processes may write and read at the same time.
 
     Args:
-      folder: of the log.
-      clock: seconds since 1970, for tests.
+      folder: The folder of the log.
+      clock: Returns the time in seconds since 1970; for tests.
 
     Raises:
-      WriteError: the folder cannot be written.
-      DataError: its file is damaged, or not an event log.
+      WriteError: The folder cannot be written.
+      DataError: The file in the folder is damaged, or not an event log.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
@@ -159,9 +173,9 @@ class EventLog:
                 sync(path)
 
     def _prepare(self) -> None:
-        """Makes the tables where the file is new, and asks for a durable commit."""
+        """Creates the tables in a new file, and configures durable commits."""
         connection = self._connection
-        self._is_new()  # another program's file must stay as it is
+        self._is_new()  # raises for another program's file, before anything is changed
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
@@ -174,10 +188,10 @@ class EventLog:
             connection.execute(TABLE_OF_REQUESTS)
 
     def _is_new(self) -> bool:
-        """Whether the file has no tables yet, as after a kill while it was made.
+        """Returns whether the file has no tables yet, for example after a kill during its creation.
 
         Raises:
-          DataError: its tables are not those of an event log.
+          DataError: The tables are not those of an event log.
         """
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables:
@@ -187,18 +201,18 @@ class EventLog:
     # --- Writing ------------------------------------------------------------------------------------------------------
 
     def check(self, events: Iterable[Any]) -> Batch:
-        """Checks events by :func:`tfllmrec.feedback.events.check`, received now; writes nothing."""
+        """Checks events with :func:`tfllmrec.feedback.events.check`, with the current time as time of receipt."""
         return check(events, self._clock())
 
     def append(self, events: Sequence[Any]) -> Receipt:
-        """Writes events; when it returns, they are on the disk.
+        """Writes events durably: when the method returns, they are on the disk.
 
         Args:
-          events: at most :data:`MOST_EVENTS`, as :func:`tfllmrec.feedback.events.check` takes them.
+          events: At most :data:`MOST_EVENTS`, in the format of :func:`tfllmrec.feedback.events.check`.
 
         Raises:
-          DataError: too many events at once.
-          WriteError: the disk is full or broken: none of the events is in the log.
+          DataError: There are too many events.
+          WriteError: The disk is full or broken; none of the events is in the log.
         """
         if len(events) > MOST_EVENTS:
             raise DataError(f"{len(events):,} events at once: expected at most {MOST_EVENTS:,}. Append them in parts.")
@@ -211,14 +225,14 @@ class EventLog:
         exposures: Sequence[Exposure] = (),
         requests: Sequence[RequestRecord] = (),
     ) -> tuple[list[Receipt], list[Exposure]]:
-        """Writes checked batches, shown items and what their lists were requested with by one durable commit.
+        """Writes checked batches, shown items, and the requests of their lists in one durable commit.
 
         Returns:
-          A receipt for each batch, and the shown items that were written: an item at a position that its list has
-          already is left out.
+          A receipt for each batch, and the shown items that were written. A shown item is left out if its list already
+          has an item at that position.
 
         Raises:
-          WriteError: the disk is full or broken; nothing was written.
+          WriteError: The disk is full or broken; nothing was written.
         """
         accepted, shown = [], list(exposures)
         with self._lock, writing(self.folder, _ADVICE), sqlite_errors(self.folder):
@@ -244,7 +258,7 @@ class EventLog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        # Immediate: a transaction that begins by reading may find that another process has written meanwhile.
+        # Immediate, because another process may write between the first read of a transaction and its first write.
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -257,17 +271,17 @@ class EventLog:
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def replay(self, since: int = 0, *, by_time: bool = False) -> Iterator[dict[str, Any]]:
-        """The events as mappings, in constant memory.
+        """Yields the events as mappings, in constant memory.
 
         Args:
-          since: leaves out events up to this ``number``. A reader that passes the last number it saw, or an earlier
+          since: Events up to this ``number`` are left out. A reader that passes the last number it saw, or an earlier
             :meth:`last`, gets each later event exactly once.
-          by_time: in the order of event time; by default in the order of receipt.
+          by_time: Whether events come in the order of event time; by default in the order of receipt.
 
         Yields:
-          ``number``, ``user_id``, ``item_id``, ``timestamp_s``, ``received_s``, and if there is one, ``rating``,
-          ``kind``, ``event_id``, ``request_id``, ``claimed_s`` (the time of an event whose clock was ahead) and further
-          fields. Events that are written meanwhile may be left out.
+          ``number``, ``user_id``, ``item_id``, ``timestamp_s``, ``received_s``, and if present, ``rating``, ``kind``,
+          ``event_id``, ``request_id``, ``claimed_s`` (the time given by an event whose clock was ahead) and further
+          fields. Events that are written during the iteration may be left out.
         """
         with LogReader(self.folder) as reader:
             for page in reader.pages(EVENTS, _REPLAYED, since, by_time=by_time):
@@ -278,24 +292,24 @@ class EventLog:
                     yield {**json.loads(event.pop(FIELDS, "{}")), **event}
 
     def shown(self, since: int = 0) -> Iterator[Exposure]:
-        """The items that were shown, in the order in which they were written."""
+        """Yields the shown items, in the order in which they were written."""
         with LogReader(self.folder) as reader:
             for page in reader.pages(EXPOSURES, tuple(EXPOSURE_TYPES), since):
                 yield from (Exposure(*row) for row in page)
 
     def requested(self, since: int = 0) -> Iterator[RequestRecord]:
-        """What lists were requested with, in the order in which they were written."""
+        """Yields the requests of lists, in the order in which they were written."""
         with LogReader(self.folder) as reader:
             for page in reader.pages(REQUESTS, tuple(REQUEST_TYPES), since):
                 yield from (RequestRecord(*row) for row in page)
 
     def last(self) -> int:
-        """The number of the newest event; 0 where there is none."""
+        """Returns the number of the newest event; 0 if there is none."""
         with LogReader(self.folder) as reader:
             return reader.last()
 
     def size(self) -> int:
-        """Bytes of the files."""
+        """Returns the size of the log's files in bytes."""
         return log_bytes(self.folder)
 
     def close(self) -> None:
@@ -313,20 +327,20 @@ _ADVICE = "Make room: no event was lost that the log has acknowledged, and the o
 
 
 def log_bytes(folder: Path) -> int:
-    """Bytes of the files of a log."""
+    """Returns the size of a log's files in bytes."""
     return sum(path.stat().st_size for path in folder.glob(f"{LOG_FILE}*"))
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """The figures of a log.
+    """Returns summary statistics of a log.
 
     Returns:
-      ``events``, ``users``, ``items``, ``kinds`` (count of each kind), ``first_s`` and ``last_s`` (event times),
-      ``received_first_s`` and ``received_last_s``, ``late``, ``skewed``, ``last_number``, ``lists`` and ``shown_items``
-      (of the exposures), ``bytes`` (of the files).
+      ``folder``, ``events``, ``users``, ``items``, ``kinds`` (the count of each kind), ``first_s`` and ``last_s``
+      (event times), ``received_first_s`` and ``received_last_s``, ``late``, ``skewed``, ``last_number``, ``lists`` and
+      ``shown_items`` (of the exposures), ``bytes`` (of the files).
 
     Raises:
-      DataError: no event log is there, or a damaged one.
+      DataError: There is no event log, or it is damaged.
     """
     with LogReader(folder) as reader:
         events, users, items, first, last, got_first, got_last, late, skewed = reader.rows(

@@ -1,4 +1,4 @@
-"""One thread that writes to the event log for many requests at once (group commit)."""
+"""A thread that writes to the event log for many requests at once (group commit)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from tfllmrec.feedback.events import Batch
 
 logger = logging.getLogger(__name__)
 
-#: Batches that may wait for the disk; events of one commit beyond which further batches wait for the next one.
+#: Maximum number of waiting batches, and number of events in a commit from which on batches wait for the next commit.
 MOST_BATCHES, COMMIT_EVENTS = 1000, 10_000
-#: Shown items that may wait. They are written with the next events, or after this time.
+#: Maximum number of waiting shown items, and time after which they are written if no events are written earlier.
 MOST_SHOWN, SHOWN_AFTER_S = 100_000, 0.5
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One durable write.
+    """A durable write.
 
     Attributes:
-      receipts: of its batches; none if it failed.
-      shown: how many shown items it wrote. dropped: how many it did not, because their list has an item at that
-        position, or could not be made, or the write failed.
-      seconds: how long it took.
-      batches: those of the receipts. exposures: the shown items that it wrote.
+      receipts: The receipts of the batches; empty if the write failed.
+      shown: The number of shown items written.
+      dropped: The number of shown items not written, because their list already has an item at the position, their list
+        could not be created, or the write failed.
+      seconds: The duration of the write.
+      failed: Whether the write failed.
+      batches: The batches of the receipts.
+      exposures: The shown items written.
     """
 
     receipts: list[Receipt]
@@ -45,9 +48,9 @@ class Commit:
 
 
 Waiting = tuple[Batch, Future[Receipt]]
-#: What is logged of an answer: its shown items, and what each of its lists was requested with.
+#: The log entries of an answer: its shown items, and the request of each of its lists.
 Answered = tuple[Sequence[Exposure], Sequence[RequestRecord]]
-#: How many items the lists of an answer have at most, and what gives what is logged.
+#: The maximum number of items in the lists of an answer, and a function that returns its log entries.
 Shown = tuple[int, Callable[[], Answered]]
 
 
@@ -58,12 +61,12 @@ class Full(Exception):
 class EventWriter:
     """Writes batches of events, and lists that were shown, in a thread of its own.
 
-    While a commit waits for the disk, others gather; the next commit takes them all. So a durable write, which takes
-    milliseconds on a disk, is shared by as many requests as come in that time.
+    While a commit waits for the disk, further batches gather, and the next commit writes them all. Thus the requests
+    that arrive during a durable write, which takes milliseconds on a disk, share the next one.
 
     Args:
-      log: closed by :meth:`close`.
-      on_commit: called in the writer's thread after each write, before its requests are answered.
+      log: The event log; :meth:`close` closes it.
+      on_commit: Called in the writer's thread after each write, before its requests are answered.
     """
 
     def __init__(self, log: EventLog, on_commit: Callable[[Commit], None] = lambda commit: None) -> None:
@@ -81,10 +84,10 @@ class EventWriter:
         self._thread.start()
 
     def submit(self, batch: Batch) -> Future[Receipt]:
-        """Queues a batch; the future has its receipt once it is on the disk, or the error of the write.
+        """Queues a batch; the future gets its receipt once it is on the disk, or the error of the write.
 
         Raises:
-          Full: :data:`MOST_BATCHES` wait.
+          Full: :data:`MOST_BATCHES` batches wait, or the writer is closing.
         """
         future: Future[Receipt] = Future()
         with self._changed:
@@ -95,15 +98,15 @@ class EventWriter:
         return future
 
     def offer(self, items: int, make: Callable[[], Answered]) -> bool:
-        """Queues the lists of an answer, without waiting for anything.
+        """Queues the lists of an answer without waiting.
 
         Args:
-          items: how many shown items at most; an empty list counts as one.
-          make: gives what is logged; called in the writer's thread. If it raises, the lists are dropped.
+          items: The maximum number of shown items; an empty list counts as one.
+          make: Returns the log entries; called in the writer's thread. If it raises, the lists are dropped.
 
         Returns:
-          Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk
-          is full.
+          Whether there was room in the queue. A queued list may still be lost if the process is killed or the disk is
+          full.
         """
         with self._changed:
             if self._closing or self._waiting + items > MOST_SHOWN:
@@ -116,7 +119,7 @@ class EventWriter:
         return True
 
     def close(self) -> None:
-        """Writes what is queued, and closes the log."""
+        """Writes all queued data, and closes the log."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -128,7 +131,7 @@ class EventWriter:
             self._commit(*work)
 
     def _next(self) -> tuple[list[Waiting], list[Shown]] | None:
-        """Waits for work; ``None`` when the writer is closed and nothing is left."""
+        """Waits for work; returns ``None`` when the writer is closed and the queues are empty."""
         with self._changed:
             while not self._batches:
                 left = self._shown_since + SHOWN_AFTER_S - time.monotonic()
@@ -140,7 +143,7 @@ class EventWriter:
             taken, events = [], 0
             while self._batches and events < COMMIT_EVENTS:
                 batch, future = self._batches.popleft()
-                if future.set_running_or_notify_cancel():  # else its request has ended: nobody waits for a receipt
+                if future.set_running_or_notify_cancel():  # else its request has ended and needs no receipt
                     taken.append((batch, future))
                     events += len(batch.rows)
             shown = list(self._shown)
@@ -159,7 +162,7 @@ class EventWriter:
                 logger.exception("writing to %s failed", self.log.folder)
             elif not self._failing:
                 logger.error("%s", error)
-            self._failing = True  # said once, until a write succeeds
+            self._failing = True  # logged once, until a write succeeds
             self._on_commit(Commit([], 0, unmade + len(exposures), time.perf_counter() - begun, failed=True))
             for _, future in taken:
                 future.set_exception(error)
@@ -172,7 +175,7 @@ class EventWriter:
             future.set_result(receipt)
 
     def _made(self, shown: list[Shown]) -> tuple[list[Exposure], list[RequestRecord], int]:
-        """What is logged of the answers, and how many items are lost with lists that cannot be made."""
+        """Returns the log entries of the answers, and the number of items lost because ``make`` raised an error."""
         exposures: list[Exposure] = []
         requests: list[RequestRecord] = []
         lost = 0
@@ -181,9 +184,9 @@ class EventWriter:
                 made = make()
                 exposures += made[0]
                 requests += made[1]
-            except Exception:  # events that wait for the same write must not fail with it
+            except Exception:  # events in the same write must not fail, too
                 lost += items
                 if not self._unmade:
                     logger.exception("a list that was shown cannot be logged in %s", self.log.folder)
-                self._unmade = True  # said once
+                self._unmade = True  # logged once
         return exposures, requests, lost

@@ -1,4 +1,4 @@
-"""What an event may hold, which time is believed, and what makes two events the same one."""
+"""Validation of events: their fields, their time, and the key by which duplicates are recognised."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tfllmrec.data.cleaning.values import MISSING
 from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.wording import clipped, shown
 
-#: The clock of an event may be so far ahead of the log's; beyond, the time of receipt is taken.
+#: An event whose time is farther ahead of the log's clock gets the time of receipt.
 SKEW_S = 300.0
-#: An event that comes so long after it happened counts as late.
+#: An event that arrives later than this after it happened counts as late.
 LATE_S = 3600.0
-#: The most characters of an id or a kind, further fields of an event, bytes of these as JSON.
+#: The maximum number of characters of an id or a kind, of further fields of an event, and of their bytes as JSON.
 MOST_CHARACTERS, MOST_FIELDS, MOST_BYTES = 512, 100, 16 << 10
 # Seconds since 1970 reach this in the year 5138; milliseconds did in 1973.
 _TOO_LATE_S = 1e11
 _INT64 = 1 << 63
 _LARGEST_FLOAT32 = 3.4028234663852886e38  # ratings are float32 in a data set
-#: Names that a further field may not have: the log or a data set has its own columns of these names, or a reader would
-#: take the field for the order of events, which their times decide.
+#: Names that a further field may not have: the log or a data set has a column of that name, or a reader would use the
+#: field as the order of events, which is defined by their times.
 _RESERVED = {
     plain_name(name)
     for name in (RECEIVED, USER_INDEX, ITEM_INDEX, TEST_EVENT, "claimed_s", "number", *ALIASES["order"])
@@ -47,7 +47,7 @@ _NAMES_OF_TIME = {plain_name(name) for name in ALIASES[TIMESTAMP]}
 
 
 class Row(NamedTuple):
-    """A valid event as the log stores it; ``key``, its ``event_id`` or bytes, is the same for the same event."""
+    """A valid event as stored in the log; ``key``, its ``event_id`` or bytes, is the same for equal events."""
 
     key: str | bytes
     user_id: str
@@ -66,9 +66,10 @@ class Batch:
     """Events that were checked together.
 
     Attributes:
-      rows: the valid ones. refused: the others.
-      late: how many valid events came more than :data:`LATE_S` after they happened.
-      skewed: how many were more than :data:`SKEW_S` ahead of the log's clock.
+      rows: The valid events.
+      refused: The invalid events.
+      late: The number of valid events that arrived more than :data:`LATE_S` after they happened.
+      skewed: The number of valid events that were more than :data:`SKEW_S` ahead of the log's clock.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -78,27 +79,28 @@ class Batch:
 
 
 def check(events: Iterable[Any], received_s: float) -> Batch:
-    """Checks each event by itself: an invalid one is refused with a reason, and the others are kept.
+    """Checks each event individually: an invalid one is refused with a reason, and the others are kept.
 
     An event is a mapping with ``user_id`` and ``item_id`` (text, or an integer, which becomes text). It may have
     ``timestamp_s`` (seconds since 1970), ``rating`` (a number), ``kind``, ``event_id``, ``request_id`` (of the answer
-    that showed the item), and further fields, whose values are text, numbers, truth values or ``None``. ``None`` is the
+    that showed the item), and further fields, whose values are text, numbers, booleans or ``None``. ``None`` is the
     same as leaving the field out.
 
-    **What makes two events the same.** An event with an ``event_id`` is the same as an earlier one with that id,
-    whatever else they hold: the first one stays. Without, the event is the same as one with equal content. So two equal
-    events of the same second count once if the times are whole seconds; a sender that wants to count both gives each an
-    ``event_id``. An event needs one of ``event_id`` and ``timestamp_s``: without both, a repeated click could not be
-    told from a second attempt to send the first one.
+    **Equal events.** An event with an ``event_id`` is the same as an earlier one with that id, regardless of their
+    other content: the first one stays. An event without an ``event_id`` is the same as one with equal content. So two
+    equal events of the same second count once if the times are whole seconds; a sender that wants to count both gives
+    each an ``event_id``. An event needs an ``event_id`` or a ``timestamp_s``: without both, a repeated click could not
+    be distinguished from a second attempt to send the first one.
 
-    **Time.** An event without ``timestamp_s`` happened when it was received. A clock that is ahead by more than
-    :data:`SKEW_S` is wrong: the event gets the time of receipt, and the log also keeps the time it claimed. Such an
-    event is not refused, because a click from a phone with a wrong clock is a click; with its own time it would be the
-    last event of its user for as long as the clock was ahead. Late events keep their time. Times of more than 1e11,
-    which are milliseconds, and negative ones are refused.
+    **Time.** An event without ``timestamp_s`` gets the time of receipt. A clock that is ahead by more than
+    :data:`SKEW_S` is wrong: the event gets the time of receipt, and the log also stores the time it claimed. Such an
+    event is not refused, because a click from a phone with a wrong clock is still a click; with its own time it would
+    be the last event of its user for as long as the clock was ahead. Late events keep their time. Times of 1e11 or
+    more, which are milliseconds, and negative ones are refused.
 
     Args:
-      received_s: the log's clock.
+      events: The events to check.
+      received_s: The time of receipt, by the log's clock.
     """
     batch, late, skewed = Batch(), 0, 0
     for place, event in enumerate(events):
@@ -114,7 +116,7 @@ def check(events: Iterable[Any], received_s: float) -> Batch:
 
 
 def _row(event: Any, received_s: float) -> Row:
-    """Raises ValueError, whose text is the reason, where the event is not valid."""
+    """Returns the row of an event; raises a ValueError with the reason if the event is not valid."""
     if isinstance(event, Unreadable):
         raise ValueError(event.reason)
     if not isinstance(event, Mapping):
@@ -152,13 +154,13 @@ def _row(event: Any, received_s: float) -> Row:
 
 
 class Unreadable(NamedTuple):
-    """Takes the place of an event that could not even be read, such as a line that is no JSON."""
+    """Stands for an event that could not be read, such as a line that is not JSON."""
 
     reason: str
 
 
 def _key(time: float, *content: Any) -> bytes:
-    """Bytes that depend on all of an event's content. The time comes first: the index of keys grows at its end."""
+    """Hashes all content of an event. The time comes first, so that new keys are appended at the end of the index."""
     digest = hashlib.sha256(json.dumps((time, *content), ensure_ascii=False).encode()).digest()
     return int(time).to_bytes(5, "big") + digest[:15]
 
@@ -193,7 +195,7 @@ def _number(given: Mapping[str, Any], name: str) -> float | None:
 
 
 def _fields(further: Mapping[str, Any]) -> str | None:
-    """The further fields as one JSON object with sorted keys; ``None`` where there are none."""
+    """Returns the further fields as one JSON object with sorted keys; ``None`` if there are none."""
     if not further:
         return None
     if len(further) > MOST_FIELDS:

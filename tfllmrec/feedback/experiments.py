@@ -1,4 +1,4 @@
-"""The analysis of an experiment, from the exposure log and outcomes of users.
+"""Analyzes an experiment, from the exposure log and outcomes of users.
 
 experiment = Experiment("ranking-2", {"control": 0.5, "new": 0.5})
 users = users_of(exposures, experiment, outcomes)
@@ -24,9 +24,9 @@ from tfllmrec.feedback.tables import numbers, require_columns, texts
 EXPOSURES = "exposures"
 #: The error rate of the sample-ratio check.
 RATIO_ALPHA = 0.01
-#: An arm has no interval below this effective number of users, see :class:`ArmEstimates`.
+#: An arm with a lower effective number of users has no interval; see :class:`ArmEstimates`.
 MIN_EFFECTIVE = 10
-#: A value that differs from the expected one by this share or less differs by the rounding of sums.
+#: Relative differences up to this size are attributed to rounding.
 ROUNDING = 1e-9
 
 
@@ -35,8 +35,9 @@ class Metric:
     """The mean of a column over users, or the ratio of the sums of two columns.
 
     Attributes:
-      column: summed up. per: the column that the sum is divided by; ``None``: the number of users.
-      covariate: a column from before the experiment, for CUPED; ``None``: none.
+      column: The column that is summed.
+      per: The column whose sum is the denominator; ``None``: the number of users.
+      covariate: A column from before the experiment, for CUPED; ``None``: none.
     """
 
     column: str
@@ -49,10 +50,10 @@ class Metric:
 
     @classmethod
     def parse(cls, text: str, covariate: str | None = None) -> Metric:
-        """``revenue`` or ``reward/exposures``.
+        """Parses a metric such as ``revenue`` or ``reward/exposures``.
 
         Raises:
-          ConfigError: the name of a column is empty.
+          ConfigError: The name of a column is empty.
         """
         column, slash, per = (part.strip() for part in text.partition("/"))
         if not column or (slash and not per):
@@ -65,14 +66,14 @@ class Users:
     """The users of an experiment.
 
     Attributes:
-      table: a row for each user that has exposures in exactly one arm: ``user_id``, ``arm``, ``exposures``, ``reward``
-        if the log has it, and the columns of the outcomes.
-      in_two_arms: users that have exposures in several arms, who are left out.
-      exposures_without_user: rows of the log without a user id, which are left out.
-      exposures_without_arm, exposures_of_ignored_arms: rows without an arm, and rows of arms that the analysis was told
-        to ignore; both are left out before users are collected.
-      without_outcome: users of the table that the outcomes do not have; their outcomes are 0.
-      outcome_columns: names of the columns that come from the outcomes.
+      table: A row for each user with exposures in exactly one arm: ``user_id``, ``arm``, ``exposures``, ``reward`` if
+        the log has it, and the columns of the outcomes.
+      in_two_arms: The number of users with exposures in several arms, who are left out.
+      exposures_without_user: The number of log rows without a user id, which are left out.
+      exposures_without_arm: The number of log rows without an arm, left out before users are collected.
+      exposures_of_ignored_arms: The number of log rows of ignored arms, left out before users are collected.
+      without_outcome: The number of users in the table that are missing in the outcomes; their outcomes are 0.
+      outcome_columns: The names of the columns that come from the outcomes.
     """
 
     table: pd.DataFrame
@@ -86,11 +87,13 @@ class Users:
 
 @dataclass(frozen=True)
 class SampleRatio:
-    """Whether as many users are in each arm as expected; an alarm means that no difference can be trusted.
+    """Whether the arms have as many users as expected; an alarm means that no difference can be trusted.
 
     Attributes:
-      users: in each arm. expected: shares, which add up to 1.
-      p: of the chi-squared test for one look, of the sequential test for many. alarm: ``p`` is below .01.
+      users: The number of users in each arm.
+      expected: The expected shares, which sum to 1.
+      p: The p-value of the chi-squared test for one look, of the sequential test for many.
+      alarm: Whether ``p`` is below .01.
     """
 
     users: dict[str, int]
@@ -101,17 +104,22 @@ class SampleRatio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm beside the control in one metric.
+    """The comparison of an arm with the control in one metric.
 
     Attributes:
-      metric, arm: names.
-      control_value, value: the metric in both arms; with CUPED, adjusted.
+      metric: The name of the metric.
+      arm: The name of the arm.
+      control_value: The metric in the control; adjusted with CUPED.
+      value: The metric in the arm; adjusted with CUPED.
       difference: ``value - control_value``.
-      low, high: its interval. All intervals of an experiment cover at once with probability 1 - alpha (Bonferroni).
-        ``None`` if the effective number of users of an arm is below :data:`MIN_EFFECTIVE`.
-      p: of no difference. p_adjusted: for the number of comparisons (Holm). Both are ``None`` without an interval.
-      significant: ``p_adjusted`` is below alpha. Holm's test finds at least what the intervals show.
-      variance_removed: by CUPED, as a share; ``None`` without a covariate.
+      low: The lower end of the interval of the difference; ``None`` if the effective number of users of an arm is below
+        :data:`MIN_EFFECTIVE`. All intervals of an experiment together cover with probability 1 - alpha (Bonferroni).
+      high: The upper end of the interval.
+      p: The p-value of no difference; ``None`` without an interval.
+      p_adjusted: The p-value adjusted for the number of comparisons (Holm); ``None`` without an interval.
+      significant: Whether ``p_adjusted`` is below alpha. Holm's test finds at least the differences that the intervals
+        show.
+      variance_removed: The share of the variance that CUPED removed; ``None`` without a covariate.
     """
 
     metric: str
@@ -132,12 +140,19 @@ class Analysis:
     """The result of an experiment; see :class:`SampleRatio` and :class:`Comparison`.
 
     Attributes:
-      experiment, control: names.
-      looks, alpha, planned_users: as they were given.
-      sample_ratio, comparisons: the checks.
-      in_two_arms, exposures_without_user, exposures_without_arm, exposures_of_ignored_arms, without_outcome: as in
-        :class:`Users`.
-      alarms: why the differences may be wrong, in words.
+      experiment: The name of the experiment.
+      control: The name of the control arm.
+      looks: ``one`` or ``many``; see :func:`analyze`.
+      alpha: The error rate of all intervals together.
+      planned_users: The number of users at which intervals of many looks are tightest.
+      sample_ratio: The check of the sample ratio.
+      comparisons: The comparisons of all metrics and arms.
+      in_two_arms: See :class:`Users`.
+      exposures_without_user: See :class:`Users`.
+      exposures_without_arm: See :class:`Users`.
+      exposures_of_ignored_arms: See :class:`Users`.
+      without_outcome: See :class:`Users`.
+      alarms: Reasons why the differences may be wrong, in words.
     """
 
     experiment: str
@@ -155,12 +170,12 @@ class Analysis:
     alarms: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """Returns the analysis as JSON types."""
         return asdict(self)
 
     @property
     def described(self) -> str:
-        """What the intervals are, in a few words."""
+        """A short description of the intervals."""
         level = f"{100 * (1 - self.alpha):.4g} %"
         valid = "valid at every look" if self.looks == "many" else "valid at one look"
         several = len(self.comparisons) > 1
@@ -168,7 +183,7 @@ class Analysis:
 
     @property
     def headline(self) -> str:
-        """The significant differences, or that there is none."""
+        """A sentence on the significant differences, or on their absence."""
         users = sum(self.sample_ratio.users.values())
         found = [each for each in self.comparisons if each.significant]
         said = "; ".join(f"{each.arm} {each.difference:+.4g} in {each.metric}" for each in found)
@@ -178,7 +193,7 @@ class Analysis:
 
     @property
     def left_out(self) -> list[str]:
-        """Lines on the users and exposures that the comparisons lack."""
+        """Lines on the users and exposures that are missing in the comparisons."""
         return [
             f"{what}: {count:,}"
             for count, what in (
@@ -193,7 +208,7 @@ class Analysis:
 
     @property
     def explained(self) -> list[str]:
-        """How the figures are to be read, in sentences."""
+        """Sentences that explain how to read the results."""
         return [
             "Users are the unit. A metric with a slash is the ratio of two sums, such as clicks per exposure.",
             "The result may be looked at as often as you like: the intervals cover the true differences at all looks "
@@ -216,18 +231,18 @@ def users_of(
     """Collects the exposures and outcomes of each user.
 
     Args:
-      exposures: the exposure log, a row for each item shown: ``user_id``, ``arm``, and optionally ``experiment`` and
+      exposures: The exposure log, a row for each item shown: ``user_id``, ``arm``, and optionally ``experiment`` and
         ``reward``. Rows of other experiments are ignored; rows without an arm are left out and counted.
-      experiment: its name, and its arms.
-      outcomes: a row for each user: ``user_id`` and columns of numbers. Users without exposures are ignored. A user who
-        is missing has the outcome 0. A missing value is 0, too, except for covariates, see :func:`analyze`.
-      ignored_arms: arms of the log whose rows are left out and counted, such as one for users who are not in the
+      experiment: The experiment; its name and arms are used.
+      outcomes: A row for each user: ``user_id`` and columns of numbers. Users without exposures are ignored. A user who
+        is missing has the outcome 0. A missing value is 0, too, except for covariates; see :func:`analyze`.
+      ignored_arms: Arms of the log whose rows are left out and counted, such as one for users who are not in the
         experiment yet. A user who moved from it into an arm of the experiment counts with the rows of that arm.
 
     Raises:
-      ConfigError: an ignored arm is one of the experiment.
-      DataError: a column is missing or holds no numbers, the log has no row of the experiment, or has an arm that the
-        experiment does not have, or no user in an arm; the outcomes have a user twice.
+      ConfigError: An ignored arm is an arm of the experiment.
+      DataError: A column is missing or holds other values than numbers; the log has no row of the experiment, has an
+        arm that the experiment does not have, or has no user in an arm; the outcomes have a user twice.
     """
     if both := sorted(set(ignored_arms) & set(experiment.arms)):
         raise ConfigError(f"Expected arms that are either compared or ignored; {both[0]!r} is both.")
@@ -303,29 +318,30 @@ def analyze(
 ) -> Analysis:
     """Checks the sample ratio, and compares each arm with the first one in each metric.
 
-    Users are the unit: clicks of one user are not independent of each other. For a metric ``sum(x) / sum(y)`` in an arm
-    with ``n`` users the value of a user is linearised (delta method), ``u = (x - ratio y) / mean(y)``, and the variance
-    of the ratio is ``var(u) / n``; a plain mean has ``y = 1``.
+    Users are the unit, because clicks of one user depend on each other. For a metric ``sum(x) / sum(y)`` in an arm with
+    ``n`` users, the value of a user is linearised (delta method), ``u = (x - ratio y) / mean(y)``, and the variance of
+    the ratio is ``var(u) / n``; a plain mean has ``y = 1``.
 
     CUPED (Deng, Xu, Kohavi and Walker 2013) removes from ``u`` the part that a covariate from before the experiment
     explains: ``u - theta (c - mean(c))``, with ``theta = cov(u, c) / var(c)`` within the arms. It narrows the interval
-    and leaves the expected difference as it is. A user without a value of the covariate has the mean.
+    and does not change the expected difference. A user without a value of the covariate gets the mean.
 
-    The intervals for many looks assume that the outcome of a user does not change after the user was counted. Where
-    outcomes take days, look only at users whose days are over.
+    The intervals for many looks assume that the outcome of a user does not change after the user was counted. If
+    outcomes take days, include only users whose days are over.
 
     Args:
-      users: of :func:`users_of`. experiment: its first arm is the control.
-      metrics: at least one.
+      users: The result of :func:`users_of`.
+      experiment: The experiment; its first arm is the control.
+      metrics: At least one metric.
       looks: ``many``: intervals and sample ratio stay valid however often they are computed; ``one``: they are
         narrower, and valid if they are computed once, at a time that was fixed before; see
         :mod:`tfllmrec.feedback.repeated_looks`.
-      alpha: the chance that any interval of the analysis misses its difference.
-      planned_users: with how many users in two arms the intervals of many looks are tightest.
+      alpha: The probability that any interval of the analysis misses its difference.
+      planned_users: The number of users in two arms at which the intervals of many looks are tightest.
 
     Raises:
-      ConfigError: no metric, or one twice; alpha or planned_users out of range.
-      DataError: a column is missing or holds no numbers; a ratio's denominator is 0 in an arm.
+      ConfigError: There is no metric, or one occurs twice; or alpha or planned_users is out of range.
+      DataError: A column is missing or holds other values than numbers, or a ratio's denominator is 0 in an arm.
     """
     if not metrics or len({metric.name for metric in metrics}) < len(metrics):
         raise ConfigError(f"Expected metrics, each once; found {', '.join(m.name for m in metrics) or 'none'}.")
@@ -391,14 +407,16 @@ def analyze(
 
 @dataclass(frozen=True)
 class ArmEstimates:
-    """A metric in each arm, ``[A]`` each.
+    """The estimates of a metric, ``[A]`` each, one for each arm.
 
     Attributes:
-      value: float64. variance: of the value, float64. users: int64.
-      effective: float64, ``sum(u^2)^2 / sum(u^4)`` of the users' linearised values: how many users the variance rests
-        on. The relative standard error of the variance is about ``1 / sqrt(effective)``. It is a third of the users for
-        normal values, and about the number of buyers where few users buy.
-      variance_removed: by CUPED, as a share of the variance within the arms.
+      value: Float64, the metric.
+      variance: Float64, the variance of the value.
+      users: Int64, the number of users.
+      effective: Float64, ``sum(u^2)^2 / sum(u^4)`` of the users' linearised values: the effective number of users
+        behind the variance. The relative standard error of the variance is about ``1 / sqrt(effective)``. It is a third
+        of the users for normal values, and about the number of buyers if few users buy.
+      variance_removed: The share of the variance within the arms that CUPED removed.
     """
 
     value: np.ndarray
@@ -415,12 +433,14 @@ def arm_estimates(
     base: np.ndarray | None = None,
     covariate: np.ndarray | None = None,
 ) -> ArmEstimates:
-    """The value of a metric in each arm and its variance, see :func:`analyze`.
+    """Estimates a metric in each arm, and its variance; see :func:`analyze`.
 
     Args:
-      arm_of: int ``[n]``, each user's arm. arms: their number.
-      values, base: float64 ``[n]``, numerator and denominator of each user; no base: users are counted.
-      covariate: float64 ``[n]``, NaN where it is missing.
+      arm_of: Int ``[n]``, the arm of each user.
+      arms: The number of arms.
+      values: Float64 ``[n]``, the numerator of each user.
+      base: Float64 ``[n]``, the denominator of each user; ``None``: users are counted.
+      covariate: Float64 ``[n]``, NaN for missing values; ``None``: no CUPED.
     """
     users = np.bincount(arm_of, minlength=arms)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -451,17 +471,22 @@ def arm_estimates(
 
 
 def _without_rounding(difference: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
-    """Differences to an expected value, with 0 for those below :data:`ROUNDING` of it: so small, they are no effect."""
+    """Sets differences to an expected value to 0 if they are below the share :data:`ROUNDING` of it."""
     return np.where(np.abs(difference) <= ROUNDING * np.abs(expected), 0.0, difference)
 
 
 def difference_of(
     estimates: ArmEstimates, arm: int, looks: Looks, alpha: float, comparisons: int, planned_users: int
 ) -> Interval | None:
-    """The interval of the difference between an arm and the first one; ``None`` where too little is known.
+    """Returns the interval of the difference between an arm and the first one; ``None`` if there is too little data.
 
     Args:
-      comparisons: among which ``alpha`` is divided (Bonferroni).
+      estimates: The estimates of a metric.
+      arm: The index of the arm.
+      looks: ``one`` or ``many``.
+      alpha: The error rate of all comparisons together.
+      comparisons: The number of comparisons among which ``alpha`` is divided (Bonferroni).
+      planned_users: The number of users at which the interval of many looks is tightest.
     """
     pair = [0, arm]
     if estimates.effective[pair].min() < MIN_EFFECTIVE:
@@ -506,7 +531,7 @@ def _alarms(users: Users, ratio: SampleRatio) -> list[str]:
 
 
 def user_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table of the users in each arm."""
+    """Returns the header and rows of a table of the users in each arm."""
     ratio = analysis.sample_ratio
     total = sum(ratio.users.values())
     rows = [
@@ -517,7 +542,7 @@ def user_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
 
 
 def comparison_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table of the comparisons."""
+    """Returns the header and rows of a table of the comparisons."""
     header = ["metric", "arm", analysis.control, "arm's value", "difference", "interval", "p adjusted", "significant"]
     cuped = any(each.variance_removed is not None for each in analysis.comparisons)
     rows = []

@@ -1,30 +1,31 @@
-"""Exploration: rarely shown items get places in lists now and then, and each choice has a known probability.
+"""Exploration: rarely shown items are randomly placed in some lists, with known probabilities.
 
     settings = Exploration(epsilon=0.2, max_loss=0.01, places=2, method="thompson")
     choice = settings.plan(items, scores, exposures, k=10, clicks=clicks, rng=rng).draw(rng)
-    choice.items, choice.propensity  # the list to show, and what to log
+    choice.items, choice.propensity  # the list to show, and the probabilities to log
 
-Each of the last ``places`` of a list, or each place of a shorter list, keeps its best item with probability
-``1 - epsilon`` and otherwise has a tail item. Tail items are candidates that are not on the list and have had at most
-``tail_exposures`` exposures; the best :data:`MAX_TAIL` of them count. Two methods order them:
+At each of the last ``places`` positions of a list, or at all positions of a shorter list, the best item is kept with
+probability ``1 - epsilon`` and otherwise replaced by a tail item. Tail items are candidates that are not on the list
+and have had at most ``tail_exposures`` exposures; only the best :data:`MAX_TAIL` of them are used. Two methods order
+them:
 
 - ``uniform``: each order is equally likely (epsilon-greedy).
 - ``thompson`` (Thompson 1933): the click rate of each item has a Beta distribution. Its prior counts as
   :data:`PRIOR_EXPOSURES` exposures with the click rate that the model predicts, the score. :data:`DRAWS` draws from
-  these distributions give as many orders, and one of them is taken. With probability :data:`FLOOR` the order is a
-  uniform one instead, so that each tail item has a probability above 0.
+  these distributions give as many orders, and one of them is chosen. With probability :data:`FLOOR` the order is
+  uniform instead, so that each tail item has a probability above 0.
 
-A place that is explored has the item of the same place in the order, so no item appears twice.
+An explored position gets the item at the same position of the order, so no item appears twice.
 
-**Propensities** are exact. With ``uniform`` each of T tail items has the probability ``epsilon / T`` at a place. With
-``thompson`` an item that is at the place in m of the M drawn orders has ``epsilon (0.9 m / M + 0.1 / T)``. This is the
-probability given the draws, which are made before the choice and do not depend on it: all that inverse propensity
-scores (:mod:`tfllmrec.feedback.off_policy`) need.
+**Propensities** are exact. With ``uniform``, each of T tail items has the probability ``epsilon / T`` at a position.
+With ``thompson``, an item that is at the position in m of the M drawn orders has ``epsilon (0.9 m / M + 0.1 / T)``.
+This is the probability given the draws, which are made before the choice and do not depend on it. Inverse propensity
+scores (:mod:`tfllmrec.feedback.off_policy`) need nothing else.
 
-**Loss.** The expected loss of a list is the sum over the explored places of ``epsilon (best - tail)``: the score of the
-place's best item less the expected score of the tail item. Its unit is that of the scores, so expected clicks per list
-if scores are click rates. It trusts the scores and does not correct them for position. A list whose expected loss
-would be above ``max_loss`` is explored with a smaller ``epsilon``, so that its expected loss is ``max_loss``.
+**Loss.** The expected loss of a list is the sum over the explored positions of ``epsilon (best - tail)``: the score of
+the position's best item minus the expected score of the tail item. Its unit is that of the scores: expected clicks per
+list if scores are click rates. It relies on the scores and does not correct them for position. A list whose expected
+loss would be above ``max_loss`` is explored with a smaller ``epsilon``, so that its expected loss is ``max_loss``.
 
 ``tfllmrec serve --explore`` explores the lists of a server (:mod:`tfllmrec.server.exploring`).
 """
@@ -40,11 +41,11 @@ import numpy as np
 from tfllmrec.errors import ConfigError, DataError
 
 Method = Literal["uniform", "thompson"]
-#: Exposures that the predicted click rate counts as.
+#: The number of exposures that the prior of a click rate counts as.
 PRIOR_EXPOSURES = 20.0
-#: Orders that are drawn for a list, and the share of uniform orders.
+#: The number of orders drawn for a list, and the share of uniform orders.
 DRAWS, FLOOR = 256, 0.1
-#: Tail items of a list at most.
+#: The maximum number of tail items for a list.
 MAX_TAIL = 500
 
 
@@ -53,7 +54,9 @@ class Choice:
     """A list to show, ``[K]`` each, best first.
 
     Attributes:
-      items: object, the item ids. propensity: float64, the probability of the item at its position. explored: bool.
+      items: Object, the item ids.
+      propensity: Float64, the probability of the item at its position.
+      explored: Bool, whether the position was explored.
     """
 
     items: np.ndarray
@@ -66,12 +69,14 @@ class Plan:
     """The probabilities of a list, from which any number of lists can be drawn.
 
     Attributes:
-      best: object ``[K]``, the list without exploration. tail: object ``[T]``, the items that may be explored.
-      orders: int64 ``[M, places]``, of the tail; none if all orders are equally likely.
-      floor: the share of uniform orders. epsilon: the probability of exploration at each of the last places; smaller
-        than that of the settings where ``max_loss`` asks for it.
-      probability: float64 ``[places, T]``, of each tail item at each of the last places.
-      expected_loss: of a list, in the unit of the scores.
+      best: Object ``[K]``, the list without exploration.
+      tail: Object ``[T]``, the items that may be explored.
+      orders: Int64 ``[M, places]``, drawn orders of the tail; empty if all orders are equally likely.
+      floor: The share of uniform orders.
+      epsilon: The probability of exploration at each of the last positions; smaller than in the settings if
+        ``max_loss`` requires it.
+      probability: Float64 ``[places, T]``, the probability of each tail item at each of the last positions.
+      expected_loss: The expected loss of a list, in the unit of the scores.
     """
 
     best: np.ndarray
@@ -101,17 +106,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Exploration:
-    """Settings, see the module.
+    """The settings of exploration; see the module.
 
     Attributes:
-      epsilon: the probability of exploration at each place that may be explored.
-      max_loss: the largest expected loss of a list, in the unit of the scores; ``epsilon`` is lowered to respect it.
-      places: the number of these places, the last ones of a list; all of a list that is not longer.
+      epsilon: The probability of exploration at each position that may be explored.
+      max_loss: The largest expected loss of a list, in the unit of the scores; ``epsilon`` is lowered to respect it.
+      places: The number of positions that may be explored, at the end of a list; all positions of a shorter list.
       method: ``uniform`` or ``thompson``.
-      tail_exposures: an item with at most so many exposures belongs to the tail.
+      tail_exposures: An item with at most this many exposures belongs to the tail.
 
     Raises:
-      ConfigError: a setting is out of range.
+      ConfigError: A setting is out of range.
     """
 
     epsilon: float
@@ -143,19 +148,21 @@ class Exploration:
     ) -> Plan:
         """Plans a list for one request.
 
-        Fewer tail items than places leave the first of these places without exploration, and no tail item leaves all.
+        With fewer tail items than ``places``, only as many of the last positions are explored; without tail items,
+        none are.
 
         Args:
-          items: the ids of the candidates, best first, ``[N]``. scores: float ``[N]``, descending; for ``thompson``
-            click rates.
-          exposures: int ``[N]``, how often each was shown.
-          k: the length of the list.
-          clicks: int ``[N]``, and rng: for ``thompson``, which draws from it.
+          items: The ids of the candidates, best first, ``[N]``.
+          scores: Float ``[N]``, descending; click rates for ``thompson``.
+          exposures: Int ``[N]``, how often each item was shown.
+          k: The length of the list.
+          clicks: Int ``[N]``, how often each item was clicked; required for ``thompson``.
+          rng: The random numbers of the drawn orders; required for ``thompson``.
 
         Raises:
-          ConfigError: a length below 0; ``thompson`` without clicks or rng.
-          DataError: arrays of other lengths, scores that do not descend, or for ``thompson`` are no rates, or counts
-            that cannot be.
+          ConfigError: ``k`` is below 0, or ``thompson`` lacks ``clicks`` or ``rng``.
+          DataError: The arrays differ in length, an item occurs twice, the scores do not descend or, for ``thompson``,
+            are not rates, or counts are impossible.
         """
         scores, exposures = np.asarray(scores, dtype=np.float64), np.asarray(exposures, dtype=np.float64)
         n = len(items)
@@ -194,7 +201,7 @@ class Exploration:
 def _thompson_orders(
     scores: np.ndarray, exposures: np.ndarray, clicks: np.ndarray, places: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The first items of :data:`DRAWS` orders of the tail, int64 ``[M, places]``."""
+    """Returns the first items of :data:`DRAWS` orders of the tail, int64 ``[M, places]``."""
     if not ((scores > 0) & (scores < 1)).all():
         raise DataError(
             f"Expected click rates above 0 and below 1 as scores for thompson, found {scores.min():.4g} to "

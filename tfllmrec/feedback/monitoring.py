@@ -1,10 +1,10 @@
-"""What changed since a reference period: what users did with lists, the inputs, the scores, what was shown.
+"""Detects changes since a reference period in users' reactions, inputs, scores and shown items.
 
-**Alarms.** A report makes many comparisons. Each has a p-value of no change; they are adjusted together (Holm 1979), so
-that at most :data:`ALPHA` of the reports without any change have an alarm. An alarm also needs a change that matters:
-:data:`LEAST_CHANGE` of the reference in the wrong direction for rates and means, :data:`PSI_ALARM` for distributions,
-and :data:`LEAST_COVERAGE` or :data:`LEAST_SPREAD` for exposure. Which users come, and when, is part of the comparison:
-compare whole days with whole days, or the cycle of the day is a change too.
+**Alarms.** A report makes many comparisons. Each has a p-value of no change; the p-values are adjusted together (Holm
+1979), so that at most :data:`ALPHA` of the reports without any change have an alarm. An alarm also needs a change that
+matters: at least :data:`LEAST_CHANGE` of the reference in the wrong direction for rates and means, :data:`PSI_ALARM`
+for distributions, and :data:`LEAST_COVERAGE` or :data:`LEAST_SPREAD` for exposure. The mix of users and the time of day
+are part of the comparison: compare whole days with whole days, or the daily cycle counts as a change, too.
 """
 
 from __future__ import annotations
@@ -39,30 +39,32 @@ from tfllmrec.feedback.rates import Estimate, estimate, p_of_difference
 from tfllmrec.feedback.repeated_looks import holm
 from tfllmrec.wording import clipped
 
-#: Share of reports without a change that have an alarm, at most.
+#: The maximum share of reports without a change that have an alarm.
 ALPHA = 0.01
-#: Of the reference: a smaller change of a rate or mean is no alarm.
+#: A change of a rate or mean below this share of the reference is no alarm.
 LEAST_CHANGE = 0.05
-#: A population stability index is moderate from the first limit on, and can be an alarm from the second on.
+#: A population stability index is moderate from the first limit on, and large and a possible alarm from the second on.
 PSI_MODERATE, PSI_ALARM = 0.1, 0.25
 #: Smaller differences of coverage, as a share of the expected one, and of Gini's index are no alarm.
 LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
-#: At most this many groups of a kind, such as scenes, are shown (the largest), and this many hours (the last).
+#: The maximum number of groups of a kind, such as scenes (the largest are shown), and of hours (the last are shown).
 MOST_GROUPS, MOST_HOURS = 8, 14 * 24
-#: If the log has a smaller share of the reference period than this, nothing is compared.
+#: Nothing is compared if the log covers less than this share of the reference period.
 LEAST_COVERED = 0.5
-#: A field with at most this many different numbers is a category.
+#: A field with at most this many different numbers is treated as a category.
 FEW_VALUES = 10
 DAY_S, HOUR_S = 86400.0, 3600.0
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure that is monitored.
+    """A monitored quantity.
 
     Attributes:
-      rate: whether it is between 0 and 1. worse: 1 if a rise is bad, -1 if a fall is.
-      means: in words. advice: what to do when it gets worse.
+      rate: Whether it is between 0 and 1.
+      worse: 1 if an increase is bad, -1 if a decrease is bad.
+      means: Its meaning in words.
+      advice: What to do when it gets worse.
     """
 
     rate: bool
@@ -111,7 +113,7 @@ _ADVICE = {
 
 _NARROWER = "look at the most shown items: a model that collapsed shows the same ones to all"
 _WIDER = "lists are spread over more items: check the version, its exploration and the list's rules"
-#: (figure of exposure, whether it rose) -> what to do.
+#: (measure of exposure, whether it increased) -> what to do.
 _EXPOSURE_ADVICE = {
     ("coverage", False): _NARROWER,
     ("coverage", True): _WIDER,
@@ -125,12 +127,20 @@ class Figure:
     """A measure of a group in both periods.
 
     Attributes:
-      measure: a key of :data:`MEASURES`.
+      measure: A key of :data:`MEASURES`.
       group: ``all`` recommendations, ``stratum tail``, ``version shop/3``, ``scene feed``, or ``searches``.
-      value, low, high: with the 95 % interval. count: of what it is a mean. users: theirs.
-      reference, reference_count: of the period before; ``None`` without one.
-      change: relative to the reference. p, p_adjusted: of no change; ``None`` with too few users.
-      since_s: about when it changed, by ADWIN. alarm: see the module.
+      value: The value in the period.
+      low: The lower end of its 95 % interval.
+      high: The upper end of its 95 % interval.
+      count: The number of observations in the value.
+      users: The number of users of these observations.
+      reference: The value in the reference; ``None`` without a reference.
+      reference_count: The number of observations in the reference; ``None`` without a reference.
+      change: The change relative to the reference.
+      p: The p-value of no change; ``None`` with too few users.
+      p_adjusted: The p-value adjusted for all comparisons of the report; ``None`` with too few users.
+      since_s: The approximate time of the change, by ADWIN.
+      alarm: Whether the change is an alarm; see the module.
     """
 
     measure: str
@@ -151,10 +161,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Drift(Shift):
-    """How a field shifted, and what follows from it.
+    """The shift of a field, with its assessment.
 
     Attributes:
-      size: *small*, *moderate* or *large*, by the index alone. p_adjusted, alarm: as of a :class:`Figure`.
+      name: The name of the field.
+      size: *small*, *moderate* or *large*, by the population stability index alone.
+      p_adjusted: See :class:`Figure`.
+      alarm: See :class:`Figure`.
     """
 
     name: str
@@ -165,7 +178,7 @@ class Drift(Shift):
 
 @dataclass(frozen=True)
 class Exposed(Spread):
-    """How evenly items are shown, and what follows from it; ``p_adjusted`` and ``alarm`` as of a :class:`Figure`."""
+    """A measure of how evenly items are shown, with its assessment; see :class:`Figure` for the attributes."""
 
     name: str
     p_adjusted: float | None = None
@@ -174,10 +187,11 @@ class Exposed(Spread):
 
 @dataclass(frozen=True)
 class Alarm:
-    """A change that needs somebody.
+    """A change that requires attention.
 
     Attributes:
-      about: the measure and group, or the field, such as ``ctr (stratum tail)``. message: with figures, and what to do.
+      about: The measure and group, or the field, such as ``ctr (stratum tail)``.
+      message: The change in figures, and what to do.
     """
 
     about: str
@@ -186,17 +200,25 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`monitor` found.
+    """The result of :func:`monitor`.
 
     Attributes:
-      log: its name. after_s, upto_s: the period. reference: in words; empty without one.
-      lists, shown_items: of the period, and of the reference.
-      hours: for each hour of the period, and of a reference right before it, its time, the click-through rate and its
-        interval.
-      changes: by measure, where streams changed (ADWIN).
-      notes: what could not be compared, and why.
-      state: *compared*; *first*, there is nothing to compare with; or *old*: the newest list is older than the period
-        is long, so nothing is compared, and the only alarm says so.
+      log: The name of the log.
+      after_s: The start of the period.
+      upto_s: The end of the period.
+      reference: The reference in words; empty without one.
+      lists: The number of lists in the period and in the reference.
+      shown_items: The number of shown items in the period and in the reference.
+      figures: The measures of all groups.
+      drifts: The shifts of fields.
+      exposed: The measures of exposure.
+      hours: For each hour of the period, and of a reference right before it, its time, the click-through rate, and the
+        low and high end of its interval.
+      changes: The changes of streams by measure (ADWIN).
+      notes: What could not be compared, and why.
+      alarms: The alarms.
+      state: *compared*; *first* if there is nothing to compare with; or *old* if the newest list is older than the
+        length of the period: then nothing is compared, and the only alarm says so.
     """
 
     log: str
@@ -216,7 +238,7 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """One sentence."""
+        """A one-sentence summary."""
         lists = f"{self.lists[0]:,} lists from {clock_of(self.after_s)} to {clock_of(self.upto_s)} UTC"
         if self.state == "old":
             return f"The log is old: {lists} are its newest, and are not compared."
@@ -226,7 +248,7 @@ class Report:
         return f"{lists}, compared with {self.reference}: {count}."
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types; NaN is ``None``."""
+        """Returns the report as plain JSON types; NaN becomes ``None``."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -246,23 +268,25 @@ def monitor(
     """Compares the newest lists of a log with earlier ones.
 
     The period ends ``within_s`` before the newest list, because later lists have not had their events yet. If the
-    newest list is older than the period is long, nothing writes to the log any more: nothing is compared, the period
-    ends with the newest list, and the report has the state *old* and one alarm.
+    newest list is older than the length of the period, nothing writes to the log any more: nothing is compared, the
+    period ends with the newest list, and the report has the state *old* and one alarm.
 
     Args:
-      log: folder of the event log.
-      reference: seconds before the period, by default as many as the period has; or another log, all of it.
-      items: of the model, with ``item_id``, ``train_events`` and ``stratum``, as
-        :func:`tfllmrec.serving.layout.read_catalogue` returns them; ``None``: nothing by stratum or popularity.
-      since_s: length of the period.
-      within_s: an event belongs to a list if it came within this time.
-      scene: the field of the request by which figures are grouped.
-      dwell: the field of events with the seconds that the user stayed.
-      until_s: report as at this time, in seconds since 1970, such as the end of an archived log; by default now. Later
-        lists do not count.
+      log: The folder of the event log.
+      reference: The length of the reference before the period in seconds, by default that of the period; or the folder
+        of another log, which is used as a whole.
+      items: The items of the model, with ``item_id``, ``train_events`` and ``stratum``, as returned by
+        :func:`tfllmrec.serving.layout.read_catalogue`; ``None``: nothing by stratum or popularity.
+      since_s: The length of the period.
+      within_s: An event belongs to a list if it came within this time.
+      scene: The field of the request by which figures are grouped.
+      dwell: The field of events with the seconds that the user stayed with the item.
+      alpha: An alarm needs an adjusted p-value below this.
+      until_s: The time of the report in seconds since 1970, such as the end of an archived log; by default now. Later
+        lists are ignored.
 
     Raises:
-      DataError: there is no log, it is damaged, or it has no lists in the period.
+      DataError: There is no log, it is damaged, or it has no lists in the period.
     """
     end_s = time.time() if until_s is None else until_s
     first, newest = ends_of(log, end_s)
@@ -307,7 +331,7 @@ def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
 def alarms(
     log: Path, reference: float | Path | None = None, items: pd.DataFrame | None = None, **more: Any
 ) -> list[Alarm]:
-    """The alarms of :func:`monitor`, which takes the same arguments."""
+    """Returns the alarms of :func:`monitor`, which takes the same arguments."""
     return monitor(log, reference, items, **more).alarms
 
 
@@ -320,13 +344,19 @@ def compare(
     alpha: float = ALPHA,
     items: pd.DataFrame | None = None,
 ) -> Report:
-    """Compares two periods of :func:`tfllmrec.feedback.observed.read_period` or ``observed``; see :func:`monitor`.
+    """Compares two periods read by :func:`tfllmrec.feedback.observed.read_period` or ``observed``; see :func:`monitor`.
 
     Args:
-      before: the reference; ``None``: figures without a comparison. reference: in words.
+      now: The period.
+      before: The reference; ``None``: figures without a comparison.
+      reference: The reference in words.
+      log: The name of the log.
+      scene: See :func:`monitor`.
+      alpha: See :func:`monitor`.
+      items: See :func:`monitor`.
 
     Raises:
-      DataError: there are no lists in the period.
+      DataError: There are no lists in the period.
     """
     if not len(now.lists):
         raise DataError(
@@ -366,7 +396,7 @@ def compare(
 
 
 def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
-    """(group, table, column, value) of each group; *all* has no column."""
+    """Returns (group, table, column, value) of each group; *all* has no column."""
     found: list[tuple[str, str, str, Any]] = [("all", "", "", "")]
     if len(now.found):
         found.append(("searches", "found", "", ""))
@@ -376,7 +406,7 @@ def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
     for kind, column in (("version", VERSION), (scene, f"{FIELD}{scene}")):
         if column in recommended:
             values = recommended[column].value_counts(dropna=False).index
-            if len(values) > 1:  # else the group is the same as all
+            if len(values) > 1:  # a single group would equal all
                 found += [
                     (f"{kind} {clipped(str(value), 40)}", "lists", column, value)
                     for value in values.dropna()[:MOST_GROUPS]
@@ -385,7 +415,7 @@ def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
 
 
 def _measured(period: Observed, table: str, column: str, value: Any) -> dict[str, Estimate]:
-    """The measures of a group."""
+    """Returns the measures of a group."""
     shown, lists = period.shown, period.lists[~period.lists["searched"]]
     if table == "found":
         shown, lists = period.found, lists.head(0)
@@ -431,7 +461,7 @@ def _figures(now: Observed, before: Observed | None, scene: str) -> Iterator[Fig
 
 
 def _hours(now: Observed, before: Observed | None) -> list[tuple[float, float, float, float]]:
-    """Time, click-through rate and its interval of each hour of the period, and of the time right before it."""
+    """Returns hour, click-through rate, and its interval for each hour of the period, and of a reference before it."""
     follows = before is not None and before.upto_s == now.after_s
     shown = pd.concat([before.shown, now.shown]) if follows and before is not None else now.shown
     told = []
@@ -454,7 +484,7 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
     gone = [str(column) for column in lists[0] if str(column).startswith(FIELD) and column not in fields]
     for column in (*fields, *gone):
         name = column.removeprefix(FIELD)
-        # A field that no request of a period has is missing in all of them.
+        # If no request of a period has the field, it counts as missing in all of them.
         old, new = (each if column in each else each.assign(**{column: None}) for each in lists)
         pairs[f"field {name}"] = (old, new, column)
         if column in gone or column not in lists[0]:
@@ -480,7 +510,7 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
 
 
 def _as_numbers(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """A field of both periods as numbers, if all of its values are and there are more than a few different ones."""
+    """Converts a field of both periods to numbers if all its values are and more than a few of them differ."""
     both = pd.concat([before, after])
     numbers = pd.to_numeric(both, errors="coerce")
     if numbers.nunique() <= FEW_VALUES or not numbers.notna().equals(both.notna()):
@@ -501,7 +531,7 @@ def _exposed(now: Observed, before: Observed, items: pd.DataFrame | None) -> lis
 
 
 def _streams(now: Observed, before: Observed | None, notes: list[str]) -> dict[str, list[Change]]:
-    """Where the shares of used items and of unknown ids of the lists changed."""
+    """Returns the changes of the shares of used items and of unknown ids in the lists."""
     lists = pd.concat([period.lists for period in (before, now) if period is not None])
     lists = lists[~lists["searched"]]
     used = np.concatenate(
@@ -542,7 +572,7 @@ def _judged(
     after_s: float,
     alpha: float,
 ) -> tuple[list[Figure], list[Drift], list[Exposed]]:
-    """Adjusts all p-values together, and says which changes are alarms."""
+    """Adjusts all p-values together, and decides which changes are alarms."""
     given: list[float | None] = [*(f.p for f in figures), *(d.p for d in drifts), *(e.p for e in exposed)]
     adjusted = iter(holm([p for p in given if p is not None]))
 
@@ -606,7 +636,7 @@ def _alarms(report: Report) -> Iterator[Alarm]:
 
 
 def figure_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the figures."""
+    """Returns the header and rows of a table of the figures."""
     header = ["measure", "group", "value", "95 % interval", "of", "reference", "change", "p adjusted", "alarm"]
     return header, [
         [
@@ -625,7 +655,7 @@ def figure_rows(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def drift_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the drifts."""
+    """Returns the header and rows of a table of the drifts."""
     header = ["field", "PSI", "Jensen-Shannon", "largest move", "of", "size", "p adjusted", "alarm"]
     return header, [
         [
@@ -643,7 +673,7 @@ def drift_rows(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def exposure_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the exposure."""
+    """Returns the header and rows of a table of the exposure."""
     header = ["exposure", "reference", "expected now", "now", "p adjusted", "alarm"]
     return header, [
         [
@@ -659,7 +689,7 @@ def exposure_rows(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def change_lines(report: Report) -> list[str]:
-    """A line for each change of a stream."""
+    """Returns a line for each change of a stream."""
     return [
         f"{name} changed about {clock_of(each.time_s)} UTC, "
         f"from {_value(name, each.before)} to {_value(name, each.after)}"
@@ -669,12 +699,12 @@ def change_lines(report: Report) -> list[str]:
 
 
 def clock_of(time_s: float) -> str:
-    """``2026-11-28 03:10``, in UTC."""
+    """Formats a time in UTC, such as ``2026-11-28 03:10``."""
     return f"{datetime.datetime.fromtimestamp(time_s, datetime.UTC):%Y-%m-%d %H:%M}"
 
 
 def words_of(seconds: float) -> str:
-    """``24 hours``, ``7 days``, ``30 minutes``."""
+    """Formats a duration, such as ``24 hours``, ``7 days`` or ``30 minutes``."""
     if seconds == HOUR_S:
         return "hour"
     for unit, length in (("days", DAY_S), ("hours", HOUR_S), ("minutes", 60.0)):

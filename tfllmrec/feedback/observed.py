@@ -1,4 +1,4 @@
-"""What was shown in a period, what it was requested with, and what users did with it; from a log, or from tables."""
+"""Collects the lists shown in a period, their requests, and the users' reactions, from a log or from tables."""
 
 from __future__ import annotations
 
@@ -34,34 +34,35 @@ from tfllmrec.errors import DataError
 from tfllmrec.feedback.tables import require_columns, texts
 from tfllmrec.progress import show_progress
 
-#: Shown items, events and requests of a period that are read; of more, those of an evenly spread part of the requests.
+#: Maximum number of shown items, events and requests read for a period; beyond it, an even sample of requests is read.
 MOST_ROWS = 1_000_000
-#: Fields of requests that are compared, the most frequent ones.
+#: Maximum number of request fields that are compared, the most frequent ones.
 MOST_FIELDS = 16
-#: The prefix of columns of lists that are fields of the request.
+#: The prefix of columns of lists that hold fields of the request.
 FIELD = "context."
-#: An event of this strength took the item.
+#: An event of this strength, such as a purchase, counts as ``bought``.
 _TOOK = kind_strength("purchase")
-#: Policies of searches, such as ``search_full``, begin so.
+#: Policies of searches, such as ``search_full``, start with this prefix.
 _SEARCH = "search"
 _SHOWN = (TIME_S, REQUEST_ID, USER, MODEL, VERSION, POLICY, ITEM)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A period.
+    """The lists of a period, and the events that followed them.
 
     Attributes:
-      after_s, upto_s: its lists were made after the one and not after the other.
-      shown: a row for each recommended item: ``time_s``, ``list`` (row of ``lists``), ``user`` (a number; a request
-        without a user id is a user of its own), ``version`` (``MODEL/VERSION``), ``item_id``, ``used`` (a click or a
-        stronger event followed), ``bought``, ``dwell_s`` (NaN without), ``train_events`` (NaN) and ``stratum`` (empty
-        where unknown).
-      lists: a row for each list, an empty one too: the columns of requests, ``user``, ``version``, ``searched``,
+      after_s: Lists were made after this time.
+      upto_s: Lists were made at or before this time.
+      shown: A row for each recommended item: ``time_s``, ``list`` (row of ``lists``), ``user`` (a number; a request
+        without a user id counts as a user of its own), ``version`` (``MODEL/VERSION``), ``item_id``, ``used`` (a click
+        or a stronger event followed), ``bought``, ``dwell_s`` (NaN if unknown), ``train_events`` (NaN if unknown) and
+        ``stratum`` (empty if unknown).
+      lists: A row for each list, also for empty ones: the columns of requests, ``user``, ``version``, ``searched``,
         ``used``, and fields of the request as ``context.NAME``.
-      events: ``user`` and ``item_id`` of what users did, in lists or elsewhere, with ``train_events``.
-      found: the same for each item that a search listed.
-      one_in: every how many-th request was read.
+      events: ``user`` and ``item_id`` of all events of users, in lists or elsewhere, with ``train_events``.
+      found: The same as ``shown`` for each item that a search listed.
+      one_in: One request in this many was read.
     """
 
     after_s: float
@@ -81,15 +82,18 @@ def read_period(
     dwell: str,
     items: pd.DataFrame | None = None,
 ) -> Observed:
-    """The lists of a log that were made in a period, and the events that followed them.
+    """Reads the lists of a log that were made in a period, and the events that followed them.
 
     Args:
-      log: its folder. within_s: an event belongs to a list if it came within this time after it.
-      dwell: the field of events that has the seconds for which the user stayed with the item.
-      items: of the model, with ``item_id``, ``train_events`` and ``stratum``; ``None``: no strata.
+      log: The folder of the log.
+      after_s: Lists made after this time are read.
+      upto_s: Lists made at or before this time are read.
+      within_s: An event belongs to a list if it came within this time after it.
+      dwell: The field of events with the seconds that the user stayed with the item.
+      items: The items of the model, with ``item_id``, ``train_events`` and ``stratum``; ``None``: no strata.
 
     Raises:
-      DataError: there is no log, or it is damaged.
+      DataError: There is no log, or it is damaged.
     """
     with LogReader(log) as reader, show_progress("Reading the log", "rows") as progress:
         done = 0
@@ -127,15 +131,21 @@ def observed(
     items: pd.DataFrame | None = None,
     one_in: int = 1,
 ) -> Observed:
-    """A period of tables, such as ``tfllmrec events export`` writes.
+    """Collects a period from tables, such as those that ``tfllmrec events export`` writes.
 
     Args:
-      shown: of the exposures. events: with ``timestamp_s``, ``user_id``, ``item_id``, ``request_id`` and ``kind``, and
-        ``dwell_s`` if it is known. requests: of the log; ``None``: lists are known from their items alone.
-      after_s, upto_s, within_s, items: as in :func:`read_period`.
+      shown: The exposures.
+      events: The events with ``timestamp_s``, ``user_id``, ``item_id``, ``request_id`` and optionally ``kind`` and
+        ``dwell_s``.
+      requests: The requests of the log; ``None``: lists are derived from their items alone.
+      after_s: See :func:`read_period`.
+      upto_s: See :func:`read_period`.
+      within_s: See :func:`read_period`.
+      items: See :func:`read_period`.
+      one_in: One request in this many is in the tables.
 
     Raises:
-      DataError: a column is missing.
+      DataError: A column is missing.
     """
     require_columns(shown, _SHOWN, "the shown items")
     require_columns(events, (TIMESTAMP, USER, ITEM, REQUEST_ID), "the events")
@@ -160,7 +170,7 @@ def observed(
 
 
 def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, upto_s: float) -> pd.DataFrame:
-    """The lists by request id; those of an older log, which has no requests, come from their items."""
+    """Returns the lists by request id; lists without a recorded request (as in older logs) come from their items."""
     columns = [REQUEST_ID, TIME_S, USER, MODEL, VERSION, POLICY]
     first = shown.drop_duplicates(REQUEST_ID)[columns].assign(**{LISTED: 0})
     first[LISTED] = shown.groupby(REQUEST_ID, sort=False).size().to_numpy()
@@ -184,7 +194,7 @@ def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, u
 
 
 def _add_outcomes(shown: pd.DataFrame, events: pd.DataFrame, within_s: float) -> None:
-    """Adds ``used``, ``bought`` and ``dwell_s`` of the events that belong to a shown item."""
+    """Adds ``used``, ``bought`` and ``dwell_s`` from the events that belong to each shown item."""
     kinds = events[EVENT_KIND].fillna("").astype(str) if EVENT_KIND in events else pd.Series("", index=events.index)
     weight = {kind: kind_weight(kind) for kind in kinds.unique()}
     took = {kind: kind_weight(kind) > 0 and kind_strength(kind) == _TOOK for kind in kinds.unique()}
@@ -200,10 +210,10 @@ def _add_outcomes(shown: pd.DataFrame, events: pd.DataFrame, within_s: float) ->
     ).dropna(subset=["request"])
     keyed = pd.DataFrame({"row": shown.index, "made": shown[TIME_S], ITEM: shown[ITEM], "request": shown[REQUEST_ID]})
     base = shown[REQUEST_ID].map(_base)
-    several = base != shown[REQUEST_ID]  # a row of a request; events may have the id of the request alone
+    several = base != shown[REQUEST_ID]  # lists of requests with several rows; events may have the plain request id
     keyed = pd.concat([keyed, keyed[several].assign(request=base[several])])
     found = keyed.merge(done, on=["request", ITEM])
-    # Clocks of clients may be somewhat behind.
+    # Clocks of clients may be somewhat behind, so events may also precede their list by up to within_s.
     found = found[(found["at"] > found["made"] - within_s) & (found["at"] <= found["made"] + within_s)]
     by_row = found.groupby("row")
     shown["used"] = by_row["liked"].any().reindex(shown.index, fill_value=False).to_numpy(bool)
@@ -212,7 +222,7 @@ def _add_outcomes(shown: pd.DataFrame, events: pd.DataFrame, within_s: float) ->
 
 
 def _base(list_id: str) -> str:
-    """The request's id of a list: of ``REQUEST/0``, ``REQUEST``."""
+    """Returns the request id of a list id: ``REQUEST`` for ``REQUEST/0``."""
     base, _, row = str(list_id).rpartition("/")
     return base if row.isdigit() else str(list_id)
 
@@ -229,13 +239,14 @@ def _dwell(fields: str | None, name: str) -> float:
 
 
 def ends_of(log: Path, upto_s: float = math.inf) -> tuple[float, float]:
-    """When the first and the newest lists of a log were made.
+    """Returns the times of the first and the newest list of a log.
 
     Args:
-      upto_s: later lists do not count.
+      log: The folder of the log.
+      upto_s: Lists after this time are ignored.
 
     Raises:
-      DataError: the log has no lists, or none up to that time.
+      DataError: The log has no lists, or none up to that time.
     """
     with LogReader(log) as reader:
         tables = [EXPOSURES, *([REQUESTS] if reader.has_requests() else [])]
@@ -251,7 +262,7 @@ def ends_of(log: Path, upto_s: float = math.inf) -> tuple[float, float]:
 
 
 def newest_event_s(log: Path, upto_s: float) -> float | None:
-    """When the last event of a log up to a time happened; ``None``: it has none."""
+    """Returns the time of the last event of a log up to a time; ``None`` if there is none."""
     with LogReader(log) as reader:
         ((newest,),) = reader.rows(f"SELECT max({TIMESTAMP}) FROM {EVENTS} WHERE {TIMESTAMP} <= ?", upto_s)
     return None if newest is None else float(newest)

@@ -1,27 +1,27 @@
-"""What another policy would have earned, estimated from the exposure log of the policy that was running.
+"""Estimates the reward of a target policy from the exposure log of the policy that was running.
 
     log = ExposureLog.from_frame(exposures)
-    target = policy_table(log, probabilities)  # columns item_id, probability and, where it depends on it, position
+    target = policy_table(log, probabilities)  # columns item_id, probability and optionally position
     estimate(log, target).estimates["snips"]
 
 A row of the log has the item ``a`` that was shown, its reward ``r``, and the probability ``p`` (propensity) with which
-the logging policy chose it. The target policy would have chosen it with the probability ``t``; the weight of the row is
-``w = t / p``. The value of a policy is the mean reward of an exposure. All estimates assume that a reward depends on
-the item, its position and the request, and not on the other items of the list.
+the logging policy chose it. The target policy would have chosen it with probability ``t``; the weight of the row is
+``w = t / p``. The value of a policy is its mean reward per exposure. All estimates assume that a reward depends on the
+item, its position and the request, but not on the other items of the list.
 
 - **IPS** (inverse propensity score; Horvitz and Thompson 1952): ``mean(w r)``. Unbiased.
-- **SNIPS** (self-normalized; Swaminathan and Joachims 2015): ``sum(w r) / sum(w)``. Slightly biased, and usually
-  nearer to the truth, because it corrects for weights that are too high or too low by chance.
+- **SNIPS** (self-normalized; Swaminathan and Joachims 2015): ``sum(w r) / sum(w)``. Slightly biased, and usually more
+  accurate, because it corrects for weights that are too high or too low by chance.
 - **DR** (doubly robust; Dudik, Langford and Li 2011): ``mean(sum_a t(a) q(a) + w (r - q))``, where ``q`` predicts
   rewards. Unbiased with any ``q`` that was not fitted on the same row; the better ``q``, the narrower the interval.
 
 **Intervals.** Requests are the unit, because the rows of one answer depend on each other. Each estimate is a mean of
 one value for each request (for SNIPS the ratio is linearised: ``w (r - estimate) / mean(w)``), so the standard
 deviation of these values gives its standard error ``s``. Clicks are rare and weights uneven, so the estimates are
-skewed, and the interval ``v ± z s`` is too low. Where no reward is negative, the interval is therefore a normal one of
+skewed, and the interval ``v ± z s`` is too low. If no reward is negative, the interval is therefore a normal one of
 ``log v`` (delta method): ``v exp(± z s / v)``; there is none if ``s`` is more than half of ``v``, as with three clicks.
-Otherwise it is ``v ± z s``. We chose it over the bootstrap because it needs no random numbers;
-``benchmarks/off_policy.py`` measures its coverage.
+Otherwise it is ``v ± z s``. In contrast to the bootstrap, it needs no random numbers; ``benchmarks/off_policy.py``
+measures its coverage.
 """
 
 from __future__ import annotations
@@ -41,26 +41,30 @@ from tfllmrec.feedback.tables import numbers, require_columns, texts
 #: The column of a policy table with the probability of an item.
 PROBABILITY = "probability"
 ESTIMATORS = ("ips", "snips", "dr")
-#: Parts of the log for cross-fitting of the reward model: each is predicted from the others.
+#: The number of folds for cross-fitting of the reward model: each fold is predicted from the others.
 FOLDS = 5
-#: How many exposures the mean reward of a position counts as in the mean reward of an item at this position.
+#: The prior weight of a position's mean reward in the mean reward of an item at this position, in exposures.
 PRIOR_EXPOSURES = 100.0
 #: An estimate has no interval on the logarithmic scale if its standard error is more than this share of it.
 MAX_RELATIVE_ERROR = 0.5
-#: Numbers of an array at most, 200 MB; an estimate holds several arrays of this size at a time.
+#: The maximum number of values in an array (200 MB); an estimate holds several arrays of this size at a time.
 MAX_CELLS = 25_000_000
 _LOG = "the exposure log"
 
 
 @dataclass(frozen=True)
 class ExposureLog:
-    """Exposures with numbers for items and positions, ``[n]`` each.
+    """Exposures with integer codes for items, positions and requests, ``[n]`` each.
 
     Attributes:
-      items: the item ids, ``[A]``. positions: the positions, ``[P]``, ascending.
-      item: int64, number of the item. position: int64, number of the position. request: int64, number of the request.
-      propensity: float64, above 0 and at most 1. reward: float64.
-      without_request: rows without a request id, each of which counts as a request of its own.
+      items: The item ids, ``[A]``.
+      positions: The positions, ``[P]``, ascending.
+      item: Int64, the index of the item in ``items``.
+      position: Int64, the index of the position in ``positions``.
+      request: Int64, the number of the request.
+      propensity: Float64, above 0 and at most 1.
+      reward: Float64.
+      without_request: The number of rows without a request id, each of which counts as a request of its own.
     """
 
     items: np.ndarray
@@ -77,16 +81,16 @@ class ExposureLog:
 
     @classmethod
     def from_frame(cls, exposures: pd.DataFrame, items: Sequence[str] = ()) -> ExposureLog:
-        """Checks an exposure log.
+        """Creates an exposure log from a table, and checks it.
 
         Args:
           exposures: ``item_id``, ``propensity``, ``reward``, and optionally ``position`` (by default all rows have the
             same) and ``request_id`` (by default each row is a request, and so is a row without an id).
-          items: further items that a policy may choose, and the log need not have.
+          items: Further items that a policy may choose, even if the log does not have them.
 
         Raises:
-          DataError: a column is missing, among them that of propensities; a propensity is missing, or not above 0 and
-            at most 1; a reward is missing.
+          DataError: A column is missing, such as that of propensities; a propensity is missing, or not above 0 and at
+            most 1; or a reward is missing.
         """
         if PROPENSITY not in exposures:
             raise DataError(
@@ -110,7 +114,7 @@ class ExposureLog:
         if REQUEST_ID in exposures:
             ids = texts(exposures, REQUEST_ID).to_numpy(dtype=object)
             without = ids == ""
-            request = np.where(without, n + request, pd.factorize(ids)[0])  # no number of an id is above n
+            request = np.where(without, n + request, pd.factorize(ids)[0])  # factorized ids are below n
         shown = texts(exposures, ITEM).to_numpy(dtype=object)
         every = np.unique(np.concatenate([shown, np.array(list(items), dtype=object)]).astype(str))
         positions, position_of = np.unique(position, return_inverse=True)
@@ -126,13 +130,13 @@ class ExposureLog:
         )
 
     def take(self, rows: np.ndarray) -> ExposureLog:
-        """Some rows."""
+        """Returns some rows of the log."""
         columns = (self.item[rows], self.position[rows], self.request[rows], self.propensity[rows], self.reward[rows])
         return ExposureLog(self.items, self.positions, *columns)
 
 
 class Estimate(NamedTuple):
-    """The value of a policy, and its interval; ``None`` if the log has too few rewards for one."""
+    """The value of a policy, and its interval; ``None`` if the log has too few rewards for an interval."""
 
     value: float
     low: float | None = None
@@ -144,14 +148,16 @@ class OffPolicy:
     """The value of the target policy, by estimator.
 
     Attributes:
-      estimates: by ``ips``, ``snips`` and, where the probabilities of all items are known, ``dr``.
-      logged: the mean reward of the log, which is the value of the logging policy, with its interval.
-      exposures: rows of the log. requests: their number.
-      effective: the effective sample size ``sum(w)^2 / sum(w^2)``: with weights as uneven as these, the estimates are
-        about as exact as with so many exposures of the target policy itself.
-      mean_weight: should be 1. largest_weight: of a row.
-      by_position: the same for each position, by its number in the log; empty where there is only one.
-      warnings: why the estimates may be wrong, in words.
+      estimates: The estimates by ``ips``, ``snips`` and, if the probabilities of all items are known, ``dr``.
+      logged: The mean reward of the log, which is the value of the logging policy, with its interval.
+      exposures: The number of rows of the log.
+      requests: The number of requests.
+      effective: The effective sample size ``sum(w)^2 / sum(w^2)``: the estimates are about as precise as with this many
+        exposures of the target policy itself.
+      mean_weight: The mean weight, which should be 1.
+      largest_weight: The largest weight of a row.
+      by_position: The same for each position, by its number in the log; empty if there is only one.
+      warnings: Reasons why the estimates may be wrong, in words.
     """
 
     estimates: dict[str, Estimate]
@@ -165,7 +171,7 @@ class OffPolicy:
     warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """Returns the result as JSON types."""
         plain = asdict(self)
         plain["estimates"] = {name: each._asdict() for name, each in self.estimates.items()}
         plain["logged"] = self.logged._asdict()
@@ -176,22 +182,22 @@ class OffPolicy:
 def estimate(
     log: ExposureLog, target: np.ndarray, predictions: np.ndarray | None = None, alpha: float = 0.05
 ) -> OffPolicy:
-    """Estimates the value of a target policy by IPS, SNIPS and DR, see the module.
+    """Estimates the value of a target policy by IPS, SNIPS and DR; see the module.
 
     Args:
-      log: of the logging policy.
-      target: the probabilities of the target policy: float ``[n, A]`` for all items, as of :func:`policy_table`; or
-        float ``[n]`` for the shown item alone, which is enough for IPS and SNIPS.
-      predictions: float ``[n, A]``, the predicted reward of all items in each row, for DR. By default the mean reward
+      log: The log of the logging policy.
+      target: The probabilities of the target policy: float ``[n, A]`` for all items, as returned by
+        :func:`policy_table`; or float ``[n]`` for the shown item alone, which is enough for IPS and SNIPS.
+      predictions: Float ``[n, A]``, the predicted reward of all items in each row, for DR. By default the mean reward
         of the item at the position, shrunk towards the mean of the position and fitted on the other requests
         (:func:`fitted_rewards`). A model that was fitted on these rows would make the interval too narrow.
-      alpha: of the intervals.
+      alpha: The error rate of the intervals.
 
     Raises:
-      ConfigError: alpha is out of range.
-      DataError: an array has another shape, a probability is not in 0 to 1, those of a row add up to more than 1, no
-        shown item has a probability above 0, or predictions are no finite numbers or lack the probabilities of all
-        items.
+      ConfigError: ``alpha`` is out of range.
+      DataError: An array has the wrong shape, a probability is not between 0 and 1, the probabilities of a row sum to
+        more than 1, no shown item has a probability above 0, or predictions are not finite numbers or are given without
+        the probabilities of all items.
     """
     if not 0 < alpha < 1:
         raise ConfigError(f"Expected an alpha above 0 and below 1, found {alpha}.")
@@ -234,7 +240,7 @@ def _estimate(
     requests, of_request = np.unique(log.request, return_inverse=True)
 
     def interval(value: float, influence: np.ndarray) -> Estimate:
-        """Of an estimate that differs from the truth by about the mean of ``influence`` over the rows."""
+        """Returns the interval of an estimate whose error is about the mean of ``influence`` over the rows."""
         if len(requests) < 2:
             return Estimate(value)
         by_request = np.bincount(of_request, influence) * len(requests) / n
@@ -269,13 +275,14 @@ def _estimate(
 
 
 def fitted_rewards(log: ExposureLog) -> np.ndarray:
-    """Predicted rewards of all items in each row, float64 ``[n, A]``, each row from the requests of other folds.
+    """Predicts the rewards of all items in each row, float64 ``[n, A]``, each row from the requests of other folds.
 
-    It is the mean reward of the item at the position, shrunk towards the mean of the position: as if the item had
-    :data:`PRIOR_EXPOSURES` more exposures with that mean. This is ridge regression on indicators of item and position.
+    The prediction is the mean reward of the item at the position, shrunk towards the mean of the position as if the
+    item had :data:`PRIOR_EXPOSURES` more exposures with that mean. This is ridge regression on indicators of item and
+    position.
 
     Raises:
-      DataError: the matrix would be too large.
+      DataError: The matrix would be too large.
     """
     _check_size(log, FOLDS)
     fold = log.request % FOLDS
@@ -290,16 +297,16 @@ def fitted_rewards(log: ExposureLog) -> np.ndarray:
 
 
 def policy_table(log: ExposureLog, probabilities: pd.DataFrame) -> np.ndarray:
-    """The probabilities of a policy that depend on nothing but the position: float64 ``[n, A]``.
+    """Returns the probabilities of a policy that depend only on the position: float64 ``[n, A]``.
 
     Args:
-      log: made with ``items=probabilities["item_id"]``, so that it knows the items that it never showed.
-      probabilities: ``item_id``, ``probability`` and, where it depends on it, ``position``. Items that are missing have
-        0.
+      log: Created with ``items=probabilities["item_id"]``, so that it has the items that it never showed.
+      probabilities: ``item_id``, ``probability`` and, if the probability depends on it, ``position``. Missing items
+        have the probability 0.
 
     Raises:
-      DataError: a column is missing, a row comes twice, an item or position is not one of the log, a position of the
-        log has no rows, or the probabilities of a position do not add up to 1.
+      DataError: A column is missing, a row occurs twice, an item or position is not in the log, a position of the log
+        has no rows, or the probabilities of a position do not sum to 1.
     """
     what = "the target policy"
     require_columns(probabilities, [ITEM, PROBABILITY], what)
@@ -341,7 +348,7 @@ def policy_table(log: ExposureLog, probabilities: pd.DataFrame) -> np.ndarray:
 
 
 def _check_size(log: ExposureLog, folds: int = 1) -> None:
-    """Refuses arrays that are too large, of rows by items or of folds by positions by items."""
+    """Rejects too large arrays of rows by items, or of folds by positions by items."""
     rows, positions, items = len(log), len(log.positions), len(log.items)
     if (needed := max(rows, folds * positions) * items) > MAX_CELLS:
         raise DataError(

@@ -1,12 +1,12 @@
-"""Rates and means of what many users did, with intervals that know that events of one user are alike.
+"""Rates and means over events of many users, with intervals that account for the similarity of one user's events.
 
-**Why Wilson with an effective sample size.** Ten clicks of one user say less than one click of ten users, so a binomial
-interval of the clicks is too narrow. The variance of a ratio of sums over users (linearised; Cochran 1977, "Sampling
-Techniques", 6.3) divided by the binomial one is the design effect (Kish 1965). The interval is Wilson's with the sample
-size divided by it, which Franco, Little, Louis and Slud (2019, "Comparative study of confidence intervals for
-proportions in complex sample surveys", J. Survey Statistics and Methodology 7) found reliable for rare outcomes too. A
-bootstrap over users agrees where there are many events, has no width where there are none, and takes hundreds of
-times as long.
+**Why Wilson with an effective sample size.** Ten clicks of one user are weaker evidence than one click of each of ten
+users, so a binomial interval of the clicks is too narrow. The variance of a ratio of sums over users (linearised;
+Cochran 1977, "Sampling Techniques", 6.3) divided by the binomial variance is the design effect (Kish 1965). The
+interval is Wilson's with the sample size divided by the design effect, which Franco, Little, Louis and Slud (2019,
+"Comparative study of confidence intervals for proportions in complex sample surveys", J. Survey Statistics and
+Methodology 7) found reliable for rare outcomes, too. A bootstrap over users agrees if there are many events, has no
+width if there are none, and takes hundreds of times as long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-#: Fewer users than these are not compared; of fewer expected cases, a normal distribution says too little.
+#: Periods with fewer than MIN_USERS users are not compared. A normal test needs at least FEW expected cases.
 MIN_USERS, FEW = 30, 10
 
 
@@ -25,10 +25,13 @@ class Estimate:
     """A rate or a mean.
 
     Attributes:
-      value: NaN where nothing was counted. low, high: its 95 % interval. count: of what it is a mean, such as shown
-        items. users: how many users these belong to.
+      value: The rate or mean; NaN if nothing was counted.
+      low: The lower end of its 95 % interval.
+      high: The upper end of its 95 % interval.
+      count: The number of observations in the mean, such as shown items.
+      users: The number of users of these observations.
       effective: ``count`` divided by the design effect, which is at least 1.
-      variance: of ``value``, linearised over users; NaN for fewer than two users.
+      variance: The variance of ``value``, linearised over users; NaN for fewer than two users.
     """
 
     value: float
@@ -41,13 +44,13 @@ class Estimate:
 
 
 def estimate(values: np.ndarray, weights: np.ndarray, users: np.ndarray, rate: bool = True) -> Estimate:
-    """The ratio of two sums: ``values.sum() / weights.sum()``.
+    """Estimates the ratio of two sums: ``values.sum() / weights.sum()``.
 
     Args:
-      values: float ``[N]``, such as 1 for an item that was clicked.
-      weights: float ``[N]``, such as 1 for an item that was shown.
-      users: int ``[N]``, whose they are.
-      rate: whether the ratio is between 0 and 1; else it is a mean with a normal interval.
+      values: Float ``[N]``, such as 1 for an item that was clicked.
+      weights: Float ``[N]``, such as 1 for an item that was shown.
+      users: Int ``[N]``, the user of each observation.
+      rate: Whether the ratio is between 0 and 1; otherwise it is a mean with a normal interval.
     """
     count = float(weights.sum())
     if count <= 0:
@@ -77,12 +80,13 @@ def estimate(values: np.ndarray, weights: np.ndarray, users: np.ndarray, rate: b
 
 
 def p_of_difference(before: Estimate, after: Estimate, rate: bool = True) -> float | None:
-    """The two-sided p-value of no difference; ``None`` where one has fewer than :data:`MIN_USERS` users.
+    """Returns the two-sided p-value of no difference; ``None`` if a period has fewer than :data:`MIN_USERS` users.
 
-    Rates: a z-test with the variance of the common rate, and Fisher's exact test where fewer than :data:`FEW` cases are
-    expected; both with effective sample sizes by the larger of both design effects, because a period without any case
-    has none that could be estimated. Means: a z-test with their own variances. Both take the two periods as
-    independent. A user who is in both makes them alike, so that false alarms become rarer.
+    Rates are compared by a z-test with the variance of the common rate, or by Fisher's exact test if fewer than
+    :data:`FEW` cases are expected. Both use effective sample sizes by the larger of the two design effects, because the
+    design effect of a period without any case cannot be estimated. Means are compared by a z-test with their own
+    variances. All tests treat the two periods as independent. Users who are in both periods make them more alike, so
+    that false alarms become rarer.
     """
     if min(before.users, after.users) < MIN_USERS:
         return None

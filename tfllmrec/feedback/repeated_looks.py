@@ -10,20 +10,20 @@ asymptotic confidence sequences", Annals of Statistics 52). For a difference ``d
     d ± s * sqrt(2 (t r^2 + 1) / (t r^2) * log(sqrt(t r^2 + 1) / alpha))
 
 covers the true difference at all looks together with probability 1 - alpha, if there are many users at the first look.
-The p-value that belongs to it is ``min(1, 1 / E)`` with
+The corresponding p-value is ``min(1, 1 / E)`` with
 
     E = exp(t r^2 / (1 + t r^2) * (d / s)^2 / 2) / sqrt(1 + t r^2)
 
 ``E`` is the likelihood ratio of a mixture sequential probability ratio test with a normal mixture (mSPRT; Johari,
 Koomen, Pekelis and Walsh 2022, "Always valid inference"): both methods give the same interval. The setting ``r`` makes
-the interval tightest after a planned number of users. There it is about 1.5 times as wide as the ordinary one, and
-little more at half or twice as many users. ``r`` must be chosen before the first look. We chose this method because it
-needs only an estimate and its standard error, so it works with CUPED and with ratios.
+the interval tightest at a planned number of users. There it is about 1.5 times as wide as the ordinary interval, and
+little more at half or twice as many users. ``r`` must be chosen before the first look. The method needs only an
+estimate and its standard error, so it works with CUPED and with ratios.
 
 **Sample ratio.** The number of users in each arm is compared with the expected shares. For one look this is the
 chi-squared test. For many looks it is the sequential test of Lindon and Malek (2022, "Anytime-valid inference for
 multinomial count data"): ``p = min(1, 1 / B)``, where the Bayes factor ``B`` compares shares from a Dirichlet
-distribution around the expected ones with the expected ones. With it, the probability of a false alarm at any look is
+distribution around the expected shares with the expected shares. The probability of a false alarm at any look is then
 at most alpha; this is exact for any number of users.
 """
 
@@ -36,8 +36,8 @@ import numpy as np
 from scipy import special, stats
 
 Looks = Literal["one", "many"]
-#: How closely the Dirichlet distribution of the sequential test lies around the expected shares: shares drawn from it
-#: differ from an expected share of one half by about 1.6 points.
+#: Concentration of the sequential test's Dirichlet distribution: shares drawn from it differ from an expected share of
+#: one half by about 1.6 percentage points.
 CONCENTRATION = 1000.0
 
 
@@ -52,14 +52,17 @@ class Interval(NamedTuple):
 def interval_of(
     difference: float, error: float, users: int, looks: Looks, alpha: float, planned_users: int, tuned_for: float
 ) -> Interval:
-    """The interval of a difference, see the module.
+    """Returns the interval of a difference; see the module.
 
     Args:
-      difference: estimated. error: its standard error, above 0. users: in both arms together.
-      looks: ``one``: a normal interval; ``many``: an asymptotic confidence sequence.
-      alpha: the error rate of the interval.
-      planned_users: with how many users the interval of many looks is tightest. tuned_for: for this error rate; it is
-        the experiment's, and ``alpha`` is a part of it where there are several comparisons.
+      difference: The estimated difference.
+      error: Its standard error, above 0.
+      users: The number of users in both arms together.
+      looks: ``one`` for a normal interval, ``many`` for an asymptotic confidence sequence.
+      alpha: The error rate of the interval.
+      planned_users: The number of users at which the interval for many looks is tightest.
+      tuned_for: The error rate for which it is tightest there: that of the experiment, of which ``alpha`` is a part if
+        there are several comparisons.
     """
     z = difference / error
     if looks == "one":
@@ -72,15 +75,17 @@ def interval_of(
 
 
 def mixture_variance(planned_users: int, alpha: float) -> float:
-    """``r^2``: makes the confidence sequence tightest at ``planned_users`` (Waudby-Smith et al. 2024)."""
+    """Returns ``r^2``, which makes the confidence sequence tightest at ``planned_users`` (Waudby-Smith et al. 2024)."""
     return float(-special.lambertw(-(alpha**2) / np.e, -1).real - 1) / planned_users
 
 
 def sample_ratio_p(counts: Sequence[int], shares: Sequence[float], looks: Looks) -> float:
-    """The p-value of the expected shares, see the module.
+    """Returns the p-value of the expected shares; see the module.
 
     Args:
-      counts: users in each arm. shares: expected; they add up to 1. looks: ``one`` or ``many``.
+      counts: The number of users in each arm.
+      shares: The expected shares; they sum to 1.
+      looks: ``one`` or ``many``.
     """
     found, expected = np.asarray(counts, dtype=np.float64), np.asarray(shares, dtype=np.float64)
     if looks == "one":
@@ -96,9 +101,9 @@ def sample_ratio_p(counts: Sequence[int], shares: Sequence[float], looks: Looks)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values adjusted for the number of comparisons (Holm 1979): the chance of any false positive is at most alpha.
+    """Adjusts p-values for the number of comparisons (Holm 1979): any false positive has a chance of at most alpha.
 
-    It makes no assumption on how the comparisons depend on each other.
+    Makes no assumption on the dependence between the comparisons.
     """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")

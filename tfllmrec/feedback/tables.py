@@ -1,4 +1,4 @@
-"""Reads tables of feedback, such as the exposure log: columns under their own names, and checked values."""
+"""Reads tables of feedback, such as the exposure log, with their own column names and checked values."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ def read_feedback(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Reads a file, or a folder of its parts, in any format that :func:`tfllmrec.data.read_dataset` reads.
 
     Returns:
-      The table, whose columns have the names of the file; and a line on each kind of row that was dropped or repaired.
+      The table with the column names of the file, and a line on each kind of row that was dropped or repaired.
 
     Raises:
-      DataError: the file is missing, empty, unreadable or too large.
+      DataError: The file is missing, empty, unreadable or too large.
     """
     raw = read_table(path, path.name, DataConfig())
     return raw.frame, [str(finding) for finding in raw.findings]
 
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
-    """
+    """Checks that a table has columns.
+
     Args:
-      what: has the columns, such as ``the exposure log``.
+      frame: The table.
+      names: The required columns.
+      what: Names the table in messages, such as ``the exposure log``.
 
     Raises:
-      DataError: a column is missing.
+      DataError: A column is missing.
     """
     for name in names:
         if name not in frame:
@@ -45,18 +48,21 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> Non
 
 
 def texts(frame: pd.DataFrame, name: str) -> pd.Series:
-    """A column as strings; a missing value is the empty string, and a whole number has no decimal point."""
+    """Returns a column as strings; a missing value becomes the empty string, whole numbers have no decimal point."""
     return values.strings(frame[name])
 
 
 def numbers(frame: pd.DataFrame, name: str, what: str, missing: bool = False) -> np.ndarray:
-    """A column as numbers, float64 ``[n]``; true is 1. Text is read as in ratings, with a decimal comma too.
+    """Returns a column as numbers, float64 ``[n]``; true is 1. Text is read as in ratings, also with a decimal comma.
 
     Args:
-      what: has the column, for messages. missing: whether values may be missing; they are NaN.
+      frame: The table.
+      name: The column.
+      what: Names the table in messages.
+      missing: Whether values may be missing; they become NaN.
 
     Raises:
-      DataError: a value is no finite number, or missing.
+      DataError: A value is not a finite number, or missing although ``missing`` is false.
     """
     column = frame[name]
     if pd.api.types.infer_dtype(column) == "boolean":

@@ -1,4 +1,4 @@
-"""The feedback profile ``r_u``: what was liked pulls, what was disliked pushes away."""
+"""The feedback profile ``r_u``: liked items count positively in it, and disliked items negatively."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from tfllmrec.layers.seeded_dropout import SeededDropout
 
 
 def centred_ratings(ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Centres each rating on the mean of what the user had rated up to then.
+    """Subtracts from each rating the mean of the user's ratings so far.
 
     Args:
-      ratings: float32 ``[B, L]``, NaN where an event carries no rating (padding included).
+      ratings: Float32 ``[B, L]``, NaN where an event has no rating (padding included).
 
     Returns:
-      ``centred`` float32 ``[B, L, L]``: entry (t, j) is rating j minus the mean of the ratings up to t, 0 where there
-      is none or j > t; ``count`` float32 ``[B, L]``: ratings known at t. One rating alone centres to 0: a user who
-      has only ever given one mark has not said what a high mark is.
+      ``centred``, float32 ``[B, L, L]``: entry (t, j) is rating j minus the mean of the ratings up to event t. It is 0
+      where event j has no rating, or j > t.
+      ``count``, float32 ``[B, L]``: the number of ratings up to event t.
+
+      A single rating is centred to 0, because it does not tell which ratings are high for this user.
     """
     known = tf.cast(tf.math.is_finite(ratings), tf.float32)
     values = tf.where(known > 0, ratings, 0.0)
@@ -35,11 +37,13 @@ def centred_ratings(ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 class FeedbackProfile(tf.keras.layers.Layer):
     """``r_u(t) = BatchNorm(Dropout(sum_j softmax_j(k_j . k_t) c_j(t) e_j))`` and its gate ``b_u(t)``.
 
-    ``c_j(t)`` are the centred ratings. The gate grows with the amount and the spread of the feedback and is exactly 0
-    for a user without any, so that the profile then leaves no trace.
+    ``c_j(t)`` are the centred ratings. The gate depends on the number and the spread of the ratings. It is exactly 0
+    for a user without ratings, so that the profile then has no effect.
 
     Args:
-      dim: D. dropout, seed: of the profile.
+      dim: The width D of the item vectors.
+      dropout: The dropout rate of the profile.
+      seed: Random seed of the initial weights and the dropout.
     """
 
     def __init__(self, dim: int, dropout: float, seed: int, **kwargs: Any) -> None:
@@ -59,7 +63,16 @@ class FeedbackProfile(tf.keras.layers.Layer):
     def call(
         self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Items ``[B, L, D]``, ratings ``[B, L]``, present bool ``[B, L]`` -> ``[B, L, D]`` and gate ``[B, L, 1]``."""
+        """Computes the profile and its gate after each event.
+
+        Args:
+          items: ``[B, L, D]``.
+          ratings: ``[B, L]``, NaN for none.
+          present: Bool ``[B, L]``, False for padding.
+
+        Returns:
+          The profile ``[B, L, D]`` and the gate ``[B, L, 1]``.
+        """
         weights, centred, count = self._weights(items, ratings, present)
         profile = tf.matmul(tf.cast(weights, items.dtype), items)
         profile = self.norm(self.dropout(profile, training=training), training=training)
@@ -68,10 +81,17 @@ class FeedbackProfile(tf.keras.layers.Layer):
     def by_event(
         self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor, last: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The profile after the event ``last`` int32 ``[B]`` as a sum, because the norm is linear after training.
+        """Splits the profile after one event of each row into a sum over events: at inference, the norm is linear.
+
+        Args:
+          items: ``[B, L, D]``.
+          ratings: ``[B, L]``, NaN for none.
+          present: Bool ``[B, L]``, False for padding.
+          last: Int32 ``[B]``, the position of the event.
 
         Returns:
-          What each event adds, float32 ``[B, L, D]``; what the norm adds for everyone, ``[D]``; the gate, ``[B, 1]``.
+          The contribution of each event, float32 ``[B, L, D]``; the constant that the norm adds for every user,
+          ``[D]``; and the gate, ``[B, 1]``.
         """
         weights, centred, count = self._weights(items, ratings, present)
         scale = self.norm.gamma * tf.math.rsqrt(self.norm.moving_variance + self.norm.epsilon)
@@ -82,7 +102,7 @@ class FeedbackProfile(tf.keras.layers.Layer):
     def _weights(
         self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """``softmax_j(k_j . k_t) c_j(t)``, float32 ``[B, L, L]``, and what :func:`centred_ratings` gives."""
+        """Returns ``softmax_j(k_j . k_t) c_j(t)``, float32 ``[B, L, L]``, and the result of :func:`centred_ratings`."""
         centred, count = centred_ratings(tf.where(present, ratings, float("nan")))
         keys = self.key(items)
         logits = tf.matmul(keys, keys, transpose_b=True) * tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
@@ -90,7 +110,7 @@ class FeedbackProfile(tf.keras.layers.Layer):
         return attention * centred, centred, count
 
     def _gate(self, centred: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """``b_u``, float32 ``[B, L, 1]``."""
+        """Computes ``b_u``, float32 ``[B, L, 1]``."""
         spread = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(centred**2, axis=-1), count) + 1e-6)
         gate = tf.sigmoid(self.gate(tf.stack([tf.math.log1p(count), spread], axis=-1)))
         heard = tf.cast(count > 0, tf.float32)[..., tf.newaxis]

@@ -1,4 +1,4 @@
-"""Fields of a request, as clients write them, to the values that models read: inside the graph that is served."""
+"""Decodes the fields of a request, inside the served graph, from the clients' notation to the values models read."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from tfllmrec.data.schema import MISSING_CODE, NUMBER, UNKNOWN_CODE, VECTOR, Fie
 from tfllmrec.layers.static_table import static_table
 
 _SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
-"""The characters that ``str.strip`` takes off."""
+"""The characters that ``str.strip`` removes."""
 _DATE = r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?)?(?:Z|\+00:00)?"
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 DAY_S = 86_400.0
 #: Kinds of fields whose values stay strings.
 _STRINGS = ("text", "id")
-#: Entries of one event that are read.
+#: Largest number of entries of one event that are read.
 ENTRIES = 32
 
 
 class FieldDecoder(tf.Module):
-    """Entries ``name=value`` to encoded values, as :meth:`tfllmrec.data.schema.Field.encode` gives them.
+    """Decodes entries ``name=value`` to encoded values, as :meth:`tfllmrec.data.schema.Field.encode` returns them.
 
-    The name of an entry is that of a field (``device``), or its key (``user.country``), which says which one is meant
-    where a request and its user both have a field of that name. Of entries with the same name the last one counts.
-    Spaces around names and values do not count, and an entry without a value stands for a field that is left out: the
-    field's default applies, or else its padding.
+    The name of an entry is the name of a field (``device``) or its key (``user.country``). The key distinguishes a
+    field of the request from a field of the user with the same name. If several entries name the same field, the last
+    one is used. Spaces around names and values are ignored. An entry without a value counts as a missing field, which
+    gets the field's default, or else its padding.
 
-    Values are written as in the files, with two exceptions, because a file is read as a whole and a request by itself:
-    numbers are plain (``1234.5``, ``1e-3``; no decimal comma, no marks between thousands), and times are seconds since
-    1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11:12Z``). Texts stay strings here, whether a model
-    reads them as vectors or not.
+    Values are written as in data files, with two exceptions, because the notation of a single request cannot be
+    inferred from a whole file: numbers are plain (``1234.5``, ``1e-3``; no decimal comma, no thousands separators),
+    and times are seconds since 1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11:12Z``). Texts are
+    returned as strings, even if the model reads them as vectors.
 
     Args:
-      fields: all fields that entries may name, such as ``schema.of_query()``.
-      reads: keys of the fields that the model reads; no other field is decoded.
-      others: further names that entries may have, which something else reads.
+      fields: All fields that entries may name, such as ``schema.of_query()``.
+      reads: The keys of the fields that the model reads; no other field is decoded.
+      others: Further valid names of entries, which are read elsewhere.
     """
 
     def __init__(self, fields: Sequence[Field], reads: Collection[str], others: Collection[str] = ()) -> None:
@@ -59,7 +59,7 @@ class FieldDecoder(tf.Module):
         self._codes = static_table(codes, UNKNOWN_CODE)
 
     def missing(self, shape: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The values of fields that are left out, ``[*shape]`` or ``[*shape, width]``, by the keys of the fields."""
+        """Returns the values of missing fields, ``[*shape]`` or ``[*shape, width]``, by the keys of the fields."""
         return {
             key: tf.broadcast_to(value, tf.concat([shape, np.array(value.shape, np.int32)], axis=0))
             for key, value in self._missing.items()
@@ -69,12 +69,12 @@ class FieldDecoder(tf.Module):
         """Decodes the entries of R requests, or of R events.
 
         Args:
-          entries: string ``[R, C]``, padded with ``""`` anywhere.
+          entries: String ``[R, C]``. Padding ``""`` may be at any position.
 
         Returns:
-          The values of the fields that are read, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``, how many
-          entries could not be read: no field has that name, or the value does not suit the field's kind. A value
-          that a category does not have can be read: it is the unknown one.
+          The values of the fields that the model reads, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``,
+          the number of unreadable entries, whose name is not the name of a field, or whose value does not fit the kind
+          of the field. A value outside the vocabulary of a category is readable, and decoded as the unknown category.
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
         names, texts = names_and_texts(entries)
@@ -92,7 +92,7 @@ class FieldDecoder(tf.Module):
         return values, unread
 
     def decode_lines(self, texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """As a call, for texts string ``[R]`` with an entry on each line.
+        """Decodes texts, string ``[R]``, with one entry on each line; the result is that of :meth:`__call__`.
 
         Only the first :data:`ENTRIES` lines are read, which bounds the memory; the others are counted as unread.
         """
@@ -101,7 +101,7 @@ class FieldDecoder(tf.Module):
         return values, unread + tf.cast(tf.maximum(lines.row_lengths() - ENTRIES, 0), tf.int32)
 
     def _decoded(self, field: Field, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The values of texts string ``[R]``, and whether each could be read, bool ``[R]``."""
+        """Returns the values of ``texts``, string ``[R]``, and whether each is readable, bool ``[R]``."""
         if field.kind == "category":
             return self._categories(field, texts), tf.ones_like(texts, tf.bool)
         if field.kind in _STRINGS:
@@ -128,9 +128,9 @@ class FieldDecoder(tf.Module):
 
 
 def names_and_texts(entries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The names of entries ``name=value``, string of any shape, and the texts of their values.
+    """Splits entries ``name=value``, string of any shape, into names and texts of values.
 
-    Spaces around both do not count; the name of anything else is ``""``.
+    Spaces around both are removed. The name of an entry of any other form is ``""``.
     """
     named = tf.strings.regex_full_match(entries, r"(?s)[^=]+=.*")
     names = tf.where(named, _stripped(tf.strings.regex_replace(entries, r"(?s)=.*", "")), "")
@@ -142,13 +142,13 @@ def _stripped(texts: tf.Tensor) -> tf.Tensor:
 
 
 def plain_numbers(texts: tf.Tensor) -> tf.Tensor:
-    """float64, of the same shape; NaN where a text is no plain number."""
+    """Converts texts to float64 of the same shape; NaN where a text is not a plain number."""
     plain = tf.strings.regex_full_match(texts, NUMBER)
     return tf.where(plain, tf.strings.to_number(tf.where(plain, texts, "0"), tf.float64), np.nan)
 
 
 def _vectors(texts: tf.Tensor, width: int) -> tf.Tensor:
-    """float32 ``[R, width]``; NaN where a text is no vector of that width."""
+    """Converts texts to float32 ``[R, width]``; NaN where a text is not a vector of that width."""
     parts = tf.strings.split(tf.strings.regex_replace(texts, r"[\s,;\[\]()]+", " "))
     fits = tf.strings.regex_full_match(texts, VECTOR) & (parts.row_lengths() == width)
     numbers = plain_numbers(parts.to_tensor("", shape=(None, width)))
@@ -156,7 +156,7 @@ def _vectors(texts: tf.Tensor, width: int) -> tf.Tensor:
 
 
 def times(texts: tf.Tensor) -> tf.Tensor:
-    """float64 seconds since 1970; NaN where a text is neither a number nor an ISO date."""
+    """Converts texts to float64 seconds since 1970; NaN where a text is neither a number nor an ISO date."""
     is_date = tf.strings.regex_full_match(texts, _DATE)
     dates = tf.where(is_date, texts, "1970-01-01")
     parts = [tf.strings.regex_replace(dates, f"^{_DATE}$", rf"0\{group}") for group in range(1, 7)]
@@ -167,7 +167,7 @@ def times(texts: tf.Tensor) -> tf.Tensor:
     valid = (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= days_of_month)
     valid &= (minute < 60) & (second < 61)
     valid &= (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))  # midnight at the end of the day
-    # Days since 1970 by the years before this one, the months before this one, and the leap day of this year.
+    # Days since 1970 are the sum of the days of the previous years, those of the previous months, and the leap day.
     before = year - 1
     years = before * 365 + before // 4 - before // 100 + before // 400 - 719_162
     months = tf.gather(tf.constant(np.cumsum((0, *_DAYS[:-1])), tf.float64), of_month)

@@ -1,4 +1,4 @@
-"""Encoded values of a field to vectors, one way for each kind."""
+"""Layers that turn the encoded values of fields into vectors, in a different way for each kind of field."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ DAY_S = 86_400.0
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class FieldEncoder(tf.keras.layers.Layer):
-    """The values of one field as vectors of one width; a missing value is a vector of its own.
+    """Turns the values of one field into vectors of width D; missing values have a vector of their own.
 
-    Values come as :meth:`tfllmrec.data.schema.Field.encode` gives them. By kind:
+    The values are those that :meth:`tfllmrec.data.schema.Field.encode` returns. By kind of the field:
 
-    - category: an embedding of each code; the mean of them where a cell holds several names. A value that training did
-      not have counts as missing, unless the vocabulary was cut: then training has such values.
-    - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and its
-      distance from the median in spreads, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et
-      al. 2022, "On embeddings for numerical features in tabular deep learning").
-    - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map. A time of an
-      item, such as its release, is encoded as a number, too.
-    - vector: a dense map.
+    - category: An embedding of the code, or the mean embedding where a cell holds several names. A value that does not
+      occur in the training data counts as missing, unless the vocabulary was cut: then the training data have such
+      values.
+    - number: A dense map of the position of the value within each bin between two quantiles (0 below the bin, 1 above
+      it) and of its distance from the median, in units of the spread and clipped at 5 (piecewise-linear encoding:
+      Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep learning").
+    - time: A dense map of sine and cosine of the hour of the day and of the day of the week (UTC). A time of an item,
+      such as its release date, is also encoded as a number.
+    - vector: A dense map.
 
-    Texts are encoded by :class:`TextFieldEncoder`. Ids have no encoder, because an id says nothing about users or items
-    with other ids.
+    Texts are encoded by :class:`TextFieldEncoder`. Ids have no encoder, because an id tells nothing about users or
+    items with other ids.
 
     Args:
-      field: with the vocabulary and statistics of training.
-      dim: D. seed: of the initial weights.
+      field: The field, with the vocabulary and the statistics of the training data.
+      dim: The width D of the vectors.
+      seed: Random seed of the initial weights.
 
     Raises:
-      ValueError: the kind has no encoder.
+      ValueError: The kind of the field has no encoder.
     """
 
     def __init__(self, field: Field | Mapping[str, Any], dim: int, seed: int = 42, **kwargs: Any) -> None:
@@ -65,9 +67,9 @@ class FieldEncoder(tf.keras.layers.Layer):
         return {"number": max(edges, 1), "time": 4 + edges}.get(self.field.kind, self.field.width)
 
     def call(self, values: tf.Tensor) -> tf.Tensor:
-        """Encoded values, ``[...]`` or ``[..., width]`` -> ``[..., D]``."""
+        """Maps encoded values, ``[...]`` or ``[..., width]``, to vectors ``[..., D]``."""
         if self.field.kind == "category":
-            if not self.field.dropped:  # then training has no unknown values, and their vector would be noise
+            if not self.field.dropped:  # then the training data have no unknown values, whose vector would be random
                 values = tf.where(values == UNKNOWN_CODE, MISSING_CODE, values)
             return self._mean(values) if self.field.width else tf.gather(self.table, values)
         if self.field.kind != "vector":
@@ -78,9 +80,9 @@ class FieldEncoder(tf.keras.layers.Layer):
         return tf.where(there, vectors, self.missing)
 
     def _mean(self, values: tf.Tensor) -> tf.Tensor:
-        """The mean vector of the names of each cell, ``[..., width]`` -> ``[..., D]``."""
+        """Returns the mean vector of the names in each cell: codes ``[..., width]`` -> ``[..., D]``."""
         codes = tf.reshape(values, (-1, self.field.width))
-        # As a product with a sparse matrix: vectors of all names and of the padding would take width times the memory.
+        # A product with a sparse matrix: a gather would also read the padding, and take ``width`` times the memory.
         at = tf.where(codes != MISSING_CODE)
         names = tf.stack([at[:, 0], tf.cast(tf.gather_nd(codes, at), tf.int64)], axis=1)
         shape = tf.cast([tf.shape(codes)[0], self.field.size], tf.int64)
@@ -91,7 +93,7 @@ class FieldEncoder(tf.keras.layers.Layer):
         return tf.reshape(tf.cast(mean, self.compute_dtype), tf.concat([tf.shape(values)[:-1], [self.dim]], axis=0))
 
     def _numbers(self, values: tf.Tensor) -> tf.Tensor:
-        """What is mapped: ``[..., 1]`` numbers or times, or ``[..., width]`` vectors -> ``[..., F]``."""
+        """Returns the input of the dense map: scalars ``[..., 1]`` or vectors ``[..., width]`` -> ``[..., F]``."""
         if self.field.kind == "vector":
             return values
         if self.field.kind == "time":
@@ -101,7 +103,7 @@ class FieldEncoder(tf.keras.layers.Layer):
         return self._on_a_scale(values)
 
     def _on_a_scale(self, values: tf.Tensor) -> tf.Tensor:
-        """The distance from the median in spreads, and how far the value has come through each bin."""
+        """Returns the distance from the median, in units of the spread, and the position within each bin (0 to 1)."""
         standard = tf.clip_by_value((values - self.field.median) / self.field.spread, -FAR, FAR)
         if len(self.field.edges) < 2:
             return standard
@@ -114,19 +116,20 @@ class FieldEncoder(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class FieldsEncoder(tf.keras.layers.Layer):
-    """The sum of the encoded fields of an input mapping, by their keys: ``[..., D]``.
+    """The sum of the vectors of several fields, ``[..., D]``; the input is a mapping by the keys of the fields.
 
     Args:
-      fields: those to read, such as ``schema.of_query()``; texts and ids are left out.
-      dim: D. seed: of the initial weights.
+      fields: The fields, such as ``schema.of_query()``; texts and ids among them are ignored.
+      dim: The width D of the vectors.
+      seed: Random seed of the initial weights.
 
     Raises:
-      ValueError: no field can be encoded.
+      ValueError: None of the fields can be encoded.
     """
 
     @classmethod
     def of(cls, fields: Iterable[Field], dim: int, seed: int, **kwargs: Any) -> Self | None:
-        """The layer; ``None`` where no field can be encoded."""
+        """Creates the layer; returns ``None`` if no field can be encoded."""
         fields = list(fields)
         return cls(fields, dim, seed, **kwargs) if any(map(_is_plain, fields)) else None
 
@@ -137,22 +140,22 @@ class FieldsEncoder(tf.keras.layers.Layer):
         if not self.fields:
             raise ValueError(f"Expected a category, number, time or vector among {[field.key for field in every]}.")
         self.dim, self.seed = dim, seed
-        # A list: Keras finds no layer of a SavedModel in a dictionary whose keys have dots.
+        # A list, because Keras does not find the layers of a SavedModel in a dictionary whose keys contain dots.
         self.encoders = [
             FieldEncoder(field, dim, seed + place, name=f"field_{place}") for place, field in enumerate(self.fields)
         ]
 
     @property
     def keys(self) -> list[str]:
-        """The keys of the fields that an input needs."""
+        """The keys that the input must contain."""
         return [field.key for field in self.fields]
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The mapping that holds every field of :attr:`keys`, in shapes that can be broadcast to each other."""
+        """Sums the encoded fields of ``inputs``: all of :attr:`keys`, in shapes that can be broadcast to each other."""
         return functools.reduce(operator.add, [encoder(inputs[encoder.field.key]) for encoder in self.encoders])
 
     def missing(self) -> tf.Tensor:
-        """The vector of an input of which every field is missing, ``[D]``."""
+        """Returns the vector of an input whose fields are all missing, ``[D]``."""
         shapes = {field.key: [field.width] * bool(field.width) for field in self.fields}
         return self(
             {field.key: tf.fill(shapes[field.key], tf.constant(field.padding, field.dtype)) for field in self.fields}
@@ -169,21 +172,21 @@ def _is_plain(field: Field) -> bool:
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TextFieldEncoder(tf.keras.layers.Layer):
-    """A field of texts as vectors in the space of the items: ``F(x) = W_text t + K t``.
+    """Maps the text vectors ``x`` of a field into the space of the items: ``F(x) = W_text t + K t``.
 
-    ``t`` is the vector ``x`` of the text minus :attr:`mean`, scaled to length 1 (of several encoders one by one, as in
-    :func:`tfllmrec.text.centring.centred_unit`). ``W_text`` is the map of the items' own texts, so a text that reads
-    like an item points to that item before anything is learned. ``K`` is a map of the field's own and starts at 0. A
-    missing text is a vector of its own.
+    ``t`` is ``x`` minus :attr:`mean`, scaled to length 1. If ``x`` is a concatenation of vectors of several encoders,
+    each is scaled separately, as in :func:`tfllmrec.text.centring.centred_unit`. ``W_text`` is the map of the items'
+    own texts, so a text similar to that of an item is close to that item even before training. ``K`` is a map that
+    belongs to this field and starts at 0. Missing texts have a vector of their own.
 
     Args:
-      field: a text with a width, that of ``x``.
-      dim: D.
-      widths: the widths of the encoders' vectors concatenated in ``x``; ``None``: there is one encoder.
+      field: A text with a width, which is the width of ``x``.
+      dim: The width D of the result.
+      widths: The widths of the encoders' vectors that are concatenated in ``x``; ``None`` if there is one encoder.
 
     Attributes:
-      mean: float32 ``[width]``, not trained: the mean vector of the texts of training. It is part of the model, so
-        training and serving cannot differ.
+      mean: Float32 ``[width]``, the mean vector of the texts in the training data. It is not trained. It is part of the
+        model, so that training and serving use the same mean.
     """
 
     def __init__(
@@ -204,10 +207,10 @@ class TextFieldEncoder(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, values: tf.Tensor, text_map: tf.Tensor) -> tf.Tensor:
-        """Vectors of texts ``[..., width]``, NaN where there is no text, -> ``[..., D]``.
+        """Maps text vectors to vectors ``[..., D]``.
 
         Args:
-          values: float32, as the encoder gives them.
+          values: Float32 ``[..., width]``, the vectors that the text encoder returned; NaN where there is no text.
           text_map: ``W_text``, ``[width, D]``.
         """
         there = tf.reduce_all(tf.math.is_finite(values), -1, keepdims=True)
@@ -223,11 +226,12 @@ class TextFieldEncoder(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TextFieldsEncoder(tf.keras.layers.Layer):
-    """The sum of the encoded texts of an input mapping, by the keys of their fields: ``[..., D]``.
+    """The sum of the vectors of several texts, ``[..., D]``; the input is a mapping by the keys of the fields.
 
     Args:
-      fields: those to read; all but texts with a width are left out.
-      dim: D. widths: as in :class:`TextFieldEncoder`.
+      fields: The fields; all except texts with a width are ignored.
+      dim: The width D of the vectors.
+      widths: As in :class:`TextFieldEncoder`.
     """
 
     def __init__(
@@ -247,18 +251,23 @@ class TextFieldsEncoder(tf.keras.layers.Layer):
 
     @classmethod
     def of(cls, fields: Iterable[Field], dim: int, widths: Sequence[int] | None, **kwargs: Any) -> Self | None:
-        """The layer; ``None`` where no field is a text with a width."""
+        """Creates the layer; returns ``None`` if no field is a text with a width."""
         fields = list(fields)
         return cls(fields, dim, widths, **kwargs) if any(field.is_read_text for field in fields) else None
 
     def call(self, inputs: Mapping[str, tf.Tensor], text_map: tf.Tensor) -> tf.Tensor:
-        """The mapping that holds every field, in shapes that can be broadcast to each other."""
+        """Sums the encoded texts.
+
+        Args:
+          inputs: The text vectors by the keys of the fields, in shapes that can be broadcast to each other.
+          text_map: As in :class:`TextFieldEncoder`.
+        """
         return functools.reduce(
             operator.add, [encoder(inputs[encoder.field.key], text_map) for encoder in self.encoders]
         )
 
     def missing(self) -> tf.Tensor:
-        """The vector of an input of which every text is missing, ``[D]``."""
+        """Returns the vector of an input whose texts are all missing, ``[D]``."""
         return tf.add_n([tf.cast(encoder.missing, self.compute_dtype) for encoder in self.encoders])
 
     def get_config(self) -> dict[str, Any]:
@@ -267,9 +276,9 @@ class TextFieldsEncoder(tf.keras.layers.Layer):
 
 
 def is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
-    """Which encoded values of a field are there, bool: ``[...]`` or ``[..., width]`` -> ``[...]``.
+    """Returns which encoded values of a field are not missing: ``[...]`` or ``[..., width]`` -> bool ``[...]``.
 
-    A category that training did not have counts as missing, as in :class:`FieldEncoder`.
+    A category that does not occur in the training data counts as missing, as in :class:`FieldEncoder`.
     """
     if values.dtype.is_floating:
         there = tf.math.is_finite(values)

@@ -1,4 +1,4 @@
-"""Texts of requests to vectors, inside the graph that is served."""
+"""Encodes the texts of requests as vectors, inside the served graph."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-#: Texts that are encoded at once, which bounds the memory.
+#: Number of texts that are encoded at once; it bounds the memory.
 AT_ONCE = 64
 
 
 def vectors_of_texts(
     texts: Mapping[str, tf.Tensor], encode: Callable[[tf.Tensor], tf.Tensor], width: int
 ) -> dict[str, tf.Tensor]:
-    """Vectors of texts by the same keys: string ``[...]`` -> float32 ``[..., width]``, NaN for no text.
+    """Encodes texts: string ``[...]`` -> float32 ``[..., width]`` by the same keys, NaN where there is no text.
 
-    Each different text is encoded once, :data:`AT_ONCE` at a time. A text without any token, of which the encoder makes
-    zeros, counts as no text, as in :class:`tfllmrec.text.user_texts.UserTexts`.
+    Each distinct text is encoded once, :data:`AT_ONCE` at a time. A text without tokens, whose vector is zero, counts
+    as no text, as in :class:`tfllmrec.text.user_texts.UserTexts`.
 
     Args:
-      texts: of any shapes; ``""`` for no text.
-      encode: string ``[b]`` -> float32 ``[b, width]``.
-      width: of the vectors.
+      texts: Texts of any shapes; ``""`` for no text.
+      encode: The encoder, string ``[b]`` -> float32 ``[b, width]``.
+      width: The width of the vectors.
     """
     flat = [tf.reshape(values, [-1]) for values in texts.values()]
     distinct, at = tf.unique(tf.concat([[""], *flat], axis=0))
@@ -31,7 +31,7 @@ def vectors_of_texts(
         return start + AT_ONCE, parts.write(parts.size(), tf.ensure_shape(vectors, [None, width]))
 
     parts = tf.TensorArray(tf.float32, 1, dynamic_size=True, infer_shape=False, element_shape=[None, width])
-    parts = parts.write(0, tf.zeros((1, width)))  # of no text
+    parts = parts.write(0, tf.zeros((1, width)))  # the vector of no text
     _, parts = tf.while_loop(
         lambda start, parts: start < tf.size(distinct), encoded, (tf.constant(1), parts), parallel_iterations=1
     )

@@ -1,4 +1,4 @@
-"""Global state of Python, numpy and Keras that a call may change and puts back when it ends."""
+"""Context managers that restore global state of Python, numpy and Keras when they end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def keras_policy(name: str) -> Iterator[None]:
-    """Keras' dtype policy is ``name`` within the block, or within the decorated function, and as before after it."""
+    """Sets Keras' dtype policy to ``name`` within the block or the decorated function, and restores it afterwards."""
     before = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(name)
     try:
@@ -23,10 +23,10 @@ def keras_policy(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """The global generators of Python and numpy are after the block, or the decorated function, as they were before.
+    """Restores the state of Python's and numpy's global random generators after the block or the decorated function.
 
-    TensorFlow's global seed and its deterministic operations cannot be put back: TensorFlow has no public function that
-    reads the one or switches off the other.
+    TensorFlow's global seed and its deterministic operations are not restored, because TensorFlow has no public
+    function that reads the former or switches off the latter.
     """
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:

@@ -14,10 +14,10 @@ MASKED = -1e9
 
 
 def causal_mask(present: tf.Tensor) -> tf.Tensor:
-    """Additive float32 ``[B, 1, L, L]``: position t may look at present positions up to t.
+    """Returns an additive mask, float32 ``[B, 1, L, L]``: position t attends to the present positions up to t.
 
     Args:
-      present: bool ``[B, L]``.
+      present: Bool ``[B, L]``, False for padding.
     """
     length = tf.shape(present)[1]
     earlier = tf.linalg.band_part(tf.ones((length, length), tf.bool), -1, 0)
@@ -27,7 +27,7 @@ def causal_mask(present: tf.Tensor) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class SelfAttention(tf.keras.layers.Layer):
-    """Multi-head attention of a sequence over itself; ``[B, L, D] -> [B, L, D]``, or ``[B, 1, D]`` of one position."""
+    """Multi-head self-attention, ``[B, L, D] -> [B, L, D]``; the result is ``[B, 1, D]`` if ``last`` is given."""
 
     def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,14 +59,18 @@ class SelfAttention(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class HistoryEncoder(tf.keras.layers.Layer):
-    """``[B, L, D]`` item vectors (oldest first, left-aligned) to ``[B, L, D]``: what is known after each event.
+    """Encodes the item vectors of a history ``[B, L, D]`` as the state of the user after each event, ``[B, L, D]``.
 
-    Positions count from the start of the window, which holds the most recent events. Entries at absent positions are
-    undefined.
+    The events are left-aligned, the oldest first. Positions count from the start of the window, which holds the most
+    recent events. The states at absent positions are undefined.
 
     Args:
-      dim: D. blocks: attention blocks; 0 leaves the plain (position-weighted) item vectors. heads, dropout: as usual.
-      max_length: longest window L.
+      dim: The width D of the vectors.
+      blocks: The number of attention blocks. With 0, the result is the normalised sum of item and position vectors.
+      heads: The number of attention heads.
+      dropout: The dropout rate.
+      max_length: The largest window length L.
+      seed: Random seed of the initial weights and the dropout.
     """
 
     def __init__(
@@ -91,11 +95,14 @@ class HistoryEncoder(tf.keras.layers.Layer):
         training: bool | None = None,
         last: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """See the class.
+        """Encodes histories.
 
         Args:
-          last: int32 ``[B]``: what is known after this event of each row alone, ``[B, 1, D]``. The last block then
-            computes nothing else.
+          items: ``[B, L, D]``, the item vectors.
+          present: Bool ``[B, L]``, False for padding.
+          training: Whether dropout is applied.
+          last: Int32 ``[B]``, a position of each row. If it is given, only the states at these positions are
+            returned, ``[B, 1, D]``, and the last block computes only these.
         """
         length = tf.shape(items)[1]
         x = self.input_norm(items) + self.positions[tf.newaxis, :length]
@@ -112,7 +119,7 @@ class HistoryEncoder(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class HistoryBlock(tf.keras.layers.Layer):
-    """One pre-norm Transformer block: attention, then a two-layer feed-forward, each with a residual."""
+    """One pre-norm Transformer block: attention and a two-layer feed-forward map, each with a residual connection."""
 
     def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

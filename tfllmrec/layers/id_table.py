@@ -1,4 +1,4 @@
-"""The ids behind item and user indices, saved with a model's weights."""
+"""The ids of item and user indices, saved with a model's weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ _CHARACTERS = [b"", *(bytes([number]) for number in range(1, 256))]
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class IdTable(tf.keras.layers.Layer):
-    """Indices to ids.
+    """Maps indices to ids.
 
-    The table is a weight, so each format that Keras saves weights in holds the ids. It contains the UTF-8 bytes of each
-    id, filled up with zeros, because HDF5 weights cannot contain strings of varying length.
+    The table is a weight, so that every format in which Keras saves weights contains the ids. It contains the UTF-8
+    bytes of each id, padded with zeros, because HDF5 weights cannot contain strings of varying length.
 
     Args:
-      n_ids: rows of the table. width: bytes of a row, see :func:`width_of`.
+      n_ids: The number of rows of the table.
+      width: The number of bytes in a row, see :func:`width_of`.
     """
 
     def __init__(self, n_ids: int, width: int, **kwargs: Any) -> None:
@@ -33,7 +34,7 @@ class IdTable(tf.keras.layers.Layer):
 
     @classmethod
     def of(cls, ids: Sequence[str] | np.ndarray, **kwargs: Any) -> IdTable:
-        """A table of these ids."""
+        """Creates a table of ``ids``."""
         table = cls(len(ids), width_of(ids), **kwargs)
         encoded = np.array([str(row).encode() for row in ids], f"S{table.width}")
         table.table.assign(encoded.view(np.uint8).reshape(table.n_ids, table.width))
@@ -46,7 +47,7 @@ class IdTable(tf.keras.layers.Layer):
         return np.array([row.decode() for row in rows.tolist()], object)
 
     def call(self, indices: tf.Tensor) -> tf.Tensor:
-        """int ``[...]`` -> string ``[...]``."""
+        """Returns the ids of ``indices``: int ``[...]`` -> string ``[...]``."""
         characters = tf.gather(_CHARACTERS, tf.cast(tf.gather(self.table, indices), tf.int32))
         return tf.strings.reduce_join(characters, axis=-1)
 
@@ -55,10 +56,10 @@ class IdTable(tf.keras.layers.Layer):
 
 
 def width_of(ids: Sequence[str] | np.ndarray) -> int:
-    """Bytes of the longest id; at least as many as :func:`placeholder_ids` needs."""
+    """Returns the number of bytes of the longest id, but at least as many as :func:`placeholder_ids` needs."""
     return max(len(str(len(ids))), *(len(str(row).encode()) for row in ids), 1)
 
 
 def placeholder_ids(n_ids: int, width: int) -> np.ndarray:
-    """Different ids of a given :func:`width_of`, object ``[n_ids]``, for a model whose ids are loaded later."""
+    """Returns distinct ids of ``width`` bytes, object ``[n_ids]``, for a model whose ids are loaded later."""
     return np.array([f"{row:0{width}}" for row in range(n_ids)], object)

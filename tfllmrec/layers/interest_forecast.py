@@ -1,4 +1,4 @@
-"""Which labels a user's next items will have: a mixture of counted, learned and recommended labels."""
+"""Predicts the labels of a user's next items from a mixture of counted, learned and recommended labels."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ import tensorflow as tf
 from tfllmrec.layers.interest_profile import InterestProfile, Profile
 
 CELLS_AT_ONCE = 1 << 22
-"""Requests times labels up to which a batch is answered together; a larger one is answered row by row."""
+"""Largest number of requests times labels of a batch that is computed at once; a larger one is computed row by row."""
 
 CANDIDATES = 200
-"""Recommended items whose labels count, the best ones."""
+"""Number of recommended items, the best ones, whose labels count."""
 
 SCALE = 10.0
-"""What shares are multiplied by before they enter the head: a label of a varied history has a tenth at most."""
+"""Factor of the labels' shares at the input of the head: in a varied history, a label has a share of 0.1 at most."""
 
 
 class LabelHead(tf.Module):
-    """A softmax over labels from two distributions of labels, one of the whole history and one of its newest events.
+    """Computes the logits of a softmax over labels from two distributions of labels.
 
         logits = bias + tanh(scale (slow^T p + fast^T p')) out^T
 
+    ``p`` is the distribution of the whole history, and ``p'`` that of its newest events.
+
     Args:
-      slow, fast, out: float32 ``[C, R]``. bias: float32 ``[C]``.
+      slow: Float32 ``[C, R]``.
+      fast: Float32 ``[C, R]``.
+      out: Float32 ``[C, R]``.
+      bias: Float32 ``[C]``.
+      scale: The factor of both distributions.
     """
 
     def __init__(
@@ -42,7 +48,14 @@ class LabelHead(tf.Module):
     def logits(
         self, slow: tf.Tensor, fast: tf.Tensor, dropout: float = 0.0, seed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """float32 ``[B, C]``, of two distributions float32 ``[B, C]``; ``dropout`` and ``seed`` are for training."""
+        """Returns the logits, float32 ``[B, C]``.
+
+        Args:
+          slow: Float32 ``[B, C]``, the distribution of labels in the whole history.
+          fast: Float32 ``[B, C]``, the distribution of labels in its newest events.
+          dropout: The dropout rate of the hidden units, for training.
+          seed: The seed of ``tf.nn.experimental.stateless_dropout``, for training.
+        """
         hidden = tf.tanh(self.scale * (tf.matmul(slow, self.slow) + tf.matmul(fast, self.fast)))
         if dropout:
             hidden = tf.nn.experimental.stateless_dropout(hidden, dropout, seed)
@@ -50,8 +63,14 @@ class LabelHead(tf.Module):
 
 
 class Learned(NamedTuple):
-    """What an :class:`InterestForecast` has learned: the ``mixture`` float ``[3]`` weighs counted labels, those of the
-    ``head`` and those of recommended items, whose scores are multiplied by ``sharpness``."""
+    """The learned parameters of an :class:`InterestForecast`.
+
+    Attributes:
+      head: Predicts labels from the history.
+      mixture: Float ``[3]``, the weights of the counted labels, the labels from ``head`` and the labels of recommended
+        items.
+      sharpness: The factor of the scores of recommended items before the softmax.
+    """
 
     head: LabelHead
     mixture: Sequence[float]
@@ -59,11 +78,11 @@ class Learned(NamedTuple):
 
 
 class InterestForecast(tf.Module):
-    """The strongest labels of a history.
+    """Returns the strongest labels of a history.
 
     Args:
-      profile: counts the labels.
-      learned: ``None``: the counted labels are the answer.
+      profile: Counts the labels.
+      learned: The learned parameters; ``None`` to use the counted labels alone.
     """
 
     def __init__(self, profile: InterestProfile, learned: Learned | None = None) -> None:
@@ -74,20 +93,25 @@ class InterestForecast(tf.Module):
     def __call__(
         self, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor | None, scores: tf.Tensor | None, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The best ``k`` labels of each history.
+        """Returns the best ``k`` labels of each history.
 
         Args:
-          history: int32 ``[B, L]``, left-aligned, padded with N, newest last.
-          ratings: float32 ``[B, L]``, NaN for none.
-          items: int32 ``[B, M]``, recommended items that the history does not have; N for none. scores: float32
-            ``[B, M]``. Both may be ``None`` where nothing was learned.
-          k: int32 ``[B]``, or ``[1]`` for all.
+          history: Int32 ``[B, L]``, left-aligned, padded with N, newest last.
+          ratings: Float32 ``[B, L]``, NaN for none.
+          items: Int32 ``[B, M]``, recommended items that are not in the history; N for none. May be ``None`` if
+            ``learned`` is ``None``.
+          scores: Float32 ``[B, M]``, the scores of ``items``. May be ``None`` if ``learned`` is ``None``.
+          k: Int32 ``[B]``, or ``[1]`` for all rows.
 
         Returns:
-          Labels int32 ``[B, K]``, weights float32 ``[B, K]`` that sum to 1 in each row that has any, the positions in
-          ``history`` of the events that add the most to each, int32 ``[B, K]``, -1 if no event has the label, and
-          ``Profile.trend`` float32 ``[B, K]``. K is the largest ``k``, or C where that is less; rows are filled up with
-          C, 0, -1 and 0. A row without a history has no labels.
+          Labels, int32 ``[B, K]``.
+          Weights of the labels, float32 ``[B, K]``. They sum to 1 in each row that has labels.
+          Position in ``history`` of the event that contributes most to each label, int32 ``[B, K]``; -1 if no event
+          has the label.
+          ``Profile.trend`` of the labels, float32 ``[B, K]``.
+
+          K is the smaller of the largest ``k`` and C. Rows are padded with C, 0, -1 and 0. A row without a history has
+          no labels.
         """
         batch, n_labels = tf.shape(history)[0], self.profile.n_labels
         k = tf.broadcast_to(k, (batch,))
@@ -116,7 +140,7 @@ class InterestForecast(tf.Module):
         k: tf.Tensor,
         width: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As :meth:`__call__`, for a batch with room for a number of each label; K is ``width``."""
+        """Computes :meth:`__call__` with K = ``width``, in tensors ``[B, C]``."""
         profile = self.profile(history, ratings)
         known = tf.reduce_any(history < self.profile.n_items, axis=1, keepdims=True)
         strength = profile.slow
@@ -132,13 +156,13 @@ class InterestForecast(tf.Module):
         return labels, best, tf.where(kept, because, -1), tf.where(kept, trend, 0.0)
 
     def of_history(self, profile: Profile) -> tuple[tf.Tensor, tf.Tensor]:
-        """The counted and the learned distribution, float32 ``[B, C]``; rows without any label are counted as 0."""
+        """Returns the counted and the learned distribution, float32 ``[B, C]``; the former is 0 without labels."""
         assert self.learned is not None
         slow, fast = distribution(profile.slow), distribution(profile.fast)
         return slow, tf.nn.softmax(self.learned.head.logits(slow, fast))
 
     def recommended(self, items: tf.Tensor, scores: tf.Tensor, sharpness: tf.Tensor | float) -> tf.Tensor:
-        """The distribution of the labels of recommended items, float32 ``[B, C]``; 0 without items."""
+        """Returns the distribution of the labels of recommended items, float32 ``[B, C]``; 0 without items."""
         there = items < self.profile.n_items
         shares = tf.nn.softmax(tf.where(there, sharpness * scores, -1e9))
         return distribution(self.profile.of_items(items, tf.where(there, shares, 0.0)))

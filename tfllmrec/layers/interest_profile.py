@@ -1,4 +1,4 @@
-"""What a history is about, in labels of its items: in the graph, core TensorFlow operations only."""
+"""Counts the labels of the items in a history, in the graph, with core TensorFlow operations only."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 
 NEWEST = 4
-"""One event of so many belongs to the newest part of a history, which a trend compares with the whole."""
+"""The newest part of a history, which a trend compares with the whole history, is ``1 / NEWEST`` of its events."""
 
 PRIOR_EVENTS = 5.0
-"""Events like those of the whole history that a trend adds to the newest part: a few events say little."""
+"""Number of average events of the history that a trend adds to the newest part, which may have few events (a prior)."""
 
 RISING = 1.5
-"""A label rises if its share in the newest part is at least 1.5 times its share in the whole, and falls if it is at
-most 1 / 1.5 of that."""
+"""A label rises if its share in the newest part is at least 1.5 times its share in the whole history, and falls if it
+is at most 1 / 1.5 of that share."""
 
 
 class Profile(NamedTuple):
-    """What is counted in the newest events of each history.
+    """The counted labels of each history.
+
+    Only the newest events count, see ``InterestProfile.reach``.
 
     Attributes:
-      slow: float32 ``[B, C]``, the weights of the labels; ``tfllmrec.models.interests.Interests`` has the formula.
-      fast: float32 ``[B, C]``, the same with the fast decay.
-      because: int32 ``[B, C]``, the position in the history of the event that adds the most; -1 for none.
-      trend: float32 ``[B, C]``, how many times as large the label's share of the newest quarter of the n events is as
-        its share ``m / n`` of all: ``(m' + 5 m / n) / (n' + 5) / (m / n)``, with m' of the newest ``n' = ceil(n / 4)``
-        events. 0 for a label without events, and where the order of events says nothing.
+      slow: Float32 ``[B, C]``, the weights of the labels; ``tfllmrec.models.interests.Interests`` has the formula.
+      fast: Float32 ``[B, C]``, the weights with the fast decay.
+      because: Int32 ``[B, C]``, the position in the history of the event that contributes most; -1 for none.
+      trend: Float32 ``[B, C]``, the label's share of the newest quarter of the n events, divided by its share ``m / n``
+        of all events, and smoothed: ``(m' + 5 m / n) / (n' + 5) / (m / n)``, where m' of the newest
+        ``n' = ceil(n / 4)`` events have the label. 0 for a label without events, and if the order of events is
+        ignored.
     """
 
     slow: tf.Tensor
@@ -46,12 +49,14 @@ class InterestProfile(tf.Module):
     """Counts the labels of a history.
 
     Args:
-      columns: int ``[N, P]``, labels of each item, padded with ``n_labels``. weights: float ``[N, P]``, 0 for padding.
-      n_labels: C.
-      decay: weight of an event one step further back, in (0, 1]; 1: the order of events says nothing. fast: the same
-        where only the newest events count; not looked at if ``decay`` is 1.
-      liking: weight of a rating one ``spread`` above the mean of the history's ratings. spread: the standard deviation
-        of ratings in the training data; 0: ratings say nothing.
+      columns: Int ``[N, P]``, the labels of each item, padded with ``n_labels``.
+      weights: Float ``[N, P]``, the weights of the labels; 0 for padding.
+      n_labels: The number C of labels.
+      decay: The factor, in (0, 1], by which an event weighs less than the next newer one. With 1, the order of events
+        is ignored.
+      liking: The weight that a rating one ``spread`` above the mean of the history's ratings adds to its event.
+      spread: The standard deviation of the ratings in the training data. With 0, ratings are ignored.
+      fast: The decay of ``Profile.fast``; ignored if ``decay`` is 1.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class InterestProfile(tf.Module):
         self.n_items, self.n_labels = len(columns), n_labels
         self.decay, self.fast = decay, fast if decay < 1 else 1.0
         self.per_mark = liking / spread if spread > 0 else 0.0
-        #: As in :class:`tfllmrec.layers.neighbour_scores.NeighbourScores`.
+        #: Number of newest events that count, as in :class:`tfllmrec.layers.neighbour_scores.NeighbourScores`.
         self.reach = min(math.ceil(math.log(FAINT) / math.log(decay)), LONGEST) if decay < 1 else LONGEST
         # The last row is the padding item.
         padded = np.vstack([columns, np.full_like(columns[:1], n_labels)]).astype(np.int32)
@@ -77,11 +82,11 @@ class InterestProfile(tf.Module):
         self.weights = tf.Variable(padded, trainable=False, name="weights")
 
     def __call__(self, history: tf.Tensor, ratings: tf.Tensor) -> Profile:
-        """The profile of each history.
+        """Returns the profile of each history.
 
         Args:
-          history: int32 ``[B, L]``, left-aligned, padded with N, newest last.
-          ratings: float32 ``[B, L]``, NaN for none.
+          history: Int32 ``[B, L]``, left-aligned, padded with N, newest last.
+          ratings: Float32 ``[B, L]``, NaN for none.
         """
         present = history < self.n_items
         length = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
@@ -105,7 +110,7 @@ class InterestProfile(tf.Module):
                 for values in (added, lately, has, has * tf.cast(back < few, tf.float32)[..., tf.newaxis])
             )
             most = tf.math.unsorted_segment_max(added, cells, size)
-            # Of events that add the same, the newest.
+            # Of several events with the same contribution, the newest is taken.
             leads = (added == tf.gather(most, cells)) & (added > 0)
             position = (length[:, tf.newaxis] - count + place)[..., tf.newaxis]
             because = self._by_label(tf.math.unsorted_segment_max(tf.where(leads, position, -1), cells, size))
@@ -118,14 +123,14 @@ class InterestProfile(tf.Module):
         return Profile(slow, fast, because, trend)
 
     def of_items(self, items: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
-        """The labels of ``items`` int32 ``[B, M]``, weighted by ``shares`` float32 ``[B, M]``: float32 ``[B, C]``."""
+        """Sums labels of ``items`` int32 ``[B, M]`` weighted by ``shares`` float32 ``[B, M]``; float32 ``[B, C]``."""
         labels = rows_of(self.columns, items)
         added = rows_of(self.weights, items) * shares[..., tf.newaxis]
         with tf.device("CPU:0"):
             return self._by_label(tf.math.unsorted_segment_sum(added, *self._cells(labels)))
 
     def _cells(self, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Where ``labels`` int32 ``[B, *, P]`` are in a table ``[B, C + 1]`` that is laid out flat, and its size."""
+        """Returns the positions of ``labels``, int32 ``[B, *, P]``, in a flat table ``[B, C + 1]``, and its size."""
         batch = tf.shape(labels)[0]
         rows = tf.range(batch)[:, tf.newaxis, tf.newaxis] * (self.n_labels + 1)
         return labels + rows, batch * (self.n_labels + 1)
@@ -134,7 +139,7 @@ class InterestProfile(tf.Module):
         return tf.reshape(flat, (-1, self.n_labels + 1))[:, : self.n_labels]
 
     def _liked(self, present: tf.Tensor, ratings: tf.Tensor) -> tf.Tensor:
-        """How many times each event counts because of its rating, float32 ``[B, L]``."""
+        """Returns the weight of each event by its rating, float32 ``[B, L]``: 1 without a rating, 0 for padding."""
         rated = present & tf.math.is_finite(ratings)
         marks = tf.where(rated, ratings, 0.0)
         count = tf.reduce_sum(tf.cast(rated, tf.float32), axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Cells of similar item vectors, for an index that looks into the nearest few: k-means at export time, in numpy."""
+"""Partitions item vectors into cells for an index that searches only the nearest few; k-means at export, in numpy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from scipy import sparse
 
 RECALL = 0.95
-"""Share of the exact top :data:`RECALL_AT` that the probed cells must hold, on average over sampled queries."""
+"""Share of the exact top :data:`RECALL_AT` items that the probed cells must contain, on average over the queries."""
 
 RECALL_AT = 10
 
 ROUNDS = 10
-POINTS_PER_CELL = 48  # that centroids are fitted on: more hardly moves them (Faiss takes 39 to 256)
+POINTS_PER_CELL = 48  # in the sample that k-means is fitted on; more hardly move centroids (Faiss takes 39 to 256)
 _SCORES_AT_ONCE = 16_000_000
-SURE = 1.645  # one-sided 95 %: the queries are a sample
+SURE = 1.645  # standard errors of a one-sided 95 % bound: the queries are a sample
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Cells:
     """A partition of the items.
 
     Attributes:
-      centroids: float32 ``[C, D]``.
-      cell_of: int32 ``[N]``, the cell of each item.
-      probes: how many cells to look into, of the highest ``<q, centroid>``.
-      recall: of the exact top 10 on the queries that ``probes`` was chosen on.
+      centroids: Float32 ``[C, D]``.
+      cell_of: Int32 ``[N]``, the cell of each item.
+      probes: The number of cells to search, those with the highest ``<q, centroid>``.
+      recall: The recall of the exact top 10 on the queries on which ``probes`` was chosen.
     """
 
     centroids: np.ndarray
@@ -41,16 +41,16 @@ def partition(
 ) -> Cells:
     """Clusters the items by k-means, and chooses how many cells to probe.
 
-    The smallest number of probes is taken whose mean recall of the exact top 10 on ``queries`` is at least
-    :data:`RECALL`, the upper half of the sampling error included. A million vectors of 64 take a few
+    The number of probes is the smallest for which the one-sided 95 % lower bound of the mean recall of the exact top 10
+    on ``queries`` is at least :data:`RECALL`; all cells if there is none. A million vectors of width 64 take a few
     minutes with 2,000 queries.
 
     Args:
-      vectors: float32 ``[N, D]``, as they are scored; lengths may differ.
-      queries: float32 ``[Q, D]``, a sample of what will be asked; a few thousand.
-      seed: of the sample and the first centroids.
-      cells: C; by default ``2 sqrt(N)``.
-      exclude: as in :func:`recall_by_probes`.
+      vectors: Float32 ``[N, D]``, the vectors that are scored; their lengths may differ.
+      queries: Float32 ``[Q, D]``, a sample of the queries to expect; a few thousand.
+      seed: Random seed of the sample and the first centroids.
+      cells: The number C of cells; by default ``2 sqrt(N)``.
+      exclude: As in :func:`recall_by_probes`.
     """
     n_items = len(vectors)
     cells = min(cells or round(2 * math.sqrt(n_items)), n_items)
@@ -60,7 +60,7 @@ def partition(
     for _ in range(ROUNDS):
         centroids = _means(sample, _nearest(sample, centroids), centroids, rng)
     cell_of = _nearest(vectors, centroids)
-    centroids = _means(vectors, cell_of, centroids)  # what probing ranks should be the mean of what is inside
+    centroids = _means(vectors, cell_of, centroids)  # probing ranks cells by the means of their items
     recalls, errors = recall_by_probes(vectors, queries, centroids, cell_of, exclude)
     enough = np.flatnonzero(recalls - SURE * errors >= RECALL)
     probes = int(enough[0]) + 1 if len(enough) else cells
@@ -74,12 +74,16 @@ def recall_by_probes(
     cell_of: np.ndarray,
     exclude: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean recall of the exact top 10 with 1 to C probes, and its standard error: float64 ``[C]`` each.
+    """Returns the mean recall of the exact top 10 with 1 to C probes and its standard error, float64 ``[C]`` each.
 
     Args:
-      vectors, queries, centroids, cell_of: as in :func:`partition` and :class:`Cells`.
-      exclude: int32 ``[Q, E]``, items that must not come back for a query; N counts as none. The nearest items of a
-        history are its own, and easier to find than the best of what is left: without them recall would be flattered.
+      vectors: As in :func:`partition`.
+      queries: As in :func:`partition`.
+      centroids: As in :class:`Cells`.
+      cell_of: As in :class:`Cells`.
+      exclude: Int32 ``[Q, E]``, items that must not be returned for a query; N counts as none. They are usually the
+        items of the query's own history, which are nearest and easier to find than the best of the other items. If
+        they were not excluded, the recall would be overestimated.
     """
     queries = np.asarray(queries, np.float32)
     rank_of_cell = np.argsort(np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), axis=1, kind="stable")
@@ -91,16 +95,17 @@ def recall_by_probes(
 
 
 def exact_best(vectors: np.ndarray, queries: np.ndarray, exclude: np.ndarray | None = None) -> np.ndarray:
-    """The exact top 10 (all, if there are fewer) of each query without ``exclude``, int ``[Q, 10]``, in no order.
+    """Returns the exact top 10 of each query without ``exclude``, int ``[Q, 10]``, in no particular order.
 
-    Where fewer are left, excluded ones fill up. Arguments as in :func:`recall_by_probes`.
+    With fewer than 10 items, it returns all items. Rows with fewer than 10 items that are not excluded are filled up
+    with excluded items. The arguments are those of :func:`recall_by_probes`.
     """
     depth = min(RECALL_AT, len(vectors))
     best = np.empty((len(queries), depth), np.int64)
     step = max(_SCORES_AT_ONCE // len(vectors), 1)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
-        scores = np.pad(queries[rows] @ vectors.T, ((0, 0), (0, 1)))  # a place for those that exclude nothing
+        scores = np.pad(queries[rows] @ vectors.T, ((0, 0), (0, 1)))  # column N is for padding in ``exclude``
         if exclude is not None:
             np.put_along_axis(scores, exclude[rows].astype(np.int64), -np.inf, axis=1)
         best[rows] = np.argpartition(scores[:, :-1], -depth, axis=1)[:, -depth:]
@@ -108,7 +113,7 @@ def exact_best(vectors: np.ndarray, queries: np.ndarray, exclude: np.ndarray | N
 
 
 def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The nearest centroid of each vector, int32 ``[N]``, by Euclidean distance."""
+    """Returns the nearest centroid of each vector by Euclidean distance, int32 ``[N]``."""
     half_squares = (centroids**2).sum(axis=1) / 2
     nearest = np.empty(len(vectors), np.int32)
     step = max(_SCORES_AT_ONCE // len(centroids), 1)
@@ -122,7 +127,7 @@ def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 def _means(
     vectors: np.ndarray, cell_of: np.ndarray, centroids: np.ndarray, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Mean vector of each cell; an empty cell moves to a random vector if ``rng`` is given, else stays."""
+    """Returns the mean of each cell; for an empty cell, a random vector if ``rng`` is given, else its centroid."""
     counts = np.bincount(cell_of, minlength=len(centroids))
     member = sparse.csr_array(
         (np.ones(len(vectors), np.float32), (cell_of, np.arange(len(vectors)))), shape=(len(centroids), len(vectors))

@@ -1,4 +1,4 @@
-"""One field of the items, such as a category or an image's vector, as vectors of the whole catalogue."""
+"""Vectors of all items from one of their fields, such as a category or an image vector."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from tfllmrec.layers.rows_of import rows_of
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class ItemField(tf.keras.layers.Layer):
-    """The values of one field for all items, which are not trained, and a :class:`FieldEncoder` that is.
+    """The values of one field for all items, which are not trained, and their :class:`FieldEncoder`, which is trained.
 
-    Values of the kind *vector* are stored without their mean and at length 1, as text vectors are
+    Values of the kind *vector* are stored minus their mean and scaled to length 1, like text vectors
     (:func:`tfllmrec.text.centring.centred_unit`). The mean of the first catalogue is also subtracted from the vectors
     of new items.
 
     Args:
-      field: with the vocabulary and statistics of training.
-      values: ``[N]`` or ``[N, width]``, as :meth:`Field.encode` gives them.
-      dim: D. seed: of the initial weights.
+      field: The field, with the vocabulary and the statistics of the training data.
+      values: ``[N]`` or ``[N, width]``, as :meth:`Field.encode` returns them.
+      dim: The width D of the result.
+      seed: Random seed of the initial weights.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ItemField(tf.keras.layers.Layer):
         self.values = self._frozen("values", self._centred(values), self.field.dtype)
 
     def _frozen(self, name: str, value: np.ndarray, dtype: Any) -> tf.Variable:
-        # HDF5 files need different names within a layer, which may have several fields.
+        # HDF5 files need distinct weight names within a layer, which may have several fields.
         name, start = f"{self.name}_{name}", tf.constant_initializer(value)
         frozen = {"trainable": False, "experimental_autocast": False}
         return self.add_weight(name=name, shape=value.shape, dtype=dtype, initializer=start, **frozen)
@@ -52,18 +53,21 @@ class ItemField(tf.keras.layers.Layer):
             return values
         centred = values - self.mean.numpy()
         length = np.linalg.norm(centred, axis=1, keepdims=True)
-        # Where all vectors are alike, nothing but rounding is left.
+        # If all vectors are equal, only rounding errors are left after centring.
         apart = ~(length <= 1e-6 * np.linalg.norm(values, axis=1, keepdims=True))
         return np.divide(centred, length, out=np.zeros_like(centred), where=apart)
 
     def set_values(self, values: np.ndarray) -> None:
-        """Sets the values of all items, as they are given to the constructor."""
+        """Sets the values of all items; ``values`` is as in the constructor."""
         self.values.assign(self._centred(values))
 
     def call(self, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Vectors ``[M, D]`` of the items ``indices`` int32 ``[M]``, and which of them have a value, bool ``[M]``.
+        """Returns vectors of items, ``[M, D]``, and which of them have a value, bool ``[M]``.
 
-        By default of all items. The vector of an item without a value means nothing.
+        The vector of an item without a value is meaningless.
+
+        Args:
+          indices: Int32 ``[M]``, the items; by default all items.
         """
         values = tf.convert_to_tensor(self.values) if indices is None else rows_of(self.values, indices)
         return self.encoder(values), is_given(self.field, values)
@@ -74,7 +78,7 @@ class ItemField(tf.keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """A layer of the same sizes; all values are missing until weights are loaded."""
+        """Creates a layer of the same sizes; all values are missing until weights are loaded."""
         config = dict(config)
         field = Field(**config.pop("field"))
         return cls(field, field.blank(config.pop("n_items")), **config)

@@ -1,4 +1,4 @@
-"""The dense item vector ``e_i``: text and other fields of the item, and an id embedding that fades with few events."""
+"""The dense item vector ``e_i``, from text, other fields, and an id embedding that fades out for rare items."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from tfllmrec.data.schema import Field
 from tfllmrec.layers.item_field import ItemField
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
-#: Share of the items with text whose fields a training step hides: new items may lack them, and ``reads`` may be 0.
+#: Share of the items with text whose fields a training step hides, because new items may lack fields, and ``reads``
+#: may be 0.
 HIDDEN_FIELDS = 0.1
 
 
 class Content(NamedTuple):
-    """The part of item vectors that does not depend on ids, ``[M, D]``: of the text alone, and of text and fields."""
+    """The part of item vectors that does not depend on ids.
+
+    Attributes:
+      text: ``[M, D]``, from the text alone.
+      every: ``[M, D]``, from the text and the other fields.
+    """
 
     text: tf.Tensor
     every: tf.Tensor
@@ -26,28 +32,30 @@ class Content(NamedTuple):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class ItemFusion(tf.keras.layers.Layer):
-    """``e_i = sum_m a_im x_im + g(n_i) v_i``: attention over the item's modalities, and an id embedding.
+    """Computes ``e_i = sum_m a_im x_im + g(n_i) v_i``: attention over an item's modalities, plus an id embedding.
 
     - The modalities m are the text, ``x = F = W t_i`` with the frozen text vector ``t_i``, and the item's fields
       (categories, numbers, times, other vectors), ``x = s_m F`` with ``F`` from :class:`ItemField` and a learned scalar
       ``s_m``.
     - ``a_im = M_i softmax_m <k_m, F>``, over the ``M_i`` modalities that item i has; ``k_m`` is learned. These weights
       are 1 on average, so an item that lacks a modality has the same vector as if there were no such modality.
-    - ``v_i`` is a learned id embedding, ``n_i`` the item's training events and ``g(n) = n / (n + c)`` with a learned
-      ``c > 0``: a tail item leans on its content, and a cold item *is* its content.
+    - ``v_i`` is a learned id embedding, ``n_i`` the number of the item's training events, and ``g(n) = n / (n + c)``
+      with a learned ``c > 0``. The vector of a tail item is mostly its content, and that of a cold item is its content
+      alone.
 
-    ``s_m`` and ``k_m`` start at 0, so training starts from ``W t_i + g(n_i) v_i``. It hides the ids of a share of the
-    items (rows, not entries) in each step, and the fields of :data:`HIDDEN_FIELDS` of those with text, so that the text
-    has to carry the item alone. The scalar ``reads`` is chosen on validation and not trained; at 0, no field is read.
+    ``s_m`` and ``k_m`` start at 0, so training starts from ``W t_i + g(n_i) v_i``. Each training step hides the ids of
+    a share of the items (rows, not entries). It also hides the fields of the share :data:`HIDDEN_FIELDS` of the items
+    with text, so that the text alone must represent these items. The scalar ``reads`` is chosen on validation data and
+    not trained; if it is 0, no field is read.
 
     Args:
-      text: float32 ``[N, Dt]``, from :func:`tfllmrec.text.centring.centred_unit`; a row of zeros is an item without
-        text.
-      dim: width D of the result.
-      id_dropout: share of ids hidden in a training step; 1.0 leaves the id part out altogether.
-      seed: of the dropout and the initialisers.
-      fields: of the items, each with an encoder.
-      values: of all items by the fields' keys, as :meth:`Field.encode` gives them.
+      text: Float32 ``[N, Dt]``, from :func:`tfllmrec.text.centring.centred_unit`; the row of an item without text is
+        zero.
+      dim: The width D of the result.
+      id_dropout: The share of ids that a training step hides; 1.0 removes the id part from the model.
+      seed: Random seed of the dropout and the initialisers.
+      fields: The fields of the items, each with an encoder.
+      values: The values of all items by the keys of the fields, as :meth:`Field.encode` returns them.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class ItemFusion(tf.keras.layers.Layer):
         self.dim, self.rate, self.seed = dim, id_dropout, seed
         self.n_items = len(text)
         glorot = tf.keras.initializers.GlorotUniform(seed=seed)
-        # In mappings, because checkpoints name them so.
+        # These are mappings because checkpoints contain their names.
         vectors = tf.constant_initializer(text.astype(np.float32))
         self.blocks = {"text": self.add_weight("text_vectors", text.shape, initializer=vectors, trainable=False)}
         self.maps = {"text": self.add_weight("text_map", (text.shape[1], dim), initializer=glorot)}
@@ -93,18 +101,19 @@ class ItemFusion(tf.keras.layers.Layer):
 
     @property
     def fields_read(self) -> list[Field]:
-        """The fields that the vectors are made of; none where ``reads`` is 0."""
+        """The fields that the vectors depend on; empty if ``reads`` is 0."""
         return [each.field for each in self.fields] if self.fields and float(self.reads) > 0 else []
 
     def content(
         self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None, own_text: tf.Tensor | None = None
     ) -> Content:
-        """The part of the vectors that does not depend on ids.
+        """Computes the part of the vectors that does not depend on ids.
 
         Args:
-          indices: int32 ``[M]``, the items; by default all of them.
-          text: float32 ``[N, Dt]``, text vectors in place of the layer's own.
-          own_text: float32 ``[M, Dt]``, those of ``indices`` alone, which may then name an item several times.
+          indices: Int32 ``[M]``, the items; by default all items.
+          text: Float32 ``[N, Dt]``, text vectors that replace those of the layer.
+          own_text: Float32 ``[M, Dt]``, text vectors of ``indices`` alone. An item may then occur several times in
+            ``indices``.
         """
         vectors = _rows(self.blocks["text"] if text is None else text, indices) if own_text is None else own_text
         of_text = tf.matmul(tf.cast(vectors, self.compute_dtype), tf.cast(self.maps["text"], self.compute_dtype))
@@ -120,7 +129,7 @@ class ItemFusion(tf.keras.layers.Layer):
         return Content(of_text, tf.add_n([part * weight[:, tf.newaxis] for part, weight in weighed]))
 
     def _weights(self, parts: Sequence[tf.Tensor], there: tf.Tensor) -> tf.Tensor:
-        """``a_im`` of ``parts``, ``[M, D]`` each: float32 ``[M, P]``; 0 where ``there``, bool ``[M, P]``, is False."""
+        """Returns ``a_im``, float32 ``[M, P]``, of P ``parts`` ``[M, D]``; 0 where ``there``, ``[M, P]``, is False."""
         keys = tf.unstack(tf.cast(self.keys, self.compute_dtype))
         logits = [tf.linalg.matvec(part, key) for part, key in zip(parts, keys, strict=True)]
         logits = tf.where(there, tf.cast(tf.stack(logits, axis=1), tf.float32), -1e9)
@@ -134,22 +143,23 @@ class ItemFusion(tf.keras.layers.Layer):
         content: Content | None = None,
         training: bool | None = None,
     ) -> tf.Tensor:
-        """Item vectors, ``[M, D]``.
+        """Returns item vectors, ``[M, D]``.
 
         Args:
-          counts: float32 ``[M]``, training events of each item.
-          indices: int32 ``[M]``, the items; by default all of them.
-          content: :meth:`content` of the items, where it is computed already.
+          counts: Float32 ``[M]``, the number of training events of each item.
+          indices: Int32 ``[M]``, the items; by default all items.
+          content: The result of :meth:`content` for the items, if it is already computed.
+          training: Whether ids and fields are hidden.
         """
         content = self.content(indices) if content is None else content
         result = content.every
         if self.fields:
             shown = self.hide_fields(tf.ones_like(result[:, :1]), training=training) > 0
-            without_text = tf.reduce_all(content.text == 0, axis=1, keepdims=True)  # such an item would be all zeros
+            without_text = tf.reduce_all(content.text == 0, axis=1, keepdims=True)  # else their vector would be 0
             result = tf.where(shown | without_text, result, content.text)
         if self.use_ids:
             fade = counts / (counts + tf.nn.softplus(tf.cast(self.id_half_count, counts.dtype)))
-            # Without a gather where all rows are read: its gradient would be sparse, and slower in the optimizer.
+            # No gather if all rows are read: its gradient would be sparse, which is slower in the optimizer.
             ids = tf.cast(_rows(self.id_embedding, indices), self.compute_dtype)
             ids *= tf.cast(fade, ids.dtype)[:, tf.newaxis]
             result += tf.cast(self.id_dropout(ids, training=training), result.dtype)
@@ -162,7 +172,7 @@ class ItemFusion(tf.keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """A layer of the same sizes, without text and values until weights are loaded."""
+        """Creates a layer of the same sizes, without text and values until weights are loaded."""
         config = dict(config)
         n_items, fields = config.pop("n_items"), [Field(**field) for field in config.pop("fields")]
         values = {field.key: field.blank(n_items) for field in fields}

@@ -1,7 +1,7 @@
-"""The best items for a query inside the graph: an exact scan in blocks, the nearest cells of a partition, or ScaNN.
+"""Finds the best items for a query in the graph: by an exact scan in blocks, in the nearest cells, or with ScaNN.
 
-The score of item i is ``<q, e_i> + sum of the values paired with i``: a dense part over all items and a sparse one over
-a few, which is never approximated. No matrix of queries by items exists unless the catalogue is small.
+The score of item i is ``<q, e_i> + sum of the values paired with i``: a dense part for all items, and a sparse part for
+a few items, which is never approximated. No matrix of queries by items is computed unless the catalogue is small.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tfllmrec.layers.traced_once import traced_once
 Form = Literal["auto", "exact", "partitioned", "scann"]
 
 EXACT_ITEMS = 200_000
-"""Up to this a scan takes a few milliseconds, and ``auto`` scans."""
+"""Largest number of items for which ``auto`` scans, which takes a few milliseconds."""
 
 SCANN_ITEMS = 1000
-"""Fewer are scanned exactly where ScaNN is asked for: there is nothing to learn codes of."""
+"""With fewer items, the form ``scann`` is an exact scan, because there is too little data to learn codes from."""
 
 NOTHING = -1
-"""Fills up the rows of allow-lists and category filters."""
+"""Padding of the rows of allow-lists and category filters."""
 
 LISTED = 65_536
-"""Where a filter leaves no more than this, a partition is set aside and what is left is scored one by one."""
+"""If a filter leaves at most this number of items, these are scored directly, without the partition."""
 
 _SCORES_AT_ONCE = 1 << 20
 _NUMBERS_AT_ONCE = 1 << 22
@@ -40,42 +40,46 @@ _FAINT = 1e-9
 
 
 class _Rows(NamedTuple):
-    """A batch of requests, or one of them (without the first dimension), in slots."""
+    """A batch of requests, or one request (without the first dimension); items are given by their slots."""
 
     query: tf.Tensor  # float32 [B, D]
-    exclude: tf.Tensor  # int32 [B, E], the slots beyond the items included
+    exclude: tf.Tensor  # int32 [B, E], including the slots beyond the items
     paired: tf.Tensor  # int32 [B, S]
     values: tf.Tensor  # float32 [B, S]
     allowed: tf.Tensor  # int32 [B, A]
     categories: tf.Tensor  # int32 [B, F]
     unknown: tf.Tensor  # bool [B]
-    banned: tf.Tensor  # bool [B, n_slots], or [B, 0] where nothing is
+    banned: tf.Tensor  # bool [B, n_slots], or [B, 0] if no item is banned
 
 
 class _Best(NamedTuple):
-    """Scores, highest first, and their slots, ``[..., K]``; -inf where there is no item."""
+    """Scores in descending order and their slots, ``[..., K]``; the score is -inf where there is no item."""
 
     scores: tf.Tensor
     slots: tf.Tensor
 
 
 class ItemIndex(tf.Module):
-    """Top k over item vectors in core TensorFlow operations, for any batch size and any ``k``.
+    """Returns the top k of item vectors with core TensorFlow operations, for any batch size and any ``k``.
 
-    Exact without ``cells``; then equal scores come in the order of the items. With ``cells``, only items in the cells
-    nearest to the query are looked at, and those of the sparse part. With ScaNN in their place, of the items in the
-    nearest cells only those are that come out best by their codes.
+    Without ``cells``, the result is exact, and equal scores are in the order of the items. With cells of a partition,
+    only the items in the cells nearest to the query, and the items of the sparse part, are scored. With ScaNN, only
+    those items in the nearest cells are scored that are best by their codes.
 
-    Whatever the form, an excluded item never comes back, and where filters leave few items these are all found: a
-    filter that leaves up to :data:`LISTED` items, or cells that hold too few, lead to an exact answer. A weaker filter
-    makes a partition probe that many more cells as it leaves fewer items. Items that the sparse part lowers count as if
-    they were filtered out, as long as there are others.
+    In every form, excluded items are never returned, and if filters leave few items, all of these are found: the result
+    is exact if a filter leaves at most :data:`LISTED` items, or if the probed cells contain too few items. With a
+    weaker filter, the number of probed cells grows in inverse proportion to the share of items left. Items with a
+    negative value in the sparse part count as filtered out there, as long as there are enough other items.
 
     Args:
-      vectors: float32 ``[N, D]``.
-      cells: a partition of them, by :func:`~tfllmrec.layers.item_cells.partition`, or ScaNN's; ``None`` to scan.
-      prior: float32 ``[N]``, added to the scores of requests without a history; by default all 0.
-      categories: for each category, the indices of its items, for category filters. An item may be in several.
+      vectors: Float32 ``[N, D]``.
+      cells: A partition of the vectors by :func:`~tfllmrec.layers.item_cells.partition`, or a ScaNN searcher; ``None``
+        for an exact scan.
+      prior: Float32 ``[N]``, added to the scores of requests without a history; by default all 0.
+      categories: For each category, the indices of its items, for category filters. An item may be in several.
+
+    Raises:
+      ModelError: ``categories`` contains an index that is not that of an item.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class ItemIndex(tf.Module):
         super().__init__(name="item_index")
         vectors = np.asarray(vectors, np.float32)
         self.cells = cells
-        # Slots are the items in their order or, in a partition, cell after cell.
+        # Slots contain the items in their order or, with a partition, sorted by cell.
         order = np.argsort(cells.cell_of, kind="stable") if isinstance(cells, Cells) else np.arange(len(vectors))
         self.vectors = ItemVectors(vectors[order])
         self.n_items = len(vectors)
@@ -101,7 +105,7 @@ class ItemIndex(tf.Module):
         slots_prior[: self.n_items] = 0 if prior is None else np.asarray(prior)[order]
         self.prior = tf.Variable(slots_prior, trainable=False, name="prior")
         self.n_categories = len(categories)
-        # An unknown category is one more, without items.
+        # An additional category, without items, is that of unknown names.
         ends = np.cumsum([0, *map(len, categories), 0])
         members = np.concatenate([np.zeros(0, np.int32), *(np.asarray(items, np.int32) for items in categories)])
         if len(members) and not (members.min() >= 0 and members.max() < self.n_items):
@@ -117,7 +121,7 @@ class ItemIndex(tf.Module):
 
     @property
     def about(self) -> dict[str, str | float]:
-        """Its form, and how much of the exact top 10 it finds."""
+        """The form of the index and its recall of the exact top 10."""
         if self.cells is None:
             return {"form": "exact", "recall": 1.0}
         return {"form": "scann" if isinstance(self.cells, Scann) else "partitioned", "recall": self.cells.recall}
@@ -134,25 +138,26 @@ class ItemIndex(tf.Module):
         unknown: tf.Tensor | None = None,
         banned: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best ``k`` items of each request.
+        """Returns the best ``k`` items of each request.
 
         Args:
-          query: float32 ``[B, D]``; zeros leave the sparse part alone.
-          k: int32 ``[B]`` or ``[1]``; below 0 counts as 0.
-          exclude: int32 ``[B, E]``, items that must not come back; N counts as none.
-          pairs: the sparse part, int32 items and float32 values ``[B, S]``; the values of an item add up. A value of 0
-            is no pair.
-          allowed: int32 ``[B, A]``, allow-lists: only these may come back. Rows are filled up with :data:`NOTHING`, and
-            a row of nothing else allows all items. N is an item that does not exist, so a row of ``[N]`` allows none.
-          categories: int32 ``[B, F]``, likewise: only items in one of these. The number of categories is one that does
-            not exist.
-          unknown: bool ``[B]``, requests to whose scores ``prior`` is added; their answers are exact.
-          banned: bool ``[B, N]``, or ``[B, 0]`` for nothing: further items that must not come back. Many may be banned,
-            where ``exclude`` is for a few.
+          query: Float32 ``[B, D]``; with zeros, the dense part of all scores is 0.
+          k: Int32 ``[B]`` or ``[1]``; negative numbers count as 0.
+          exclude: Int32 ``[B, E]``, items that must not be returned; N counts as none.
+          pairs: The sparse part, int32 items and float32 values ``[B, S]``; the values of an item add up. Pairs with
+            the value 0 are ignored.
+          allowed: Int32 ``[B, A]``, allow-lists: only these items may be returned. Rows are padded with
+            :data:`NOTHING`; a row with nothing else allows all items. N is an item that does not exist, so a row of
+            ``[N]`` allows none.
+          categories: Int32 ``[B, F]``, categories: only items in one of these may be returned. Rows are padded like
+            those of ``allowed``. The number of categories stands for a category that does not exist.
+          unknown: Bool ``[B]``, requests to whose scores ``prior`` is added; their results are exact.
+          banned: Bool ``[B, N]``, or ``[B, 0]`` for none: further items that must not be returned. ``exclude`` is for
+            few items, and ``banned`` for many.
 
         Returns:
-          Indices int32 and scores float32, ``[B, min(max(k), N)]``: what is asked for beyond the catalogue takes no
-          room. N at score 0 where a row has fewer items, or a smaller k.
+          Indices int32 and scores float32, ``[B, min(max(k), N)]``, so a ``k`` above N takes no additional memory. A
+          row with fewer items or a smaller ``k`` is padded with index N and score 0.
         """
         batch = tf.shape(query)[0]
         k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
@@ -176,9 +181,10 @@ class ItemIndex(tf.Module):
         unknown: tf.Tensor | None = None,
         banned: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The scores of ``items`` int32 ``[B, P]``, as :meth:`top_k` gives them: float32 ``[B, P]``.
+        """Returns the scores of ``items``, int32 ``[B, P]``, that :meth:`top_k` computes: float32 ``[B, P]``.
 
-        They are minus infinity for items that must not come back, and for N. Other arguments as in :meth:`top_k`.
+        The score is minus infinity for N and for items that must not be returned. The other arguments are those of
+        :meth:`top_k`.
         """
         rows = self._rows(query, exclude, pairs, allowed, categories, unknown, banned)
         slots = self._slots_of(items)
@@ -188,7 +194,7 @@ class ItemIndex(tf.Module):
         return tf.where(tf.gather(self._may_come_back(rows), slots, batch_dims=1), scores, -np.inf)
 
     def read(self, items: tf.Tensor) -> tf.Tensor:
-        """The vectors of int32 ``[...]``, as they are kept: float32 ``[..., D]``; zeros for N."""
+        """Returns the stored vectors of ``items``: int32 ``[...]`` -> float32 ``[..., D]``; zeros for N."""
         return self.vectors.read(self._slots_of(items))
 
     def _slots_of(self, items: tf.Tensor) -> tf.Tensor:
@@ -212,7 +218,7 @@ class ItemIndex(tf.Module):
         )
 
     def _in_slots(self, banned: tf.Tensor) -> tf.Tensor:
-        """bool ``[B, N]`` in the order of the slots, ``[B, n_slots]``; ``[B, 0]`` as it is."""
+        """Reorders bool ``[B, N]`` by slots, ``[B, n_slots]``; ``[B, 0]`` is returned as it is."""
 
         def moved() -> tf.Tensor:
             if not isinstance(self.cells, Cells):
@@ -222,17 +228,17 @@ class ItemIndex(tf.Module):
         return tf.cond(tf.shape(banned)[1] > 0, moved, lambda: banned)
 
     def _best(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
-        """The best of a batch that is not empty."""
+        """Returns the best ``wanted`` items of a batch that is not empty."""
 
         if self.cells is None:
-            return self._scan(rows, wanted)  # together, the requests read the vectors once
+            return self._scan(rows, wanted)  # the vectors are read once for all requests
         each = _Best(tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32))
         return tf.map_fn(lambda row: self._probe(row, wanted), rows, fn_output_signature=each)
 
     # Exact ----------------------------------------------------------------------------------------------------------
 
     def _scan(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
-        """All items in blocks."""
+        """Scores all items, block by block."""
         batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
         block = tf.maximum(_SCORES_AT_ONCE // batch // ALIGNMENT, 1) * ALIGNMENT
         filtered = _is_filtered(rows)
@@ -258,7 +264,7 @@ class ItemIndex(tf.Module):
     # Partitioned ----------------------------------------------------------------------------------------------------
 
     def _probe(self, row: _Rows, wanted: tf.Tensor) -> _Best:
-        """One request to a partition, or to ScaNN."""
+        """Answers one request with a partition or with ScaNN."""
         may = self._may_come_back(_Rows(*(x[tf.newaxis] for x in row)))[0]
         filtered = _is_filtered(row)
         left = tf.cond(filtered, lambda: tf.math.count_nonzero(may, dtype=tf.int32), lambda: self.n_items)
@@ -275,7 +281,7 @@ class ItemIndex(tf.Module):
         return tf.cond(row.unknown, scanned, lambda: self._listed(row, slots, wanted))
 
     def _near(self, row: _Rows, may: tf.Tensor, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-        """Slots int32 ``[M]`` of the paired items and those near by, as far as they ``may`` bool ``[n_slots]``."""
+        """Returns the slots, int32 ``[M]``, of the paired and near items that ``may``, bool ``[n_slots]``, permits."""
         paired, _ = tf.unique(tf.boolean_mask(row.paired, row.values != 0))
         paired = tf.boolean_mask(paired, tf.gather(may, paired))
         once = tf.tensor_scatter_nd_update(may, paired[:, tf.newaxis], tf.zeros_like(paired, tf.bool))
@@ -289,16 +295,16 @@ class ItemIndex(tf.Module):
         return _ranges(self.cell_ends, cells)
 
     def _by_scann(self, row: _Rows, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-        """As many more as a filter leaves out, and as those are that must not come back."""
+        """Returns items found by ScaNN; more are fetched if a filter is active or items are excluded."""
         assert isinstance(self.cells, Scann)
         each = self.cells.candidates / RECALL_AT * tf.cast(tf.maximum(wanted, RECALL_AT), tf.float32)
-        # Not those that only fill up: how wide a batch is must not change an answer.
+        # Padding does not count, because the width of a batch must not change a result.
         out = tf.cast(tf.math.count_nonzero(row.exclude < self.n_items), tf.float32)
         probes = _up_to(self.cells.probes / share, self.cells.cells)
         return self.cells.near(row.query, probes, _up_to(each / share + out, self.n_items))
 
     def _listed(self, row: _Rows, slots: tf.Tensor, wanted: tf.Tensor) -> _Best:
-        """One request over the items in ``slots`` int32 ``[M]`` alone."""
+        """Answers one request from the items in ``slots``, int32 ``[M]``."""
         block = max(_NUMBERS_AT_ONCE // self.vectors.dim, 1)
         sparse = tf.tensor_scatter_nd_add(tf.zeros(self.vectors.n_slots), row.paired[:, tf.newaxis], row.values)
 
@@ -312,11 +318,11 @@ class ItemIndex(tf.Module):
     # Filters --------------------------------------------------------------------------------------------------------
 
     def _may_come_back(self, rows: _Rows) -> tf.Tensor:
-        """Which slots each request leaves: bool ``[B, n_slots]``."""
+        """Returns which slots each request permits: bool ``[B, n_slots]``."""
         batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
 
         def only(row: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
-            """True at some places, and in all of a row that has no filter."""
+            """Returns bool ``[B, n_slots]``, True in the ``slots`` of each ``row``."""
             at = tf.stack([row, slots], axis=1)
             return tf.tensor_scatter_nd_update(tf.zeros((batch, n_slots), tf.bool), at, tf.ones_like(row, tf.bool))
 
@@ -344,7 +350,7 @@ class ItemIndex(tf.Module):
 
 
 def is_exact(form: Form, n_items: int) -> bool:
-    """Whether an index of the ``form`` scans so many items; any other is made for, and measured on, queries."""
+    """Returns whether an index of the ``form`` scans ``n_items`` items; any other index is measured on queries."""
     return form == "exact" or (form == "auto" and n_items <= EXACT_ITEMS) or (form == "scann" and n_items < SCANN_ITEMS)
 
 
@@ -357,19 +363,23 @@ def build_index(
     seed: int = 42,
     exclude: np.ndarray | None = None,
 ) -> ItemIndex:
-    """An index of the ``form``; *auto* is exact up to :data:`EXACT_ITEMS` items and partitioned beyond.
+    """Builds an index of the ``form``.
 
-    *scann* is for those who serve with its operations, and is exact too below :data:`SCANN_ITEMS`.
+    *auto* is exact up to :data:`EXACT_ITEMS` items and partitioned beyond. *scann* requires a server with ScaNN's
+    operations; it is exact below :data:`SCANN_ITEMS` items.
 
     Args:
-      vectors, prior, categories: as in :class:`ItemIndex`.
-      queries: float32 ``[Q, D]``, a few thousand of what will be asked; a partition is measured on them. None are
-        needed where it :func:`is_exact`.
-      form: see above. seed: of the partition; ScaNN takes none.
-      exclude: int32 ``[Q, E]``, what must not come back for each of ``queries``; N counts as none.
+      vectors: As in :class:`ItemIndex`.
+      queries: Float32 ``[Q, D]``, a sample of a few thousand queries to expect, on which the recall is measured. Not
+        needed if the index :func:`is_exact`.
+      form: See above.
+      prior: As in :class:`ItemIndex`.
+      categories: As in :class:`ItemIndex`.
+      seed: Random seed of the partition; ScaNN has none.
+      exclude: Int32 ``[Q, E]``, the items that must not be returned for each of ``queries``; N counts as none.
 
     Raises:
-      ModelError: ``form`` is unknown, it has no queries of the right width to be measured on, or scann is missing.
+      ModelError: ``form`` is unknown, the required queries are missing or have the wrong width, or scann is missing.
     """
     if form not in get_args(Form):
         raise ModelError(f"form of the item index: expected one of {', '.join(get_args(Form))}, got {form!r}")
@@ -388,7 +398,7 @@ def build_index(
 
 
 def _is_filtered(rows: _Rows) -> tf.Tensor:
-    """Whether any of the ``rows``, or one row, has an allow-list, a category filter or banned items."""
+    """Returns whether any of the ``rows`` has an allow-list, a category filter or banned items."""
     filters = tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
     return filters | (tf.shape(rows.banned)[-1] > 0)
 
@@ -402,12 +412,12 @@ def _where(mask: tf.Tensor) -> tf.Tensor:
 
 
 def _ranges(ends: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
-    """All of ``ends[i]`` to ``ends[i + 1]`` for each i of ``which``, one after the other."""
+    """Concatenates the ranges ``ends[i]`` to ``ends[i + 1]`` for each i in ``which``."""
     return tf.ragged.range(rows_of(ends, which), rows_of(ends, which + 1)).flat_values
 
 
 def _looped(of_block: Callable[..., tuple[tf.Tensor, ...]], until: tf.Tensor | int, best: _Best) -> _Best:
-    """``(start, *best) -> (next start, *best)`` from 0 on, one after the other to bound the memory."""
+    """Repeats ``(start, *best) -> (next start, *best)`` from 0 ``until`` the end, sequentially to bound the memory."""
     any_size = tf.TensorShape([None] * len(best.scores.shape))
     _, *found = tf.while_loop(
         lambda start, *_: start < until,
@@ -420,7 +430,7 @@ def _looped(of_block: Callable[..., tuple[tf.Tensor, ...]], until: tf.Tensor | i
 
 
 def _cells_within(slots: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Where the ``slots`` ``[B, S]`` that are in a block have their scores: int32 ``[*, 2]``."""
+    """Returns the positions, int32 ``[*, 2]``, of those ``slots`` ``[B, S]`` that are in a block, in its scores."""
     at = slots - start
     within = (at >= 0) & (at < size)
     rows = tf.cast(tf.where(within)[:, 0], tf.int32)
@@ -428,9 +438,9 @@ def _cells_within(slots: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Ten
 
 
 def _sums(slots: tf.Tensor, start: tf.Tensor | int, size: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """In each row the sum of the ``values`` ``[B, S]`` of each slot of a block, float32 ``[B, size]``.
+    """Sums the ``values`` ``[B, S]`` of each slot of a block in each row, float32 ``[B, size]``.
 
-    Weighted counts are the same as a scatter, several times as fast.
+    Weighted counts give the same result as a scatter, but several times as fast.
     """
     at = tf.cond(tf.equal(start, 0), lambda: slots, lambda: tf.where(slots < start, size, slots - start))
     with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
@@ -438,10 +448,10 @@ def _sums(slots: tf.Tensor, start: tf.Tensor | int, size: tf.Tensor, values: tf.
 
 
 def _best_of_block(scores: tf.Tensor, start: tf.Tensor, k: tf.Tensor) -> _Best:
-    """Top ``k`` of ``[B, M]`` (all, if M is smaller), M a multiple of the group; equal scores by slot.
+    """Returns the top ``k`` of ``[B, M]`` (all, if M is smaller); equal scores are in the order of the slots.
 
-    The best k are in the k groups whose best are highest, so all but a few scores are only compared within their
-    group, which is vectorised: several times as fast as a plain top k.
+    M is a multiple of the group size. The best k scores are in the k groups with the highest maxima, so most scores are
+    only compared within their group. That is vectorised, and several times as fast as a plain top k.
     """
     groups = tf.reshape(scores, (tf.shape(scores)[0], -1, _GROUP))
     highest = tf.reduce_max(groups, axis=-1)
@@ -454,11 +464,11 @@ def _best_of_block(scores: tf.Tensor, start: tf.Tensor, k: tf.Tensor) -> _Best:
 
 
 def _merged(best: _Best, more: _Best, k: tf.Tensor) -> _Best:
-    """Top ``k`` of both, ``k`` of which are in ``best``; equal scores of ``best`` first."""
+    """Returns the top ``k`` of both; ``best`` has ``k`` entries, which come first among equal scores."""
     return _top(tf.concat([best.scores, more.scores], axis=-1), tf.concat([best.slots, more.slots], axis=-1), k)
 
 
 def _top(scores: tf.Tensor, slots: tf.Tensor, k: tf.Tensor) -> _Best:
-    """Top ``k`` of at least as many."""
+    """Returns the top ``k`` of at least ``k`` scores."""
     found = tf.math.top_k(scores, k)
     return _Best(found.values, tf.gather(slots, found.indices, batch_dims=len(slots.shape) - 1))

@@ -1,4 +1,4 @@
-"""Item vectors that are mixed with those of their neighbours in a graph."""
+"""Mixes item vectors with those of their neighbours in a graph."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
-#: How many edges a vector travels.
+#: Largest number of edges between an item and the neighbours whose vectors it receives.
 HOPS = 2
-#: Events of an item whose neighbours count half as much as those of an item without events, before training.
+#: Number of training events at which neighbours count half as much as for an item without events; initial value.
 HALF_COUNT = 10.0
-#: Vectors shorter than the root of this are not brought to length 1: their gradient would have no bound.
+#: Squared length below which vectors are not scaled to length 1, because their gradient would be unbounded.
 _SHORT = 1e-2
 
 
 class Edges(NamedTuple):
-    """Undirected edges: int32 ``[E]`` items, and float32 ``[E]`` weights not below 0."""
+    """Undirected edges.
+
+    Attributes:
+      heads: Int32 ``[E]``, the items at one end.
+      tails: Int32 ``[E]``, the items at the other end.
+      weights: Float32 ``[E]``, at least 0.
+    """
 
     heads: np.ndarray
     tails: np.ndarray
@@ -26,26 +32,27 @@ class Edges(NamedTuple):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class ItemPropagation(tf.keras.layers.Layer):
-    """``e_i = x_i + s(n_i) p_i``, at length 1: the vector of an item, and what comes from its neighbours.
+    """Computes ``e_i = x_i + s(n_i) p_i`` at length 1: an item's own vector plus a vector from its neighbours.
 
         p = (x^1 + ... + x^K) / K,    x^k_i = sum_r a_ir (A_r x^(k-1))_i,    x^0 = x,    A_r = D_r^-1/2 W_r D_r^-1/2
 
     - ``W_r`` are the weights of the edges of relation r, and ``D_r`` their sums by item. K is :data:`HOPS`. With one
       relation ``a`` is 1, and this is LightGCN (He et al., SIGIR 2020, eq. 7-8), whose mean over hops has ``s = K``.
-    - With several relations, ``a_ir = softmax_r(b_r + <k_r, (A_r x^(k-1))_i>)`` over those in which item i has
-      neighbours: attention over relations, as in HAN (Wang et al., WWW 2019), for each item. ``b`` and ``k`` are
-      learned and start at 0, where all relations count the same.
-    - ``s(n) = s h / (h + n)`` for an item with n training events, with learned ``s`` and ``h > 0``: a tail item leans
-      on its neighbours more than a head item, and a cold item the most. ``s`` starts at 0, so training starts from
+    - With several relations, ``a_ir = softmax_r(b_r + <k_r, (A_r x^(k-1))_i>)`` over the relations in which item i has
+      neighbours: attention over relations, as in HAN (Wang et al., WWW 2019), but separately for each item. ``b`` and
+      ``k`` are learned and start at 0, so that all relations have equal weights at first.
+    - ``s(n) = s h / (h + n)`` for an item with n training events, with learned ``s`` and ``h > 0``. Neighbours count
+      more for a tail item than for a head item, and most for a cold item. ``s`` starts at 0, so training starts from
       ``x``.
 
-    An item without edges keeps its vector. An item without a vector takes that of its neighbours; it is shorter than 1
-    as long as ``s`` is small. The edges are not trained. The scalar ``reads`` is chosen on validation and not trained;
-    at 0, ``e = x``.
+    An item without edges keeps its vector. An item without a vector gets that of its neighbours, at a length below 1 if
+    ``s`` is small. The edges are not trained. The scalar ``reads`` is chosen on validation data and not trained; if it
+    is 0, ``e = x``.
 
     Args:
-      n_items: N. dim: D.
-      relations: the edges by the name of the relation. Edges that are there twice add up.
+      n_items: The number N of items.
+      dim: The width D of the vectors.
+      relations: The edges by the name of the relation. The weights of duplicate edges add up.
     """
 
     def __init__(self, n_items: int, dim: int, relations: Mapping[str, Edges], **kwargs: Any) -> None:
@@ -72,23 +79,29 @@ class ItemPropagation(tf.keras.layers.Layer):
         return self.add_weight(name, value.shape, initializer=start, dtype=dtype, trainable=False)
 
     def call(self, vectors: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-        """The vectors of all items, float32 ``[N, D]``.
+        """Returns the vectors ``e`` of all items, float32 ``[N, D]``.
 
         Args:
-          vectors: float32 ``[N, D]``, of length 1 or 0.
-          counts: float32 ``[N]``, training events of each item.
+          vectors: Float32 ``[N, D]``, of length 1 or 0.
+          counts: Float32 ``[N]``, the number of training events of each item.
         """
         return self.mixed(vectors, self.of_neighbours(vectors), counts)
 
     def of_neighbours(self, vectors: tf.Tensor) -> tf.Tensor:
-        """``p``, float32 ``[N, D]``; zeros for an item without edges."""
+        """Returns ``p`` of all items, float32 ``[N, D]``; zeros for an item without edges."""
         hops = [vectors]
         for _ in range(HOPS):
             hops.append(self._hop(hops[-1]))
         return tf.add_n(hops[1:]) / HOPS
 
     def mixed(self, vectors: tf.Tensor, of_neighbours: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-        """``e`` of some items, float32 ``[M, D]``, from their ``x`` and ``p`` ``[M, D]`` and ``counts`` ``[M]``."""
+        """Returns ``e`` of M items, float32 ``[M, D]``.
+
+        Args:
+          vectors: ``[M, D]``, their ``x``.
+          of_neighbours: ``[M, D]``, their ``p``.
+          counts: ``[M]``, the number of training events of each.
+        """
         half = tf.exp(self.log_half_count)
         strength = self.reads * self.strength * half / (half + counts)
         return tf.math.l2_normalize(vectors + strength[:, tf.newaxis] * of_neighbours, axis=1, epsilon=_SHORT)
@@ -104,14 +117,14 @@ class ItemPropagation(tf.keras.layers.Layer):
         return tf.add_n([part * weight[:, tf.newaxis] for part, weight in weighed])
 
     def _along(self, place: int, vectors: tf.Tensor) -> tf.Tensor:
-        """``A_r x``: each edge is stored once and passed in both directions."""
+        """Returns ``A_r x``. Each edge is stored once and used in both directions."""
         ends, weights = tf.cast(self.ends[place], tf.int64), tf.convert_to_tensor(self.edge_weights[place])
         half = tf.SparseTensor(ends, weights, (self.n_items, self.n_items))
         forth = tf.sparse.sparse_dense_matmul(half, vectors)
         return forth + tf.sparse.sparse_dense_matmul(half, vectors, adjoint_a=True)
 
     def start_from(self, other: ItemPropagation) -> None:
-        """Takes over what a layer over another graph has learned; of relations, those that both have by name."""
+        """Copies the learned weights of a layer over another graph; relations are matched by name."""
         for name in ("strength", "log_half_count", "reads"):
             getattr(self, name).assign(getattr(other, name))
         if len(self.names) > 1 and len(other.names) > 1:
@@ -126,11 +139,11 @@ class ItemPropagation(tf.keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """A layer of the same sizes, whose edges weigh nothing until weights are loaded."""
+        """Creates a layer of the same sizes; the weights of its edges are 0 until weights are loaded."""
         relations = {name: blank_edges(size) for name, size in config["relations"].items()}
         return cls(**{**config, "relations": relations})
 
 
 def blank_edges(size: int) -> Edges:
-    """Edges that weigh nothing, for a layer whose weights are loaded later."""
+    """Returns edges of weight 0, for a layer whose weights are loaded later."""
     return Edges(np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32))

@@ -1,4 +1,4 @@
-"""Candidates by ScaNN's operations, in the place of cells; for an index that stock TF Serving is not to load.
+"""Retrieves candidates with ScaNN's operations, instead of with cells. Stock TF Serving cannot load such an index.
 
 Guo et al., Accelerating Large-Scale Inference with Anisotropic Vector Quantization, ICML 2020.
 """
@@ -15,16 +15,16 @@ import tensorflow as tf
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_cells import POINTS_PER_CELL, RECALL, RECALL_AT, SURE, exact_best
 
-_FEWEST = 104  # candidates for a top 10, to begin with
-_DIMENSIONS, _ANISOTROPIC = 2, 0.2  # to a code; what its authors advise for inner products of lengths around 1
+_FEWEST = 104  # candidates for a top 10 that are tried first
+_DIMENSIONS, _ANISOTROPIC = 2, 0.2  # per code; ScaNN's authors advise both for inner products at lengths around 1
 _ITERATIONS = 10
 
 
 def scann_operations() -> Any:
-    """ScaNN's operations for graphs; from now on a SavedModel that has some can be loaded.
+    """Loads ScaNN's operations for graphs; afterwards, SavedModels that contain them can be loaded.
 
     Raises:
-      ModelError: scann is not installed, or is made for another TensorFlow.
+      ModelError: scann is not installed, or is built for another version of TensorFlow.
     """
     try:
         from scann.scann_ops.py import scann_ops
@@ -37,32 +37,32 @@ def scann_operations() -> Any:
 
 
 class Scann(tf.Module):
-    """A tree of cells, and a code of 4 bits for every two numbers of a vector; no vector itself.
+    """A ScaNN searcher: a tree of cells and a 4-bit code for every two numbers of a vector, without the vectors.
 
-    All functions of a model share one searcher, until :meth:`release`. As ScaNN's own module makes them, each function
-    has one of its own, and the runtime keeps them when a served model has long been unloaded.
+    All functions of a model share one searcher, until :meth:`release`. With ScaNN's own module, each function would
+    have its own searcher, and the runtime would keep it after a served model is unloaded.
 
     Attributes:
-      cells: how many there are.
-      probes: how many of them to look into.
-      candidates: how many items to fetch for a top 10.
-      recall: of the exact top 10 on the queries that ``probes`` and ``candidates`` were chosen on.
+      cells: The number of cells.
+      probes: The number of cells to search.
+      candidates: The number of items to fetch for a top 10.
+      recall: The recall of the exact top 10 on the queries on which ``probes`` and ``candidates`` were chosen.
 
     Args:
-      vectors: float32 ``[N, D]``, N at least 16; lengths may differ. ScaNN takes no seed: cells and codes may differ a
-        little from one time to the next.
-      queries: float32 ``[Q, D]``, a sample of what will be asked; a few thousand.
-      exclude: int32 ``[Q, E]``, what must not come back for each, N for none; by default nothing.
+      vectors: Float32 ``[N, D]``, N at least 16; their lengths may differ. ScaNN has no seed, so cells and codes may
+        differ slightly between runs.
+      queries: Float32 ``[Q, D]``, a sample of the queries to expect; a few thousand.
+      exclude: Int32 ``[Q, E]``, the items that must not be returned for each query, N for none; by default nothing.
 
     Raises:
-      ModelError: see :func:`scann_operations`.
+      ModelError: See :func:`scann_operations`.
     """
 
     def __init__(self, vectors: np.ndarray, queries: np.ndarray, exclude: np.ndarray | None = None) -> None:
         super().__init__(name="scann")
         operations = scann_operations()
         self.cells = round(2 * math.sqrt(len(vectors)))
-        # Codes are made for lengths around 1, and one factor for all changes no order.
+        # The codes suit lengths around 1, and a common factor of all vectors does not change the order.
         length = np.sqrt(np.einsum("nd,nd->", vectors, vectors, dtype=np.float64) / len(vectors)) or 1.0
         effort = {"training_sample_size": self.cells * POINTS_PER_CELL, "training_iterations": _ITERATIONS}
         made = (
@@ -76,33 +76,39 @@ class Scann(tf.Module):
             parts = operations.scann_to_tensors(made.searcher_handle)
         finally:
             tf.raw_ops.DestroyResourceOp(resource=made.searcher_handle)
-        # What this kind of searcher lacks is a scalar of any value.
+        # Parts that this kind of searcher does not have are scalars of arbitrary value.
         self._parts = [tf.Variable(x if x.shape.rank else tf.zeros_like(x), trainable=False) for x in parts]
         self._name = f"tfllmrec-{uuid.uuid4()}"
 
     def near(self, query: tf.Tensor, probes: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-        """Up to so many ``candidates`` for float32 ``[D]`` from the nearest cells: items int32 ``[M]``, each once.
+        """Returns up to ``candidates`` items from the nearest cells: int32 ``[M]``, each once.
 
-        Where the cells hold fewer there are fewer: unlike a batch, one query's answer is not filled up.
+        M is smaller than ``candidates`` if the cells contain fewer items: unlike the rows of a batch, the result of a
+        single query is not padded.
+
+        Args:
+          query: Float32 ``[D]``.
+          probes: The number of cells to search.
+          candidates: The largest number of items.
         """
         found = scann_operations().scann_search(self._searcher(), query, candidates, candidates, probes).index
         return tf.ensure_shape(found, [None])
 
     def prepare(self) -> None:
-        """Has the searcher made: two functions that ask at the same time, each for the first, would both make it."""
+        """Creates the searcher in advance; else two functions that use it first at the same time both create it."""
         self._searcher()
 
     def release(self) -> None:
-        """Gives the searcher up; who asks after that has it made anew."""
+        """Destroys the searcher; the next use creates it again."""
         tf.raw_ops.DestroyResourceOp(resource=self._searcher())
 
     def _measure(self, made: Any, vectors: np.ndarray, queries: np.ndarray, exclude: np.ndarray | None) -> None:
-        """Chooses ``candidates`` and then ``probes``: half of what may be missed is missed by the codes."""
+        """Chooses ``candidates`` and then ``probes``. The codes may cause half of the permitted misses."""
         best = exact_best(vectors, queries, exclude)
         out = np.zeros(len(queries), int) if exclude is None else (exclude < len(vectors)).sum(axis=1)
 
         def recall(candidates: int, probes: int, least: float) -> tuple[float, bool]:
-            served = np.minimum(candidates + out, len(vectors))  # as many as the index fetches for each
+            served = np.minimum(candidates + out, len(vectors))  # as many as the index fetches for each query
             longest = int(served.max())
             found = made.search_batched(queries, longest, longest, probes)
             mean, error = recall_of_lists(found.indices.numpy(), found.distances.numpy(), served, best)
@@ -121,7 +127,7 @@ class Scann(tf.Module):
         self.recall = recall(self.candidates, self.probes, RECALL)[0]
 
     def _searcher(self) -> tf.Tensor:
-        """The handle of what all that have the name share; made by who asks first."""
+        """Returns the handle of the searcher shared under ``self._name``; the first use creates it."""
         *parts, vectors = self._parts
         return scann_operations().tensors_to_scann(vectors, *parts, shared_name=self._name)
 
@@ -129,12 +135,13 @@ class Scann(tf.Module):
 def recall_of_lists(
     lists: np.ndarray, scores: np.ndarray, lengths: np.ndarray, best: np.ndarray
 ) -> tuple[float, float]:
-    """How much of ``best`` int ``[Q, 10]`` is found: the mean over the queries, and its standard error.
+    """Returns the mean recall of ``best`` over the queries, and its standard error.
 
     Args:
-      lists: int ``[Q, M]``, items, the best first. ScaNN fills a short row up with item 0.
-      scores: float ``[Q, M]``, NaN where a row is only filled up.
-      lengths: int ``[Q]``, how much of each row counts.
+      lists: Int ``[Q, M]``, items, the best first. ScaNN pads a short row with item 0.
+      scores: Float ``[Q, M]``, NaN for padding.
+      lengths: Int ``[Q]``, the number of items that count at the start of each row.
+      best: Int ``[Q, 10]``, the exact top 10.
     """
     counts = (np.arange(lists.shape[1]) < lengths[:, np.newaxis]) & ~np.isnan(scores)
     recalls = np.array([np.isin(row, found[some]).mean() for row, found, some in zip(best, lists, counts, strict=True)])

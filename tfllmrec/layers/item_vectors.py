@@ -1,4 +1,4 @@
-"""Item vectors as a SavedModel keeps them."""
+"""The item vectors of a SavedModel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.layers.rows_of import rows_of
 
 ALIGNMENT = 64
-"""The number of slots is a multiple of this, so that a block of them is a view of the whole and no copy."""
+"""The number of slots is a multiple of this, so that a block of slots is a view of the table and not a copy."""
 
 _BEYOND_CACHES = 1 << 24  # numbers
 
@@ -17,16 +17,17 @@ _BEYOND_CACHES = 1 << 24  # numbers
 class ItemVectors(tf.Module):
     """Vectors in numbered slots, to be scanned in blocks or read one by one; core TensorFlow operations only.
 
-    They are kept as float32: as bfloat16 or int8 they take less memory, but the core operations for those are slower
-    than memory is, and less exact.
+    The vectors are float32. As bfloat16 or int8 they would need less memory, but the core operations for these types
+    take longer than the reading of float32 does, and are less exact.
 
-    Slots ``[0, N)`` are the vectors in the given order. There is at least one more, of zeros, up to ``n_slots``.
+    Slots ``[0, N)`` contain the vectors in the given order. The other slots up to ``n_slots``, at least one, contain
+    zeros.
 
     Args:
-      vectors: float32 ``[N, D]``, finite.
+      vectors: Float32 ``[N, D]``, finite.
 
     Raises:
-      ModelError: ``vectors`` has not two dimensions, is empty or not finite.
+      ModelError: ``vectors`` does not have two dimensions, is empty, or is not finite.
     """
 
     def __init__(self, vectors: np.ndarray) -> None:
@@ -45,9 +46,9 @@ class ItemVectors(tf.Module):
         self.whole = tf.Variable(slots, trainable=False, name="whole")
 
     def scan(self, query: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        """Inner products of float32 ``[B, D]`` with the slots ``start`` to ``start + size``: float32 ``[B, size]``."""
+        """Computes inner products of float32 ``[B, D]`` and ``size`` slots from ``start`` on: float32 ``[B, size]``."""
         block = self.whole[start : start + size]
-        # The same product from the other side is up to twice as fast for many queries, and slower for few.
+        # The transposed product is up to twice as fast for many queries, and slower for few.
         return tf.cond(
             tf.shape(query)[0] < self._many,
             lambda: tf.matmul(query, block, transpose_b=True),
@@ -55,5 +56,5 @@ class ItemVectors(tf.Module):
         )
 
     def read(self, slots: tf.Tensor) -> tf.Tensor:
-        """int32 ``[...]`` -> float32 ``[..., D]``."""
+        """Returns the vectors in ``slots``: int32 ``[...]`` -> float32 ``[..., D]``."""
         return rows_of(self.whole, slots)

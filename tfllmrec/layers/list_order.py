@@ -1,4 +1,4 @@
-"""The order of a list, chosen greedily: diverse items, pinned items, a cap for each category, a share for the tail."""
+"""Orders a list greedily, by diversity, pinned items, a cap per category, and a minimum share of tail items."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Literal, NamedTuple
 import tensorflow as tf
 
 Method = Literal["mmr", "dpp"]
-# Below the first, a spread of scores is rounding error; below the second, so is the share of a variance that is left.
+# A standard deviation of scores below _FAINT, and a residual share of a variance below _LEFT, are rounding errors.
 _FAINT, _LEFT = 1e-6, 1e-4
-# Added before rounding down: .29 times 100 must be 29 in float32.
+# Added before rounding down, because 0.29 times 100 must be 29 in float32.
 _ROUNDING = 1e-5
 
 
 class Rules(NamedTuple):
-    """What the items of each list must fulfil, beside their scores.
+    """The rules that each list must follow, independently of scores.
 
     Attributes:
-      pinned: int32 ``[B]``: so many of the first candidates come first, as they are. They count in the other rules,
-        which do not remove them.
-      categories: int32 ``[B, C, M]``, those of each candidate, filled up with -1.
-      cap: int32 ``[B]``: at most so many items of one category; an item counts in each of its categories. 0: no cap.
-      tail: bool ``[B, C]``, which candidates belong to the tail.
-      tail_share: float32 ``[B]``, s, from 0 to 1: of the first n items, ``floor(s n)`` at least are tail items, for
-        each n, as long as there are candidates of the tail that the cap permits.
+      pinned: Int32 ``[B]``, the number of first candidates that are placed first, in their given order. They count in
+        the other rules, but are not removed by them.
+      categories: Int32 ``[B, C, M]``, the categories of each candidate, padded with -1.
+      cap: Int32 ``[B]``, the largest number of items of one category; an item counts in each of its categories. 0 means
+        no cap.
+      tail: Bool ``[B, C]``, the candidates that belong to the tail.
+      tail_share: Float32 ``[B]``, s in [0, 1]: for each n, at least ``floor(s n)`` of the first n items are tail items,
+        as long as there are tail candidates that the cap permits.
     """
 
     pinned: tf.Tensor
@@ -34,14 +35,17 @@ class Rules(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What a loop over the places of a list keeps.
+    """The state of the loop over the positions of a list.
 
     Attributes:
-      step: int32. rank: int32 ``[B, C]``, the place of each candidate. open: bool ``[B, C]``, those not chosen yet.
-      value: float32 ``[B, C]``: of *mmr*, the highest cosine to a chosen one; of *dpp*, the residual variance.
-      parts: float32 ``[B, C, T]``: of *dpp*, the components along the chosen ones; of *mmr*, ``T`` is 0.
-      counts: int32 ``[B, G + 1]``, chosen items of each category; the first column is that of no category, and stays 0.
-      from_tail: int32 ``[B]``, chosen items of the tail.
+      step: Int32, the current position.
+      rank: Int32 ``[B, C]``, the position of each candidate.
+      open: Bool ``[B, C]``, the candidates that are not chosen yet.
+      value: Float32 ``[B, C]``. For *mmr*, the highest cosine to a chosen candidate; for *dpp*, the residual variance.
+      parts: Float32 ``[B, C, T]``. For *dpp*, the components along the chosen candidates; for *mmr*, ``T`` is 0.
+      counts: Int32 ``[B, G + 1]``, the number of chosen items of each category. The first column is that of no
+        category, and stays 0.
+      from_tail: Int32 ``[B]``, the number of chosen tail items.
     """
 
     step: tf.Tensor
@@ -62,31 +66,32 @@ def list_order(
     rules: Rules,
     method: Method = "dpp",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The order in which a list shows its candidates, chosen one by one.
+    """Chooses the order of the candidates of each list, one position after the other.
 
-    Of the candidates that :class:`Rules` permit at a place, the next one is
+    Of the candidates that :class:`Rules` permit at a position, the chosen one is
 
-    - without diversity, the first one;
-    - by *mmr* (Carbonell and Goldstein 1998), the one highest in ``(1 - d) r - d s``, where ``r`` is its score, scaled
-      to 0 to 1 over the candidates, and ``s`` its highest cosine to one that is chosen already (0 at least);
-    - by *dpp* (Chen et al. 2018, arXiv:1709.05135), the one that adds most to the determinant of ``w_i w_j cos(i, j)``
-      over the chosen ones, where ``w = exp((1 - d) z)`` and ``z`` is its score in standard deviations over the
-      candidates.
+    - without diversity, the first;
+    - with *mmr* (Carbonell and Goldstein 1998), the one with the highest ``(1 - d) r - d s``, where ``r`` is its score,
+      scaled to [0, 1] over the candidates, and ``s`` its highest cosine to an already chosen candidate (at least 0);
+    - with *dpp* (Chen et al. 2018, arXiv:1709.05135), the one that increases most the determinant of
+      ``w_i w_j cos(i, j)`` over the chosen candidates, where ``w = exp((1 - d) z)`` and ``z`` is its score,
+      standardised over the candidates.
 
-    The share of the tail is kept as by DetGreedy (Geyik et al. 2019, arXiv:1905.01989, algorithm 1): where the first n
-    items would have too few of the tail, only those are candidates for place n.
+    The share of the tail is kept as in DetGreedy (Geyik et al. 2019, arXiv:1905.01989, algorithm 1): if the first n
+    items would have too few tail items, only tail items are candidates for position n.
 
     Args:
-      scores: float32 ``[B, C]``, descending, except those of pinned candidates.
-      vectors: float32 ``[B, C, D]`` of length 1; ``D`` may be 0 where no row is diverse.
-      valid: bool ``[B, C]``; other candidates stay behind all valid ones. Pinned ones are valid.
-      places: int32, how many are chosen; those that are not keep their order behind them.
-      diversity: float32 ``[B]``, d, from 0 to 1.
-      rules: a row in which none applies keeps its order unless it is diverse.
+      scores: Float32 ``[B, C]``, in descending order, except for pinned candidates.
+      vectors: Float32 ``[B, C, D]`` of length 1; ``D`` may be 0 if no row is diverse.
+      valid: Bool ``[B, C]``; other candidates are placed after all valid ones. Pinned candidates are valid.
+      places: Int32, the number of candidates to choose; the others follow in their given order.
+      diversity: Float32 ``[B]``, d in [0, 1].
+      rules: The rules. A row without diversity to which no rule applies keeps its order.
+      method: See above.
 
     Returns:
-      int32 ``[B, C]``, positions; and int32 ``[B]``, how many of these are in the list: all that are valid or, with a
-      cap, those that were chosen.
+      The order of the candidates, as positions in the input, int32 ``[B, C]``; and the number of candidates that are in
+      the list, int32 ``[B]``: all valid ones or, with a cap, the chosen ones.
     """
     batch, width = tf.unstack(tf.shape(scores))
     position = tf.tile(tf.range(width)[tf.newaxis], (batch, 1))
@@ -110,7 +115,7 @@ def list_order(
     row = tf.range(batch)
 
     def permitted(state: _State) -> tf.Tensor:
-        """bool ``[B, C]``: what the rules leave for this place."""
+        """Returns the candidates that the rules permit at this position, bool ``[B, C]``."""
         counts = tf.gather(state.counts, categories, batch_dims=1)
         may = state.open & tf.reduce_all(counts < most_of_one, axis=2)
         due = tf.cast(share * tf.cast(state.step + 1, tf.float32) + _ROUNDING, tf.int32) > state.from_tail
@@ -150,7 +155,7 @@ def list_order(
             state.from_tail + tf.cast(tf.reduce_any(chosen & rules.tail, axis=1), tf.int32),
         )
         for tensor, shape in zip(after, shapes, strict=True):
-            tensor.set_shape(shape)  # tf.while_loop needs shapes that do not change
+            tensor.set_shape(shape)  # tf.while_loop requires constant shapes
         return after
 
     highest = tf.reduce_max(tf.concat([[0], tf.reshape(categories, [-1])], axis=0))

@@ -17,20 +17,22 @@ FAINT = 1e-3
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class NeighbourScores(tf.keras.layers.Layer):
-    """Sums the pruned rows of W over a history, newest first in weight; core TensorFlow ops only.
+    """Sums the pruned rows of W over a history; newer events weigh more. Core TensorFlow operations only.
 
-    :func:`tfllmrec.models.item_weights.recency_matrix` has the weights of events.
+    The weights of events are those of :func:`tfllmrec.models.item_weights.recency_matrix`.
 
     Args:
-      n_items: N. neighbours: P kept for an item. decay: weight of an event one step further back, in (0, 1].
-      between: whether items have domains (:meth:`set_domains`), and events do not decay for items of other domains.
+      n_items: The number N of items.
+      neighbours: The number P of neighbours that are kept for each item.
+      decay: The factor, in (0, 1], by which an event weighs less than the next newer one.
+      between: Whether items have domains (:meth:`set_domains`), and events do not decay for items of other domains.
     """
 
     def __init__(self, n_items: int, neighbours: int, decay: float, between: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.n_items = n_items
         self.decay = decay
-        #: Events further back weigh less than FAINT and are left out, and those beyond LONGEST.
+        #: Number of newest events that count, at most LONGEST. Events whose decay is below FAINT are ignored.
         self.reach = LONGEST
         if decay < 1 and not between:
             self.reach = min(math.ceil(math.log(FAINT) / math.log(decay)), LONGEST)
@@ -51,7 +53,7 @@ class NeighbourScores(tf.keras.layers.Layer):
             trainable=False,
             experimental_autocast=False,
         )
-        #: Of each item, and 0 of the padding: the bits of :func:`tfllmrec.data.domains.domain_bits`.
+        #: The bits of :func:`tfllmrec.data.domains.domain_bits` of each item; 0 for the padding.
         self.domains = None
         if between:
             self.domains = self.add_weight(
@@ -71,17 +73,19 @@ class NeighbourScores(tf.keras.layers.Layer):
         self.domains.assign(np.append(bits, 0))
 
     def call(self, history: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
-        """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``.
+        """Returns the scores of all items, float32 ``[B, N]``.
 
-        ``weights`` float32 ``[B, L]`` say how much each event counts, by default 1.
+        Args:
+          history: Int32 ``[B, L]``, left-aligned, padded with N, newest last.
+          weights: Float32 ``[B, L]``, the weight of each event; by default 1.
         """
         columns, values = self.pairs(history, weights)
-        # Weighted counts of a row's neighbours: the same sums as a segment sum, several times as fast.
+        # Weighted counts give the same result as a segment sum, but several times as fast.
         with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
             return tf.raw_ops.DenseBincount(input=columns, size=self.n_items, weights=values)
 
     def of_items(self, history: tf.Tensor, items: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
-        """:meth:`call` for some different ``items`` int32 ``[M]`` alone: float32 ``[B, M]``."""
+        """Computes :meth:`call` for distinct ``items`` int32 ``[M]`` alone: float32 ``[B, M]``."""
         columns, values = self.pairs(history, weights)
         with tf.device("CPU:0"):
             sums = tf.raw_ops.DenseBincount(
@@ -90,7 +94,7 @@ class NeighbourScores(tf.keras.layers.Layer):
         return sums[:, :-1]
 
     def pairs(self, history: tf.Tensor, weights: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """What :meth:`call` sums up: items int32 and values float32, ``[B, S]``; padding has values of 0."""
+        """Returns the terms of :meth:`call`: items int32 and values float32, ``[B, S]``; padding has the value 0."""
         if weights is not None:
             history, weights = self._counted(history, weights)
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
@@ -103,15 +107,15 @@ class NeighbourScores(tf.keras.layers.Layer):
         return tf.reshape(columns, flat), tf.reshape(values, flat)
 
     def by_event(self, history: tf.Tensor, items: tf.Tensor, event_weights: tf.Tensor | None = None) -> tf.Tensor:
-        """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""
+        """Returns what each event adds to the scores of a few ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``."""
 
         def of_row(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             columns, weights = rows_of(self.neighbours, row[0]), rows_of(self.weights_, row[0])  # [L, P]
 
-            def of_item(item: tf.Tensor) -> tf.Tensor:  # one by one: all items at once would take [L, M, P]
+            def of_item(item: tf.Tensor) -> tf.Tensor:  # one by one, because all at once need memory [L, M, P]
                 return tf.reduce_sum(tf.where(columns == item, weights, 0.0), axis=-1)
 
-            # One more, left out again: of no items at all, map_fn would not know the shape.
+            # One item is added and removed again, because without items, map_fn does not know the shape.
             items = tf.pad(row[1], [[0, 1]])
             return tf.transpose(tf.map_fn(of_item, items, fn_output_signature=tf.float32)[:-1])
 
@@ -121,20 +125,21 @@ class NeighbourScores(tf.keras.layers.Layer):
         return weights if event_weights is None else weights * event_weights[..., tf.newaxis]
 
     def _counted(self, history: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Histories and weights without the events of weight 0, left-aligned."""
+        """Removes the events of weight 0, and returns left-aligned histories and weights."""
         absent = (weights == 0) | (history >= self.n_items)
         order = tf.argsort(tf.cast(absent, tf.int32), axis=1, stable=True)
         history = tf.where(absent, self.n_items, history)
         return tf.gather(history, order, batch_dims=1), tf.gather(weights, order, batch_dims=1)
 
     def _strength(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """The weight of each event for some items, 0 for padding and beyond reach.
+        """Returns the weight of each event for some items; 0 for padding and for events that are too old.
 
         Args:
-          history: int32 ``[B, L]``. items: int32 ``[B, L, M]`` or ``[B, 1, M]``.
+          history: Int32 ``[B, L]``.
+          items: Int32 ``[B, L, M]`` or ``[B, 1, M]``.
 
         Returns:
-          float32 ``[B, L, M]``, or ``[B, L, 1]`` if it is the same for all items.
+          Float32 ``[B, L, M]``, or ``[B, L, 1]`` if the weight is the same for all items.
         """
         present = tf.cast(history < self.n_items, tf.float32)
         steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
@@ -151,7 +156,7 @@ class NeighbourScores(tf.keras.layers.Layer):
 
 
 def _uses(history: tf.Tensor) -> tf.Tensor:
-    """1 for the newest use of an item in its history, 2 for the one before, up to LONGEST: int32 ``[B, L]``."""
+    """Numbers the events of each item from the newest on: 1, 2, up to LONGEST; int32 ``[B, L]``."""
     newest_first = tf.reverse(history, axis=[1])
     order = tf.argsort(newest_first, axis=1, stable=True)
     of_item = tf.gather(newest_first, order, batch_dims=1)
@@ -161,9 +166,9 @@ def _uses(history: tf.Tensor) -> tf.Tensor:
 
 
 def places(items: tf.Tensor, n_items: int) -> tf.Tensor:
-    """Where each item of the catalogue, and the padding, is among different ``items`` int32 ``[M]``: int32 ``[N + 1]``.
+    """Returns the position of each catalogue item, and of the padding, in distinct ``items`` int32 ``[M]``.
 
-    M for an item that is not among them.
+    The result is int32 ``[N + 1]``, with M for an item that is not in ``items``.
     """
     size = tf.size(items)
     return tf.tensor_scatter_nd_update(tf.fill([n_items + 1], size), items[:, tf.newaxis], tf.range(size))

@@ -1,4 +1,4 @@
-"""The newest events of a history, as a window that every layer can read."""
+"""The newest events of a history, as a window."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import tensorflow as tf
 
 
 def newest_events(values: tf.Tensor, lengths: tf.Tensor, length: int, padding: int | float | str) -> tf.Tensor:
-    """The last ``length`` values of each row, left-aligned.
+    """Returns the last ``length`` values of each row, left-aligned.
 
     Args:
-      values: ``[B, L]`` or ``[B, L, width]``, left-aligned. lengths: int32 ``[B]``, how many of each row are real.
-      length: of the window. padding: fills rows with fewer.
+      values: ``[B, L]`` or ``[B, L, width]``, left-aligned.
+      lengths: Int32 ``[B]``, the number of values of each row that are not padding.
+      length: The length of the window.
+      padding: The padding of rows with fewer values.
 
     Returns:
-      ``[B, min(L, length)]``, followed by the width.
+      ``[B, min(L, length)]`` or ``[B, min(L, length), width]``.
     """
     start = tf.maximum(lengths - length, 0)
     position = start[:, tf.newaxis] + tf.range(tf.minimum(tf.shape(values)[1], length))
@@ -24,10 +26,11 @@ def newest_events(values: tf.Tensor, lengths: tf.Tensor, length: int, padding: i
 
 
 def at_event(values: tf.Tensor, last: tf.Tensor | None, axis: int = 1) -> tf.Tensor:
-    """``[B, .., L, ..]`` at one position of each row, ``[B, .., 1, ..]``.
+    """Selects one position of each row: ``[B, .., L, ..]`` -> ``[B, .., 1, ..]``.
 
     Args:
-      last: int32 ``[B]``; ``None``: all positions stay.
-      axis: the one of the positions.
+      values: ``[B, .., L, ..]``.
+      last: Int32 ``[B]``, the positions; ``None`` to keep all.
+      axis: The axis of the positions.
     """
     return values if last is None else tf.gather(values, last[:, tf.newaxis], axis=axis, batch_dims=1)

@@ -18,23 +18,24 @@ from tfllmrec.layers.newest_events import at_event
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.time_gaps import TimeGaps
 
-#: Shares of targets for which training hides the history, and the fields of the request and its user; and share of
-#: histories whose fields it hides. A served model meets users without a history and clients that send ids alone.
+#: Shares of targets for which training hides the history, and the fields of the request and its user, and share of
+#: histories whose event fields it hides. A served model gets users without a history and requests with ids alone.
 HIDDEN_HISTORIES, HIDDEN_FIELDS, HIDDEN_EVENT_FIELDS = 0.1, 0.1, 0.1
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class EventFusion(tf.keras.layers.Layer):
-    """The fields of each event of a history as vectors that are added to those of the items: ``[B, L, D]``.
+    """Encodes the fields of each event of a history as vectors ``[B, L, D]``, which are added to the item vectors.
 
-    It is the sum of the encoded fields, texts among them, and, where events have times, of the gap to the event before.
-    A learned scalar that starts at 0 scales the sum, so training starts from the items alone. In training, the fields
-    of :data:`HIDDEN_EVENT_FIELDS` of the histories are hidden.
+    The result is the sum of the encoded fields, including texts, and of the encoded time since the previous event if
+    events have times. A learned scalar that starts at 0 scales the sum, so training starts from the items alone. In
+    training, the fields of the share :data:`HIDDEN_EVENT_FIELDS` of the histories are hidden.
 
     Args:
-      fields: of events, named ``event.NAME``.
-      dim: D. seed: of the initial weights.
-      text_widths: as in :class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`.
+      fields: The fields of events, with keys ``event.NAME``.
+      dim: The width D of the vectors.
+      seed: Random seed of the initial weights and the dropout.
+      text_widths: As ``widths`` in :class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class EventFusion(tf.keras.layers.Layer):
     def call(
         self, query: Mapping[str, tf.Tensor], text_map: tf.Tensor | None = None, training: bool | None = None
     ) -> tf.Tensor:
-        """The fields by their keys, ``[B, L]`` each, texts ``[B, L, width]`` -> ``[B, L, D]``.
-
-        A text may have one column for all events, ``[B, 1, width]``; if there is nothing but such texts, so has the
-        result.
+        """Returns the vectors of events, ``[B, L, D]``.
 
         Args:
-          text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
+          query: The fields by their keys, ``[B, L]`` each, texts ``[B, L, width]``. A text may have one column for all
+            events, ``[B, 1, width]``. If all fields are such texts, the result is ``[B, 1, D]``.
+          text_map: The map of the items' own texts, ``[width, D]``; required if there are texts.
+          training: Whether fields are hidden.
         """
         parts, unknown = [], []
         if self.encoder is not None:
@@ -91,26 +92,31 @@ class EventFusion(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class QueryFusion(tf.keras.layers.Layer):
-    """Weighs a history by the fields of the request and its user: ``q_t = z_t + A(z_t; x_1 .. x_t) + F(z_t)``.
+    """Combines the history with the fields of the request and its user: ``q_t = z_t + A(z_t; x_1 .. x_t) + F(z_t)``.
 
-    Here ``z_t = h_t + W p_t + s_t``, ``h_t`` is the state of the history encoder after event t, and ``p_t`` the sum of
-    the encoded fields of the request for the event after t and of its user. ``s_t`` is the sum of their texts in the
-    space of the items (:class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`): ``q_t`` of a text without a history
-    is the item that reads like it, until training changes that. ``A`` is attention of ``z_t`` over the events
-    up to t, so evenings can count more for a request in the evening. ``F`` is a two-layer feed-forward map.
+    Here ``z_t = h_t + W p_t + s_t``. ``h_t`` is the state of the history encoder after event t. ``p_t`` is the sum of
+    the encoded fields of the user and of the request for the event after t. ``s_t`` is the sum of their texts in the
+    space of the items (:class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`), so before training, ``q_t`` of a text
+    without a history is close to the items with similar texts. ``A`` is attention of ``z_t`` over the events up to t,
+    so that, for example, events in the evening can count more for a request in the evening. ``F`` is a two-layer
+    feed-forward map.
 
-    The fields are joined here and not as tokens before the history, because each target of a training sequence has a
-    request of its own: one pass of the encoder serves all of them.
+    The fields are combined with the history here, and are not tokens before it, because each target of a training
+    sequence has its own request: one pass of the history encoder is enough for all targets.
 
-    In training, the history is hidden from :data:`HIDDEN_HISTORIES` of the targets, so that ``q`` is learned for users
-    without a history as well, and the fields from :data:`HIDDEN_FIELDS`. Two scalars are chosen on validation and not
-    trained: ``reads`` (0: fields other than texts do not help, and are treated as missing) and ``alone``, which scales
-    ``q`` of a query without a history against the popularity of items (0: popularity alone).
+    In training, the history is hidden for the share :data:`HIDDEN_HISTORIES` of the targets, so that ``q`` is also
+    learned for users without a history, and the fields for the share :data:`HIDDEN_FIELDS`. Two scalars are chosen on
+    validation data and not trained: ``reads`` (with 0, fields other than texts are treated as missing, because they do
+    not help) and ``alone``, which scales ``q`` of a query without a history relative to the popularity of items (with
+    0, only popularity counts).
 
     Args:
-      fields: of requests and users; ids and texts without a width are left out.
-      dim: D. heads, dropout: of the attention. seed: of initial weights and noise.
-      text_widths: as in :class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`.
+      fields: The fields of requests and users; ids and texts without a width are ignored.
+      dim: The width D of the vectors.
+      heads: The number of attention heads.
+      dropout: The dropout rate of the encoded fields.
+      seed: Random seed of the initial weights and the dropout.
+      text_widths: As ``widths`` in :class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`.
     """
 
     def __init__(
@@ -160,23 +166,25 @@ class QueryFusion(tf.keras.layers.Layer):
         fields_given: tf.Tensor | None = None,
         last: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Query vectors, ``[B, L, D]``.
+        """Returns query vectors, ``[B, L, D]``, or ``[B, 1, D]`` if ``last`` is given.
 
         Args:
-          state: ``[B, L, D]``, what the history says after each event; ``[B, 1, D]`` with ``last``.
-          events: ``[B, L, D]``, what was encoded.
-          present: bool ``[B, L]``.
-          query: the fields: of the request ``[B]``, or ``[B, L]`` where each target has its own; of the user ``[B]``;
-            with another dimension where a value has several numbers. Where the request has a time, also
-            ``event.timestamp`` ``[B, L]``.
-          text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
-          fields_given: float32 ``[B]``, from 0, as if all fields were missing, to 1, as they are; by default 1.
-          last: int32 ``[B]``: the query vector after this event of each row alone, ``[B, 1, D]``.
+          state: ``[B, L, D]``, the state of the history encoder after each event; ``[B, 1, D]`` with ``last``.
+          events: ``[B, L, D]``, the input of the history encoder.
+          present: Bool ``[B, L]``, False for padding.
+          query: The fields by their keys: those of the request ``[B]``, or ``[B, L]`` if each target has its own, and
+            those of the user ``[B]``. A field whose values have several numbers has another dimension. If the request
+            has a time, ``event.timestamp`` ``[B, L]`` is also required.
+          text_map: The map of the items' own texts, ``[width, D]``; required if there are texts.
+          training: Whether dropout is applied, and histories and fields are hidden.
+          fields_given: Float32 ``[B]``, the weight of the fields, from 0 (as if all were missing) to 1; by default 1.
+          last: Int32 ``[B]``, a position of each row. If it is given, only the query vectors after these events are
+            returned.
         """
         there = at_event(tf.cast(present, self.compute_dtype)[..., tf.newaxis], last)
         known = self.hide_history(there, training=training) > 0
         shown = self.hide_fields(tf.ones_like(known, self.compute_dtype), training=training) > 0
-        # What is behind absent positions is undefined.
+        # The state at absent positions is undefined.
         z = tf.where(known, state, tf.zeros_like(state))
         if self.encoder is not None:
             profile = self._profile(query, known, shown & (self.reads > 0), fields_given, last)
@@ -197,11 +205,14 @@ class QueryFusion(tf.keras.layers.Layer):
         fields_given: tf.Tensor | None,
         last: tf.Tensor | None,
     ) -> tf.Tensor:
-        """The fields of a request and its user without their texts, ``[B, L, D]``.
+        """Encodes the fields of a request and its user, except texts, ``[B, L, D]``.
 
         Args:
-          known, given: bool ``[B, L, 1]``, where the history and the fields are not hidden.
-          fields_given, last: as in :meth:`call`.
+          query: As in :meth:`call`.
+          known: Bool ``[B, L, 1]``, where the history is not hidden.
+          given: Bool ``[B, L, 1]``, where the fields are not hidden.
+          fields_given: As in :meth:`call`.
+          last: As in :meth:`call`.
         """
         assert self.encoder is not None
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
@@ -216,11 +227,11 @@ class QueryFusion(tf.keras.layers.Layer):
 
     @staticmethod
     def _spread(field: Field, values: tf.Tensor) -> tf.Tensor:
-        """``[B, 1]`` or ``[B, L]``, followed by the width of the field."""
+        """Reshapes values to ``[B, 1]`` or ``[B, L]``, followed by the width of the field."""
         return values if len(values.shape) == 2 + bool(field.width) else values[:, tf.newaxis]
 
     def _attended(self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor, last: tf.Tensor | None) -> tf.Tensor:
-        """Attention of each position, or of ``last``, over the events up to it, ``[B, L, D]``."""
+        """Computes the attention of each position, or of ``last``, over the events up to it, ``[B, L, D]``."""
         sizes = [self.heads, self.dim // self.heads]
         query, key, value = (
             tf.transpose(tf.reshape(of, tf.concat([tf.shape(of)[:2], sizes], axis=0)), (0, 2, 1, 3))
@@ -233,7 +244,7 @@ class QueryFusion(tf.keras.layers.Layer):
         return self.output_map(tf.reshape(mixed, tf.shape(z)))
 
     def given(self, query: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Which requests carry the value of any field that is read, bool ``[B]``."""
+        """Returns which requests have a value of at least one field that is read, bool ``[B]``."""
         any_of = [is_given(field, query[field.key]) & (field.is_read_text | (self.reads > 0)) for field in self.fields]
         return tf.reduce_any(tf.stack(any_of), axis=0)
 
@@ -244,7 +255,7 @@ class QueryFusion(tf.keras.layers.Layer):
 
 
 def _partly(missing: tf.Tensor, there: tf.Tensor, share: tf.Tensor | None) -> tf.Tensor:
-    """``[B, L, D]``, from ``missing`` to what is there by a ``share`` float32 ``[B]``; ``None``: all that is there."""
+    """Interpolates ``[B, L, D]`` from ``missing`` to ``there`` by ``share``, float32 ``[B]``; ``None`` counts as 1."""
     if share is None:
         return there
     return missing + tf.cast(share[:, tf.newaxis, tf.newaxis], there.dtype) * (there - missing)

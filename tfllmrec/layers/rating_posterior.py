@@ -1,4 +1,4 @@
-"""Computes a user's factors from the history and predicts ratings from them, in the graph."""
+"""Computes a user's factors from the history and predicts ratings with them, in the graph."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from tfllmrec.layers.rows_of import rows_of
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class RatingPosterior(tf.keras.layers.Layer):
-    """The expected ratings of :class:`tfllmrec.models.rating_factors.RatingFactors`, not clipped.
+    """Computes the expected ratings of :class:`tfllmrec.models.rating_factors.RatingFactors`, not clipped.
 
         x_i = [1, f_i]                                              of each rated item of the history
         z   = (P + sum_i x_i x_i' / noise)^-1 (P m + sum_i x_i (r_i - mean - b_i) / noise)
         out = mean + b_c + <x_c, z>                                 for each candidate c
         m   = M' [1, log length, sum of met_i / sqrt(length)]       over all items of the history
 
-    Weights start at nothing, with which every rating is 0; :meth:`set_weights` takes the arrays of
-    ``RatingFactors.weights``. They are not trained.
+    :meth:`set_weights` takes the arrays of ``RatingFactors.weights``. With the initial weights, every rating is 0. The
+    weights are not trained.
 
     Args:
-      n_items: N. rank: D, the number of factors. components: of what was met, P.
+      n_items: The number N of items.
+      rank: The number D of factors.
+      components: The number P of components of ``met_i``.
     """
 
-    #: Deviations beyond which a log length is clipped.
+    #: Number of standard deviations at which the log length is clipped.
     FAR = 2.0
 
     def __init__(self, n_items: int, rank: int, components: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.n_items, self.rank, self.components = n_items, rank, components
         frozen = {"initializer": "zeros", "dtype": tf.float32, "trainable": False}
-        #: b_i, f_i and what it tells to have met the item.
+        #: b_i, f_i and met_i of each item.
         self.of_items = self.add_weight(name="of_items", shape=(n_items, 1 + rank + components), **frozen)
         self.met_map = self.add_weight(name="met_map", shape=(components + 2, rank + 1), **frozen)
         self.precision = self.add_weight(name="precision", shape=(rank + 1, rank + 1), **frozen | {"initializer": _eye})
-        #: The mean rating, the noise, and the mean and deviation of the log length.
+        #: The mean rating, the noise, and the mean and standard deviation of the log length.
         self.scales = self.add_weight(name="scales", shape=(4,), **frozen | {"initializer": _scales})
 
     def call(self, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """The expected ratings, float32 ``[B, M]``.
+        """Returns the expected ratings, float32 ``[B, M]``.
 
         Args:
-          history: int32 ``[B, L]``, N and above for padding. ratings: float32 ``[B, L]``, NaN for none.
-          items: int32 ``[B, M]``; N and above are items of which nothing is known: ``mean`` and the user's bias.
+          history: Int32 ``[B, L]``, N and above for padding.
+          ratings: Float32 ``[B, L]``, NaN for none.
+          items: Int32 ``[B, M]``. N and above stand for unknown items, whose rating is ``mean`` plus the user's bias.
         """
         mean, noise, shift, scale = tf.unstack(self.scales)
         present = history < self.n_items

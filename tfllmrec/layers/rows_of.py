@@ -1,4 +1,4 @@
-"""Rows of a table that stay cheap to read as a whole: for graphs that are served."""
+"""Reads rows of a table in served graphs without making later reads of the whole table expensive."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import tensorflow as tf
 
 
 def rows_of(table: tf.Variable | tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """The rows ``at`` int32 ``[...]`` of a table ``[N, *]``, by value: ``[..., *]``.
+    """Returns the rows ``at``, int32 ``[...]``, of a table ``[N, *]``: ``[..., *]``.
 
-    A variable that ``tf.gather`` was once given as such is, for as long as it lives, copied as a whole by each that
-    reads it. Not for what is trained by sparse gradients: their updates do the same, and this is then a copy.
+    Once a variable itself has been passed to ``tf.gather``, every later read of its value copies the whole variable.
+    This function passes the value instead. Do not use it for variables that are trained with sparse gradients: their
+    updates have the same effect, so this function would copy the variable.
     """
     return tf.gather(tf.convert_to_tensor(table), at)

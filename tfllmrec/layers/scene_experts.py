@@ -1,4 +1,4 @@
-"""Experts that all scenes share, mixed by a gate of each scene's own."""
+"""Experts that all scenes share, mixed by a separate gate for each scene."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
-#: Share of the targets of a training step whose scene is hidden, so that requests without a scene are answered, too.
+#: Share of the targets of a training step whose scene is hidden, so that the model also learns requests without one.
 HIDDEN_SCENES = 0.1
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class SceneExperts(tf.keras.layers.Layer):
-    """``q + sum_k g_k(scene, q) E_k(q)``: multi-gate mixture of experts, one gate for each scene.
+    """Computes ``q + sum_k g_k(scene, q) E_k(q)``: a multi-gate mixture of experts, with one gate for each scene.
 
     ``E_k`` are two-layer feed-forward maps that all scenes share, so a scene with few events learns from the others.
     ``g(s, q) = softmax(W_s q + b_s)`` are the gates, one for each scene (Ma et al., "Modeling Task Relationships in
@@ -22,8 +22,10 @@ class SceneExperts(tf.keras.layers.Layer):
     experts start at zero, so training starts from ``q``.
 
     Args:
-      scenes: the number of codes of the scene field, :attr:`tfllmrec.data.schema.Field.size`; code 0 is no scene.
-      dim: D. experts: K. seed: of initial weights and noise.
+      scenes: The number of codes of the scene field, :attr:`tfllmrec.data.schema.Field.size`; code 0 is no scene.
+      dim: The width D of the queries.
+      experts: The number K of experts.
+      seed: Random seed of the initial weights and the noise.
     """
 
     def __init__(self, scenes: int, dim: int, experts: int, seed: int, **kwargs: Any) -> None:
@@ -34,15 +36,18 @@ class SceneExperts(tf.keras.layers.Layer):
         self.widen = tf.keras.layers.Dense(experts * dim, "gelu", kernel_initializer=glorot(seed), name="widen")
         self.narrow = self.add_weight(name="narrow", shape=(experts, dim, dim), initializer="zeros")
         self.gate_map = self.add_weight(name="gate_map", shape=(scenes, dim, experts), initializer=glorot(seed + 1))
-        # As embeddings, not as zeros: with equal gates all scenes would get the same gradient.
+        # Initialised like embeddings, not with zeros: with equal gates, all scenes would get the same gradient.
         normal = tf.keras.initializers.RandomNormal(stddev=1.0, seed=seed + 2)
         self.gate_bias = self.add_weight(name="gate_bias", shape=(scenes, experts), initializer=normal)
         self.hide = SeededDropout(HIDDEN_SCENES, seed + 3, name="hide_scenes")
 
     def call(self, query: tf.Tensor, scene: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Queries ``[B, L, D]`` and scenes -> ``[B, L, D]``.
+        """Returns queries adapted to their scenes, ``[B, L, D]``.
 
-        Scenes are codes int32 ``[B]``, or ``[B, L]`` where each target has its own.
+        Args:
+          query: ``[B, L, D]``.
+          scene: The codes of the scenes, int32 ``[B]``, or ``[B, L]`` if each target has its own.
+          training: Whether scenes are hidden.
         """
         batch, length = tf.shape(query)[0], tf.shape(query)[1]
         scene = scene if len(scene.shape) == 2 else scene[:, tf.newaxis]

@@ -1,4 +1,4 @@
-"""Dropout whose noise depends on a seed and a saved step count alone, so that a resumed run draws the same noise."""
+"""Dropout whose noise depends only on a seed and a saved step count, so that a resumed run draws the same noise."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import tensorflow as tf
 class SeededDropout(tf.keras.layers.Layer):
     """Inverted dropout with a checkpointed counter.
 
-    Keras' own ``Dropout`` keeps its random state in the running kernel: a run that is killed and resumed draws other
-    noise than one that was left alone. Here the draw is a function of (seed, number of training calls so far), and the
-    count is a variable, so it is saved with the model.
+    The random state of Keras' ``Dropout`` is not saved, so a resumed run draws different noise than an uninterrupted
+    one. Here, the noise is a function of the seed and the number of training calls so far. The number is a variable, so
+    it is saved with the model.
 
     Args:
-      rate: share of entries set to zero while training, to the nearest 256th (only 0 is none at all); the rest is
-        scaled up in turn.
-      seed: two layers with different seeds draw independent noise.
-      noise_shape: as in ``tf.nn.dropout``; ``None`` entries are taken from the input.
+      rate: The share of entries that are set to 0 in training, rounded to a multiple of 1/256, but to at least 1/256 if
+        it is not 0. The other entries are scaled up accordingly.
+      seed: Random seed; layers with different seeds draw independent noise.
+      noise_shape: As in ``tf.nn.dropout``; ``None`` entries are taken from the input.
+
+    Raises:
+      ValueError: ``rate`` is not in [0, 1).
     """
 
     def __init__(self, rate: float, seed: int, noise_shape: tuple[int | None, ...] | None = None, **kwargs) -> None:
@@ -27,7 +30,7 @@ class SeededDropout(tf.keras.layers.Layer):
         self.rate = rate
         self.seed = seed
         self.noise_shape = noise_shape
-        # HDF5 files need different names within a layer, and every dropout within a layer has a seed of its own.
+        # HDF5 files need distinct weight names within a layer, and each dropout within a layer has a different seed.
         self.calls = self.add_weight(
             name=f"calls_{seed}",
             shape=(),
@@ -45,7 +48,7 @@ class SeededDropout(tf.keras.layers.Layer):
         if self.noise_shape is not None:
             shape = tf.stack([shape[i] if s is None else s for i, s in enumerate(self.noise_shape)])
         seed = tf.stack([tf.constant(self.seed, tf.int64), count])
-        # Four entries share a random number, a byte each: noise costs more time than what it is multiplied with.
+        # Each random number provides one byte for each of four entries: most of the run time is spent on the noise.
         size = tf.reduce_prod(shape)
         numbers = tf.random.stateless_uniform(((size + 3) // 4,), seed, minval=None, maxval=None, dtype=tf.int32)
         noise = tf.reshape(tf.reshape(tf.bitcast(numbers, tf.uint8), [-1])[:size], shape)

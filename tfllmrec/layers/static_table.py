@@ -1,4 +1,4 @@
-"""A lookup table whose content is fixed, as a TensorFlow operation."""
+"""A lookup table with fixed content, as a TensorFlow operation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import tensorflow as tf
 
 
 def static_table(numbers: Mapping[str, int], default: int) -> tf.lookup.StaticHashTable:
-    """Strings to int32 numbers; all other strings have the number ``default``. ``numbers`` has at least one string."""
+    """Creates a table from strings to int32 ``numbers``, at least one; other strings have the number ``default``."""
     initializer = tf.lookup.KeyValueTensorInitializer(list(numbers), list(numbers.values()), tf.string, tf.int32)
     return tf.lookup.StaticHashTable(initializer, default_value=default)

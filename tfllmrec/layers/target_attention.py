@@ -1,4 +1,4 @@
-"""Target attention: what of a history matters for one candidate."""
+"""Target attention: weighs the events of a history for each candidate."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import tensorflow as tf
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TargetAttention(tf.keras.layers.Layer):
-    """Reads a history anew for each candidate (deep interest network, Zhou et al. 2018, arXiv:1706.06978, section 4.3).
+    """Weighs a history for each candidate (deep interest network, Zhou et al. 2018, arXiv:1706.06978, section 4.3).
 
         a_jc  = sigmoid(u . relu(U (k_j * k_c) + s <e_j, e_c> + X x_j + b) + d)     k = K e
         out_c = [sum_j a_jc [k_j, x_j] / (1 + sum_j a_jc), log(1 + sum_j a_jc)]
 
-    The weights are no softmax, as there: how much of a history speaks for a candidate is itself told. Different from
-    there that sum is a number of its own, and the profile is divided by it (and 1, so that little evidence stays
-    little), so that long histories give no larger numbers than short ones.
+    As in the paper, the weights are not a softmax, so that their sum tells how much of the history supports a
+    candidate. Unlike in the paper, this sum is a separate output, and the profile is divided by 1 plus the sum, so that
+    long histories do not give larger values than short ones, and weak evidence gives small values.
 
     Args:
-      keys: width of k. hidden: units of the activation unit. seed: of the initialisers.
+      keys: The width of the keys k.
+      hidden: The number of hidden units that compute the weights.
+      seed: Random seed of the initialisers.
     """
 
     def __init__(self, keys: int, hidden: int, seed: int, **kwargs: Any) -> None:
@@ -36,18 +38,19 @@ class TargetAttention(tf.keras.layers.Layer):
     def call(
         self, candidates: tf.Tensor, events: tf.Tensor, features: tf.Tensor, present: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What the history says of each candidate.
+        """Summarises the history for each candidate.
 
         Args:
-          candidates: float32 ``[B, M, D]``, unit rows. events: float32 ``[B, L, D]``, the same of the history.
-          features: float32 ``[B, L, X]``, what else is known of each event.
-          present: bool ``[B, L]``; where it is not, events and features do not matter, as long as they are finite.
+          candidates: Float32 ``[B, M, D]``, item vectors of length 1.
+          events: Float32 ``[B, L, D]``, the item vectors of the history, of length 1.
+          features: Float32 ``[B, L, X]``, further features of each event.
+          present: Bool ``[B, L]``. Where it is False, events and features are ignored, but must be finite.
 
         Returns:
-          ``out`` float32 ``[B, M, keys + X + 1]``, and the candidates' own keys ``[B, M, keys]``.
+          ``out``, float32 ``[B, M, keys + X + 1]``, and the keys of the candidates, ``[B, M, keys]``.
         """
         mine, theirs = self.key(candidates), self.key(events)
-        # U (k_j * k_c) is (k_c * U) k_j: no product for each pair of candidate and event is kept in memory.
+        # U (k_j * k_c) is computed as (U * k_c) k_j, which avoids a tensor of all products k_j * k_c.
         batch, n, length = tf.shape(mine)[0], tf.shape(mine)[1], tf.shape(theirs)[1]
         asked = tf.reshape(mine[:, :, tf.newaxis] * tf.transpose(self.of_pair), (batch, n * self.hidden, self.keys))
         pairs = tf.reshape(tf.matmul(asked, theirs, transpose_b=True), (batch, n, self.hidden, length))

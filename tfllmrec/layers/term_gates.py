@@ -1,4 +1,4 @@
-"""The gate ``a_i`` between the dense terms and the sparse one."""
+"""The gate ``a_i`` between the dense terms and the sparse term of a score."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import tensorflow as tf
 from tfllmrec.layers.rows_of import rows_of
 
 GAIN = 20.0
-"""Gate parameters are read as ``GAIN * variable``: these few numbers move that much faster than the network's weights,
-whose learning rate they share (an equalised learning rate, Karras et al. 2018)."""
+"""Gate parameters are ``GAIN * variable``, so they change faster by this factor than the network's weights, which have
+the same learning rate (an equalised learning rate, Karras et al. 2018)."""
 
 
 class Factors(NamedTuple):
-    """Factors and offset that :class:`TermGates` applies to an item's two scores, shaped as :meth:`TermGates.gate`.
+    """The factors and the offset of an item's two scores, in the shape of :meth:`TermGates.gate`.
 
     ``score = dense * dense_score + sparse * sparse_score + offset``
     """
@@ -27,14 +27,13 @@ class Factors(NamedTuple):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TermGates(tf.keras.layers.Layer):
-    """``c s_d a_i (dense - tau log(1 + n_i)) + s_w (1 - d a_i) sparse + lift [n_i = 0 and item i has text]``.
+    """Computes ``c s_d a_i (dense - tau log(1 + n_i)) + s_w (1 - d a_i) sparse + lift [n_i = 0 and i has text]``.
 
-    ``a_i = sigmoid(MLP(popularity, text quality))``. Popularity enters as ``log(1 + n_i)``, with ``n_i`` the item's
-    training events, and as "no events"; text quality enters as "has a text". The scales ``s_d`` and ``s_w`` are learned
-    as logarithms, so they stay positive.
+    ``a_i = sigmoid(MLP(log(1 + n_i), n_i = 0, item i has text))``, where ``n_i`` is the number of the item's training
+    events. The scales ``s_d`` and ``s_w`` are learned as logarithms, so they stay positive.
 
-    Four scalars are not trained, because the gates are fitted with a softmax and measured as a ranking. They are chosen
-    on validation queries after training:
+    Four scalars are not trained, because the gates are trained with a softmax loss but evaluated by ranking. They are
+    chosen on validation queries after training:
 
     - ``dense_strength`` (c) scales the dense term.
     - ``closing`` (d) sets how far the gate closes the sparse term. With c = d = 0 the sparse term stands alone.
@@ -42,12 +41,12 @@ class TermGates(tf.keras.layers.Layer):
       Learning via Logit Adjustment", ICLR 2021): a softmax over events learns popularity along with the match.
     - ``cold_lift`` (lift) is added to the score of items that have a text and no training events.
 
-    In training c = d = 1 and tau = lift = 0.
+    In training, c = d = 1 and tau = lift = 0.
 
     Args:
-      has_text: bool ``[N]``.
-      seed: of the initialiser.
-      sparse_scale: ``s_w`` before training.
+      has_text: Bool ``[N]``, the items with text.
+      seed: Random seed of the initialiser.
+      sparse_scale: The initial value of ``s_w``.
     """
 
     def __init__(self, has_text: np.ndarray, seed: int, sparse_scale: float = 50.0, **kwargs: Any) -> None:
@@ -77,9 +76,11 @@ class TermGates(tf.keras.layers.Layer):
         self.cold_lift = self.add_weight(name="cold_lift", shape=(), initializer="zeros", trainable=False)
 
     def gate(self, counts: tf.Tensor, items: tf.Tensor | None = None) -> tf.Tensor:
-        """``a_i`` of items with ``counts`` training events, float32 ``[N]`` -> float32 ``[N]`` in (0, 1).
+        """Returns ``a_i`` of all items, float32 ``[N]`` in (0, 1), or of ``items``, in the shape of ``items``.
 
-        For a few ``items`` int32 ``[B, M]`` alone, with their counts ``[B, M]``: ``[B, M]``.
+        Args:
+          counts: Float32 ``[N]``, the number of training events of each item, or of each of ``items``.
+          items: Int32 of any shape, such as ``[B, M]``; by default all items.
         """
         popularity = tf.math.log1p(counts)
         no_events = tf.cast(counts == 0, tf.float32)
@@ -91,7 +92,7 @@ class TermGates(tf.keras.layers.Layer):
         return self.has_text if items is None else rows_of(self.has_text, items)
 
     def factors(self, counts: tf.Tensor, training: bool = False, items: tf.Tensor | None = None) -> Factors:
-        """The factors and the offset of each item; arguments as in :meth:`gate`."""
+        """Returns the factors and the offset of each item; ``counts`` and ``items`` are as in :meth:`gate`."""
         gate = self.gate(counts, items)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
         if training:
@@ -110,9 +111,14 @@ class TermGates(tf.keras.layers.Layer):
         training: bool = False,
         items: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``.
+        """Combines dense and sparse scores into scores ``[B, N]``, or ``[B, M]`` of ``items``.
 
-        With ``items`` int32 ``[M]``, scores and counts are those of these items: M in the place of N.
+        Args:
+          dense: Float32 ``[B, N]``, or ``[B, M]``.
+          sparse: Float32 ``[B, N]``, or ``[B, M]``.
+          counts: Float32 ``[N]``, or ``[M]``, the number of training events of each item.
+          training: Whether the four scalars have their values in training.
+          items: Int32 ``[M]``; by default all items.
         """
         factors = self.factors(counts, training, items)
         return dense * factors.dense + sparse * factors.sparse + factors.offset
@@ -123,6 +129,6 @@ class TermGates(tf.keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """A layer of the same size, to which no item has a text until weights are loaded."""
+        """Creates a layer of the same size; no item has a text until weights are loaded."""
         config = dict(config)
         return cls(np.zeros(config.pop("n_items"), bool), **config)

@@ -1,4 +1,4 @@
-"""A text tower as a Keras layer: strings or item indices to vectors."""
+"""A text tower as a Keras layer, which maps strings or item indices to vectors."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ class TextTower(tf.keras.layers.Layer):
     with item indices alone: it never loads its encoder again.
 
     Args:
-      encoder: one of the bundled encoders ``"minilm"``, ``"e5"`` and ``"use"``, or the handle (URL or folder) of a BERT
+      encoder: One of the bundled encoders ``"minilm"``, ``"e5"`` and ``"use"``, or the handle (URL or folder) of a BERT
         encoder on TF Hub. Texts are encoded as texts of items: ``"e5"`` gets "passage: " before each.
-      preprocessor: the handle of the encoder's preprocessor; bundled encoders have their own.
+      preprocessor: The handle of the encoder's preprocessor; bundled encoders have their own.
       mode: ``"frozen"``, or what is trained: ``"full"`` (the whole encoder), ``"lora"``, ``"adalora"``, ``"prefix"``,
         ``"adapter"`` or ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
-      texts: the catalogue, N strings. Without it, the tower takes only strings.
-      output_dim: the width D of a trained linear projection of the vectors. Without it, D is the width of the encoder.
-      max_tokens: longer texts are cut after this number of tokens, including ``[CLS]`` and ``[SEP]``.
+      texts: The catalogue, N strings. Without it, the tower takes only strings.
+      output_dim: The width D of a trained linear projection of the vectors. Without it, D is the width of the encoder.
+      max_tokens: Texts are truncated to this number of tokens, including ``[CLS]`` and ``[SEP]``.
       pooling: ``"mean"``, ``"cls"`` or ``"pooled"``, see :class:`tfllmrec.text.encoder.TextToVector`.
-      tuning: arguments of :func:`tfllmrec.text.tuning.tuning_of` for the mode, such as ``{"rank": 4}``. ``"adalora"``
+      tuning: Arguments of :func:`tfllmrec.text.tuning.tuning_of` for the mode, such as ``{"rank": 4}``. ``"adalora"``
         needs ``"steps"``: the number of training steps, times the calls of the layer in a step.
-      seed: random seed of the weights that are initialised at random.
-      catalogue_shape: instead of ``texts``, the shape of a saved catalogue whose rows come with the weights.
+      seed: Random seed of the initial weights.
+      catalogue_shape: Instead of ``texts``, the shape of a saved catalogue whose rows come with the weights.
         ``from_config`` sets it. Until the weights are loaded, item indices raise an error.
 
     Raises:
-      ConfigError: an encoder of TF Hub has no preprocessor; a frozen tower has ``tuning``.
-      DataError: the bundled weights could not be downloaded.
-      ModelError: a module cannot be found or loaded, or cannot be trained in this ``mode``; an input is neither strings
+      ConfigError: An encoder of TF Hub has no preprocessor; a frozen tower has ``tuning``.
+      DataError: The bundled weights could not be downloaded.
+      ModelError: A module cannot be found or loaded, or cannot be trained in this ``mode``; an input is neither strings
         nor indices, or is indices without a catalogue.
     """
 
@@ -117,20 +117,20 @@ class TextTower(tf.keras.layers.Layer):
             self.projection.build((None, self._width))
 
     def _loaded(self) -> TextEncoder:
-        """The encoder; loaded when it is first needed."""
+        """Returns the encoder, and loads it if necessary."""
         if self._encoder is None:
             with tf.init_scope():
                 self._encoder = TextEncoder.from_config(self._text)
         return self._encoder
 
     def _graph(self) -> TextToVector:
-        """The encoder as a graph, which is part of a SavedModel from then on."""
+        """Returns the encoder as a graph, which is then part of any SavedModel of the layer."""
         graph = self._loaded().text_to_vector
         self._beside_weights.text_to_vector = graph
         return graph
 
     def _rows(self, texts: Sequence[str]) -> np.ndarray:
-        """A row of the catalogue for each text: its vector if frozen, else its tokens, padded with -1."""
+        """Returns the catalogue's row for each text: its vector if frozen, else its tokens, padded with -1."""
         encoder = self._loaded()
         if self._tuning is None:
             with show_progress("Encoding the catalogue", "texts") as progress:
@@ -154,11 +154,11 @@ class TextTower(tf.keras.layers.Layer):
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Encodes string or int ``[...]`` as float ``[..., D]`` of the compute dtype.
+        """Encodes strings or item indices ``[...]`` as float ``[..., D]`` of the compute dtype.
 
         Raises:
-          ModelError: the input has another dtype, or is indices without a catalogue.
-          tf.errors.InvalidArgumentError: an index is outside of ``[0, N]`` (on a GPU, such an index gives zeros).
+          ModelError: The input has another dtype, or consists of indices although there is no catalogue.
+          tf.errors.InvalidArgumentError: An index is outside of ``[0, N]`` (on a GPU, such an index gives zeros).
         """
         inputs = tf.convert_to_tensor(inputs)
         flat = tf.reshape(inputs, [-1])
@@ -185,7 +185,7 @@ class TextTower(tf.keras.layers.Layer):
         return vectors if self.projection is None else self.projection(vectors)
 
     def _encoded(self, tokens: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
+        """Encodes the inputs of the encoder, int32 ``[B, T]`` each, as float32 ``[B, D]``."""
         graph = self._graph()
         if self._tuning is None:
             return tf.stop_gradient(graph.vectors(tokens))
@@ -196,11 +196,11 @@ class TextTower(tf.keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TextTower:
-        """The tower of :meth:`get_config`; unlike Keras' own, it leaves an error about a handle as it is."""
+        """Creates the tower of :meth:`get_config`; unlike that of Keras, it does not wrap errors about handles."""
         return cls(**config)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments without ``texts``: the catalogue is a weight, and ``catalogue_shape`` reserves room for it."""
+        """Returns the arguments, with ``catalogue_shape`` instead of ``texts``, because the catalogue is a weight."""
         return (
             super().get_config()
             | self._text.model_dump(include={"encoder", "preprocessor", "mode", "max_tokens", "pooling"})
@@ -214,7 +214,7 @@ class TextTower(tf.keras.layers.Layer):
 
 
 def _inputs_of(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Token ids int32 ``[B, T]``, padded with -1, as the encoder's inputs: T of the longest text."""
+    """Returns token ids, int32 ``[B, T]``, padded with -1, as inputs of the encoder, cut to the longest text."""
     tf.debugging.assert_non_negative(tokens[:, 0], _NOT_LOADED)
     mask = tf.cast(tokens >= 0, tf.int32)
     width = tf.reduce_max(tf.reduce_sum(mask, axis=1))
@@ -223,10 +223,10 @@ def _inputs_of(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:
-    """The texts.
+    """Returns the texts unchanged.
 
     Raises:
-      ModelError: they are a single string, or one of them is no string.
+      ModelError: ``texts`` is a single string, or contains a value that is not a string.
     """
     wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
     if wrong:

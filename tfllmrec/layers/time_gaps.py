@@ -1,4 +1,4 @@
-"""The time between two events, as a vector."""
+"""Encodes the time between two events as a vector."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-#: Powers of two of a second that are told apart: up to 34 years.
+#: Number of powers of two of a second that are distinguished; they cover 34 years.
 POWERS = 31
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TimeGaps(tf.keras.layers.Layer):
-    """A learned vector for each power of two of the seconds between two times (TiSASRec's relation, Li et al. 2020).
+    """A learned vector for each power of two of the seconds between two times, as in TiSASRec (Li et al. 2020).
 
-    Minutes, days and months differ by their order of magnitude: seven buckets cover a minute to two hours. A gap below
-    a second, also a negative one, counts as a second; a gap is unknown where one of the times is.
+    Buckets of powers of two distinguish orders of magnitude, such as minutes, days and months; seven buckets cover a
+    minute to two hours. A gap below a second, including a negative one, counts as a second. A gap is unknown if one of
+    the times is unknown.
 
     Args:
-      dim: D. seed: of the initial vectors.
+      dim: The width D of the vectors.
+      seed: Random seed of the initial vectors.
     """
 
     def __init__(self, dim: int, seed: int, **kwargs: Any) -> None:
@@ -29,7 +31,7 @@ class TimeGaps(tf.keras.layers.Layer):
         self.table = self.add_weight(name="table", shape=(POWERS + 1, dim), initializer=normal)
 
     def call(self, earlier: tf.Tensor, later: tf.Tensor) -> tf.Tensor:
-        """Two times in seconds, float64 ``[...]``, NaN for unknown -> ``[..., D]``."""
+        """Encodes the gaps between two times, float64 ``[...]`` in seconds, NaN for unknown, as ``[..., D]``."""
         gap = later - earlier
         known = tf.math.is_finite(gap)
         power = tf.math.log(tf.maximum(tf.where(known, gap, 1.0), 1.0)) / np.log(2)
@@ -37,7 +39,7 @@ class TimeGaps(tf.keras.layers.Layer):
         return tf.gather(self.table, tf.where(known, bucket, 0))
 
     def missing(self) -> tf.Tensor:
-        """The vector of an unknown gap, ``[D]``."""
+        """Returns the vector of an unknown gap, ``[D]``."""
         return self.table[0]
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Vectors of length 1."""
+"""Scales vectors to length 1."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import tensorflow as tf
 
 
 def unit(vectors: tf.Tensor) -> tf.Tensor:
-    """float32 rows of length 1 (zeros stay zero)."""
+    """Scales vectors ``[..., D]`` to length 1, float32; zeros stay zero."""
     return tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=-1, epsilon=1e-9)

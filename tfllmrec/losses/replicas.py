@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def share_of_replica(loss: tf.Tensor) -> tf.Tensor:
-    """A replica's mean loss, divided by the number of replicas; outside of a strategy the loss itself.
+    """Returns a replica's mean loss divided by the number of replicas; outside of a strategy, the loss itself.
 
     Keras adds up both the gradients and the reported losses of all replicas, so that the sum of these shares is the
     mean over replicas.

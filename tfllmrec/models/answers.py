@@ -1,4 +1,4 @@
-"""The answers of a fitted hybrid as tables: from ids to ids, with titles and reasons."""
+"""Tables of recommendations of a fitted hybrid: user and item ids in, item ids with titles and reasons out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recommend(
     context: Sequence[Fields | None] | None,
     event_fields: Sequence[Sequence[Fields | None] | None] | None,
 ) -> pd.DataFrame:
-    """:meth:`Hybrid.recommend`."""
+    """Implements :meth:`Hybrid.recommend`."""
     queries, unknown = queries_of(model, users, histories, ratings, exclude, dataset, context, event_fields)
     answers = recommended(model, queries, k, dataset)
     for answer, number in zip(answers, unknown, strict=True):
@@ -61,7 +61,10 @@ def queries_of(
     context: Sequence[Fields | None] | None,
     event_fields: Sequence[Sequence[Fields | None] | None] | None,
 ) -> tuple[Queries, list[int]]:
-    """The queries that the arguments of :meth:`Hybrid.recommend` ask, and how many unknown ids each has."""
+    """Returns the queries for the arguments of :meth:`Hybrid.recommend`, and the number of unknown ids in each.
+
+    Unknown ids are item ids in a history that are not in the model's catalogue.
+    """
     past, marks = histories_and_ratings(users, histories, ratings, lambda users: _past_of(users, dataset))
     index = {item: row for row, item in enumerate(model.item_ids)}
     events = [
@@ -80,10 +83,13 @@ def queries_of(
 
 
 def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None) -> list[Answer[Recommendation]]:
-    """The best ``k`` items of each query with their reasons, without those it excludes.
+    """Returns the best ``k`` items of each query with their reasons; items that the query excludes are left out.
 
     Args:
-      dataset: has titles and categories; without it, ids stand for titles.
+      model: The fitted hybrid.
+      queries: The queries.
+      k: Length of each list.
+      dataset: The source of titles and categories. Without it, ids replace the titles.
     """
     ids, titles = model.item_ids, _titles(dataset)
     answers: list[Answer[Recommendation]] = []
@@ -101,11 +107,18 @@ def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None
 
 
 def reasons_of(model: Hybrid, queries: Queries, best: np.ndarray, dataset: Dataset | None) -> np.ndarray:
-    """The reasons of ``best`` int ``[B, M]`` (-1: none), object ``[B, M]``."""
+    """Returns the reason for each recommended item, object ``[B, M]``.
+
+    Args:
+      model: The fitted hybrid.
+      queries: The B queries.
+      best: Item indices, int ``[B, M]``; -1 for no item.
+      dataset: The source of titles and categories. Without it, ids replace the titles.
+    """
     titles = _titles(dataset)
     explained = model.explain(queries, np.where(best < 0, model.n_items, best))
     history = queries.history.padded(max(int(queries.history.lengths.max(initial=0)), 1), model.n_items)
-    # What the others are about need not be read.
+    # Only these items need titles and categories.
     met = np.unique(np.concatenate([best[best >= 0], queries.history.values]))
     ids = model.item_ids[met]
     categories: list[list[str]] = [[]] * len(met)
@@ -140,10 +153,21 @@ def _fields_of(
     context: Sequence[Fields | None] | None,
     event_fields: Sequence[Sequence[Fields | None] | None] | None,
 ) -> dict[str, Ragged | np.ndarray]:
-    """The fields that the model reads, of users as their data set has them, else as the caller gives them.
+    """Returns the fields that the model reads: from the data set for ``users``, and from the caller's arguments.
+
+    Fields in ``context`` take precedence over those of the data set.
 
     Args:
-      past: the histories. events: of each, the known events: item index, and place in the history.
+      model: The fitted hybrid.
+      users: User ids, or ``None`` if the caller gave histories.
+      dataset: The data set of ``users``.
+      past: The histories.
+      events: The known events of each history, as pairs of item index and position in the history.
+      context: As in :meth:`Hybrid.recommend`.
+      event_fields: As in :meth:`Hybrid.recommend`.
+
+    Raises:
+      DataError: ``event_fields`` are given together with ``users``, or the caller's fields do not fit the queries.
     """
     of_history, of_query = model.schema.of_history(), model.schema.of_query()
     places = Ragged.from_rows([[place for _, place in row] for row in events], np.int64)
@@ -165,7 +189,7 @@ def _fields_of(
     if entries := context_inputs(len(past), context).get("context"):
         width = max(map(len, entries))
         padded = tf.constant([[*row, *[""] * (width - len(row))] for row in entries], tf.string)
-        # Without defaults: what the data says of a user stays where the context leaves it out.
+        # Defaults are removed, so that a field missing in the context keeps the user's value from the data set.
         decoded, _ = FieldDecoder([replace(field, default=None) for field in of_query], model.reads)(padded)
         for field in of_query:
             given = _decoded(decoded[field.key])
@@ -176,7 +200,7 @@ def _fields_of(
 
 
 def _decoded(values: tf.Tensor) -> np.ndarray:
-    """What a :class:`FieldDecoder` gives, as :meth:`Field.encode` gives it: texts are strings and no bytes."""
+    """Converts the output of a :class:`FieldDecoder` to that of :meth:`Field.encode`: texts become ``str``."""
     if values.dtype == tf.string:
         return np.array([text.decode(errors="replace") for text in values.numpy().tolist()], object)
     return values.numpy()
@@ -185,12 +209,14 @@ def _decoded(values: tf.Tensor) -> np.ndarray:
 def fields_of_users(
     dataset: Dataset, users: Sequence[str], places: Ragged, encoded: Mapping[str, np.ndarray]
 ) -> dict[str, Ragged | np.ndarray]:
-    """The encoded fields of users and of some of their events, by key.
+    """Returns the encoded fields of users and of some of their events, by key.
 
     Args:
-      users: ids of users of ``dataset``.
-      places: int64, a row for each user: which of the user's events, by their places in the history.
-      encoded: the fields to take, as :attr:`Split.encoded` has them: of all events and of all users of ``dataset``.
+      dataset: The data set with the users and their events.
+      users: Ids of users of ``dataset``.
+      places: Positions of the selected events in each user's history, int64, one row per user.
+      encoded: The fields to return, with the values of all events and all users of ``dataset``, as in
+        :attr:`Split.encoded`.
     """
     rows = pd.Index(dataset.users[USER]).get_indexer(list(users))
     every = ragged_column(dataset.events.assign(row=np.arange(len(dataset.events))), "row", rows)
@@ -202,7 +228,7 @@ def fields_of_users(
 
 
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:
-    """:meth:`Hybrid.similar`."""
+    """Implements :meth:`Hybrid.similar`."""
     ids, asked = model.item_ids, listed_strings("items", items)
     index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
     for item in asked:
@@ -229,15 +255,15 @@ def histories_and_ratings(
     ratings: Sequence[Sequence[float | None]] | None,
     past_of: Callable[[list[str]], tuple[Any, Any]],
 ) -> tuple[list[list[str]], list[list[float]] | None]:
-    """The histories and ratings that a caller asks for: its own, or those of users.
+    """Returns the caller's histories and ratings, or looks up those of the given users.
 
     Args:
-      users, histories, ratings: as in :meth:`Hybrid.recommend`.
-      past_of: the histories of users, and their ratings or ``None``.
+      users, histories, ratings: As in :meth:`Hybrid.recommend`.
+      past_of: Looks up the histories of users, and their ratings or ``None``.
 
     Raises:
-      DataError: both or neither of users and histories; ratings without histories, or ratings that do not fit them; an
-        id that is no string.
+      DataError: Both or neither of ``users`` and ``histories`` are given; ``ratings`` are given without ``histories``
+        or do not fit them; or an id is not a string.
     """
     if (users is None) == (histories is None):
         raise DataError("Expected either users or histories, found both or neither.")
@@ -251,16 +277,16 @@ def histories_and_ratings(
 
 
 def no_such_item(item: str, ids: Iterable[str]) -> DataError:
-    """The error about an item that a catalogue of ``ids`` does not have, with the ids that are nearest to it."""
+    """Returns the error for an item that is missing from the catalogue ``ids``; its message lists similar ids."""
     near = nearest(item, ids, n=3)
     return DataError(f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else ""))
 
 
 def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[str]], list[list[float]] | None]:
-    """The history of each user of a data set, and its ratings.
+    """Returns the history of each user in the data set, and its ratings; ``None`` if the data set has no ratings.
 
     Raises:
-      DataError: there is no data set, or it does not have a user.
+      DataError: There is no data set, or it lacks some of the users.
     """
     if dataset is None:
         raise DataError("Expected dataset=, which has the users' events, or histories instead of users; found neither.")
@@ -278,7 +304,7 @@ def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[s
 
 
 def _titles(dataset: Dataset | None) -> Mapping[str, str]:
-    """Titles by item id."""
+    """Returns the titles by item id; empty without a data set."""
     return {} if dataset is None else dataset.titles
 
 

@@ -1,10 +1,10 @@
-"""The baselines that every result is shown beside, in numpy and scipy alone.
+"""The baselines that every result is compared with. They use only numpy and scipy.
 
-Each is a small class: settings in the constructor, ``fit`` on training data, ``score`` for any query, known user
-or not. Its grid of settings is declared beside the class (``fit_grid`` needs another fit for each value, ``score_grid``
-does not). :func:`select` picks among the grid on the same validation queries, by the same measure, as the hybrid's
-settings are chosen, so that no baseline is a straw man. The chosen baseline stays fitted on training events only. Later
-events reach it through the history of a query, as they reach every model.
+Each baseline is a small class: the constructor takes the settings, ``fit`` takes training data, and ``score`` takes any
+query, whether its user is known or not. The class also declares its grid of settings: ``fit_grid`` has settings that
+need a new fit for each value, ``score_grid`` has those that do not. :func:`select` chooses settings from the grid on
+the same validation queries and by the same measure as the hybrid's settings, so that the comparison is fair. The chosen
+baseline stays fitted on training events only. It sees later events only in the history of a query, like every model.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Baseline(Recommender, Protocol):
     score_grid: ClassVar[Grid]
 
     def fit(self, data: TrainingData) -> Self:
-        """Learns from training histories and, if it is about text, from the items' text vectors."""
+        """Fits the baseline to the training histories and, if it uses text, to the items' text vectors."""
         ...
 
 
 @dataclass
 class Popularity(Baseline):
-    """Every user gets the most popular items: the score is the number of training events."""
+    """Recommends the most popular items to every user: the score is the number of training events."""
 
     fit_grid: ClassVar[Grid] = {}
     score_grid: ClassVar[Grid] = {}
@@ -73,11 +73,11 @@ class Popularity(Baseline):
 
 @dataclass
 class RecentPopularity(Baseline):
-    """Every user gets the items that are popular lately: training events fade with age.
+    """Recommends recently popular items to every user: the weight of a training event decreases with its age.
 
-    An event adds ``2 ** (-age / half_life)`` to its item; ``age`` is the share of the training events that are newer
-    (:func:`ages`), so busy and quiet days count alike. With a half-life of .1, an event before a tenth of all events
-    counts half.
+    An event adds ``2 ** (-age / half_life)`` to the score of its item. ``age`` is the share of the training events that
+    are newer (:func:`ages`), so busy and quiet days count alike. With a half-life of .1, an event that is followed by a
+    tenth of all events counts half.
     """
 
     fit_grid: ClassVar[Grid] = {"half_life": (0.01, 0.03, 0.1, 0.3, 1.0)}
@@ -98,10 +98,10 @@ class RecentPopularity(Baseline):
 
 
 def ages(data: TrainingData) -> np.ndarray | None:
-    """The age of each event of ``data.histories``, float64 ``[E]`` from 0 to 1; ``None``: the events have no order.
+    """Returns the age of each event of ``data.histories``, float64 ``[E]`` from 0 to 1; ``None`` if they have no order.
 
-    It is the share of the training events that are newer, or where events have an order and no times, the share of the
-    user's own training events that are.
+    The age is the share of all training events that are newer. If events have an order but no times, it is the share of
+    the user's own training events that are newer.
     """
     split, weights = data.split, data.split.train_queries().weights
     chosen = np.ones(len(split.train), bool) if weights is None else weights.values > 0
@@ -117,12 +117,12 @@ def ages(data: TrainingData) -> np.ndarray | None:
 
 @dataclass
 class SegmentPopularity(Baseline):
-    """The most popular items among users and requests like this one: naive Bayes over their fields.
+    """The most popular items among similar users and requests: naive Bayes over their fields.
 
-    ``score(i) = log p_i + sum over fields f of log((n_if + s p_i) / ((n_f + s) p_i))`` with ``p_i`` the share of item
-    i in the training events, ``n_f`` the training events with this value of the field and ``n_if`` those of item i
-    among them. A number stands for the bin between two quantiles, a time for the hour of the day. A value that is
-    missing or new says nothing. The history is not read.
+    ``score(i) = log p_i + sum over fields f of log((n_if + s p_i) / ((n_f + s) p_i))``, where ``p_i`` is the share of
+    item i in the training events, ``n_f`` the number of training events with this value of the field, ``n_if`` the
+    number of these events that have item i, and ``s`` the ``smoothing``. Numbers are binned by quantiles, and times by
+    the hour of the day. Missing values and values not seen in training are ignored. The history is not read.
     """
 
     fit_grid: ClassVar[Grid] = {}
@@ -130,7 +130,7 @@ class SegmentPopularity(Baseline):
     smoothing: float = 300.0
     counts: np.ndarray = field(init=False, repr=False)
     fields: list[Field] = field(init=False, repr=False)
-    by_value: list[sparse.csr_array] = field(init=False, repr=False)  # of each field, [V, N]
+    by_value: list[sparse.csr_array] = field(init=False, repr=False)  # counts for each field, [V, N]
 
     def fit(self, data: TrainingData) -> Self:
         self.counts = _counts(data)
@@ -162,7 +162,7 @@ class SegmentPopularity(Baseline):
             segment = _segments(each, values)
             rows = np.flatnonzero((segment > 0) & (segment < counts.shape[0]))
             own = counts[segment[rows]].tocoo()
-            # Items that the segment never had share a constant, which does not change the order.
+            # The constant summand of items without events in the segment is omitted. The order stays the same.
             np.add.at(
                 scores,
                 (rows[own.coords[0]], own.coords[1]),
@@ -172,12 +172,12 @@ class SegmentPopularity(Baseline):
 
 
 def segmented(field: Field) -> bool:
-    """Whether :class:`SegmentPopularity` reads a field: one that divides requests into few segments."""
+    """Returns whether :class:`SegmentPopularity` reads a field, that is, whether it has few distinct segments."""
     return field.kind in ("category", "number", "time") and not field.width
 
 
 def _segments(field: Field, values: np.ndarray) -> np.ndarray:
-    """The segment of each encoded value, int64 ``[R]``; 0 for a missing one."""
+    """Returns the segment of each encoded value, int64 ``[R]``; 0 for a missing value."""
     if field.kind == "category":
         return np.where(values == UNKNOWN_CODE, MISSING_CODE, values).astype(np.int64)
     known = np.isfinite(values)
@@ -188,10 +188,11 @@ def _segments(field: Field, values: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Markov(Baseline):
-    """First-order Markov chain: what followed the last item most often.
+    """First-order Markov chain: recommends the items that most often followed the newest item of the history.
 
-    ``P(j | i) = (n_ij + smoothing * share_j) / (n_i + smoothing)`` with n_ij the direct successions in training
-    histories and share the popularity of j. An item that nothing ever followed, and an empty history, leave popularity.
+    ``P(j | i) = (n_ij + smoothing * share_j) / (n_i + smoothing)``, where n_ij counts how often j directly followed i
+    in training histories, n_i is the sum of n_ij over j, and share_j is the popularity of j. After an item that nothing
+    ever followed, and for an empty history, the scores are the popularity.
     """
 
     fit_grid: ClassVar[Grid] = {}
@@ -219,10 +220,11 @@ class Markov(Baseline):
 
 @dataclass
 class ItemKNN(Baseline):
-    """Nearest neighbours by who has had what (Sarwar et al. 2001), with shrinkage.
+    """Item-based nearest neighbours by common users (Sarwar et al. 2001), with shrinkage.
 
-    ``sim(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage)`` over the users of each item; an item keeps its ``neighbours``
-    most similar ones, and a candidate scores the recency-weighted sum over the history.
+    ``sim(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage)``, where n_ij is the number of users who have had both items and
+    n_i the number of users of item i. Each item keeps its ``neighbours`` most similar items. The score of a candidate
+    is the recency-weighted sum of its similarities to the items of the history.
     """
 
     fit_grid: ClassVar[Grid] = {"shrinkage": (1.0, 30.0), "neighbours": (100, 300)}
@@ -250,7 +252,7 @@ class ItemKNN(Baseline):
 
 @dataclass
 class Ease(Baseline):
-    """EASE (Steck 2019): see :mod:`tfllmrec.models.item_weights`; the history may fade with ``decay``."""
+    """EASE (Steck 2019), see :mod:`tfllmrec.models.item_weights`; with a ``decay`` below 1, older events count less."""
 
     fit_grid: ClassVar[Grid] = {"l2": (50.0, 200.0, 1000.0)}
     score_grid: ClassVar[Grid] = {"decay": DECAYS}
@@ -270,7 +272,8 @@ class Ease(Baseline):
 class TextSimilarity(Baseline):
     """Cosine between an item's text vector and the recency-weighted mean of the history's text vectors.
 
-    Vectors are centred first (:func:`centred_unit`). Items without text, and queries whose history has none, score 0.
+    Vectors are centred first (:func:`centred_unit`). The score is 0 for items without text, and for queries whose
+    history has no item with text.
     """
 
     fit_grid: ClassVar[Grid] = {}
@@ -283,7 +286,7 @@ class TextSimilarity(Baseline):
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        # A mean and a sum point the same way, and a cosine sees only that.
+        # The sum replaces the mean: the cosine depends only on the direction.
         profile = recency_matrix(queries.choices, len(self.vectors), self.decay) @ self.vectors
         length = np.linalg.norm(profile, axis=1, keepdims=True)
         unit = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
@@ -292,7 +295,7 @@ class TextSimilarity(Baseline):
 
 @dataclass
 class EaseText(Baseline):
-    """The plain sum of two baselines: ``EASE + text_weight * text similarity``, each with settings of its own."""
+    """The sum of two baselines, ``EASE + text_weight * text similarity``. Each keeps its own settings."""
 
     fit_grid: ClassVar[Grid] = {}
     score_grid: ClassVar[Grid] = {"text_weight": (0.03, 0.1, 0.3, 1.0)}
@@ -311,12 +314,12 @@ class EaseText(Baseline):
 
 @dataclass
 class Star(Baseline):
-    """The retrieval stage of STAR (Lee et al. 2024, arXiv:2410.16458, section 3.2): similar texts, shared users.
+    """The retrieval stage of STAR (Lee et al. 2024, arXiv:2410.16458, section 3.2): text and user similarity.
 
     ``score(x) = sum over j of decay^(j - 1) [text_share R_S(s_j, x) + (1 - text_share) R_C(s_j, x)]`` over the
     ``history_length`` newest events, ``s_1`` being the newest. ``R_S`` is the cosine of the items' text vectors, and
     ``R_C`` the cosine of their columns in the user-by-item matrix, ``n_ij / sqrt(n_i n_j)``. An item without training
-    events is scored by its text alone, an item without text by its users alone.
+    events is scored by its text alone, and an item without text by its users alone.
 
     The defaults are the paper's settings. Its factors ``1 / n`` and ``decay`` are omitted, because they are the same
     for every candidate. All ratings are 1, because the paper finds no gain from using them. The text vectors are
@@ -338,7 +341,7 @@ class Star(Baseline):
     def fit(self, data: TrainingData) -> Self:
         self.vectors = data.unit_text
         x = interactions(data.histories, data.n_items)
-        columns = x @ sparse.diags_array(1 / np.sqrt(np.maximum(x.sum(axis=0), 1)))  # of length 1
+        columns = x @ sparse.diags_array(1 / np.sqrt(np.maximum(x.sum(axis=0), 1)))  # columns of length 1
         self.collaborative = (columns.T @ columns).tocsr()
         return self
 
@@ -368,18 +371,18 @@ BASELINES: dict[str, type[Baseline]] = {
 def fit_baseline(data: TrainingData, name: str) -> Fitted[Baseline, dict[str, float]]:
     """Fits a baseline with the settings of its grid that are best on the validation sample.
 
-    Each baseline is fitted once for the same ``data``, since several steps use it: ``ease_text`` takes ``ease`` and
-    ``text``, and the lift of cold items is measured against ``text``.
+    Each baseline is fitted only once for the same ``data``, because several steps use it: ``ease_text`` is built from
+    ``ease`` and ``text``, and the lift of cold items is measured against ``text``.
 
     Args:
-      data: training histories, text vectors and validation queries.
-      name: Of :data:`BASELINES`.
+      data: Training histories, text vectors and validation queries.
+      name: A key of :data:`BASELINES`.
 
     Returns:
-      The baseline; its settings; and under ``selection`` its :func:`selection_value`.
+      The fitted baseline and its settings. The figure ``selection`` is its :func:`selection_value`.
 
     Raises:
-      ModelError: An unknown name, or no validation query with a target.
+      ModelError: The name is unknown, or no validation query has a target.
     """
     if name not in BASELINES:
         raise ModelError(f"Expected a baseline among {', '.join(BASELINES)}; got {name!r}.")
@@ -398,13 +401,13 @@ def fit_baseline(data: TrainingData, name: str) -> Fitted[Baseline, dict[str, fl
 
 
 def candidates(kind: type[B], data: TrainingData) -> Iterator[B]:
-    """Every point of the grid, fitted one at a time; points that differ in ``score_grid`` alone share one fit."""
+    """Yields a fitted baseline for every point of the grid; points that differ only in ``score_grid`` share a fit."""
     for settings in _points(kind.fit_grid):
         yield from _score_points(kind(**settings).fit(data))
 
 
 def _score_points(fitted: B) -> Iterator[B]:
-    """A fitted baseline at every point of its ``score_grid``."""
+    """Yields copies of a fitted baseline, one for every point of its ``score_grid``."""
     for changes in _points(fitted.score_grid):
         point = copy.copy(fitted)
         for setting, value in changes.items():
@@ -413,12 +416,13 @@ def _score_points(fitted: B) -> Iterator[B]:
 
 
 def select(candidates: Iterable[R], data: TrainingData) -> tuple[R, float]:
-    """The candidate with the best :func:`selection_value` on the validation sample, the first of equals, and the value.
+    """Returns the candidate with the highest :func:`selection_value` on the validation sample, and that value.
 
-    Only the best one so far is kept, so an iterator of large models is fine.
+    The first of several equal candidates wins. Only the best candidate so far is kept in memory, so ``candidates`` may
+    be an iterator of large models.
 
     Raises:
-      ModelError: No candidate, or no validation query with a target to choose by.
+      ModelError: There is no candidate, or no validation query has a target.
     """
     if not data.sample.targets.lengths.any():
         raise ModelError("Expected validation queries with targets to choose settings by, got none: use another split.")
@@ -438,5 +442,5 @@ def _points(grid: Grid) -> Iterator[dict[str, Any]]:
 
 
 def _counts(data: TrainingData) -> np.ndarray:
-    """Training events of each item, float32 ``[N]``."""
+    """Returns the number of training events of each item, float32 ``[N]``."""
     return np.bincount(data.histories.values, minlength=data.n_items).astype(np.float32)

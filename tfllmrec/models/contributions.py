@@ -1,10 +1,10 @@
-"""What each event of a history adds to a score, so that all parts add up to it.
+"""Splits a score into the contributions of the events of a history, and remainders. The parts add up to the score.
 
-The behaviour term is a sum over events. So is the feedback profile, before it is divided by its length, which all parts
-share. The meaning term is not: its parts are integrated gradients (Sundararajan et al., "Axiomatic Attribution for Deep
-Networks", ICML 2017). The path scales the vectors of the events from zero to what they are, and the fields of the
-request and its user from missing to given. Layer norms make the term change most near the start of the path, so its
-steps are even in the logarithm of the scale.
+The behaviour term is a sum over events. So is the feedback profile before it is divided by its length; all parts are
+divided by the same length. The meaning term is not a sum, so its parts are integrated gradients (Sundararajan et al.,
+"Axiomatic Attribution for Deep Networks", ICML 2017). The path scales the vectors of the events from zero to their
+values, and the fields of the request and its user from missing to given. Layer norms make the term change most near the
+start of the path, so the steps are evenly spaced in the logarithm of the scale.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from tfllmrec.models.servable import Query
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
 
-#: Steps of the path of integrated gradients, and the scale at which it starts.
+#: Number of steps of the integration path, and the scale at which it starts.
 STEPS, START = 32, 1e-5
-#: Items that are explained at once, which bounds the memory: ``AT_ONCE * STEPS`` histories go through the encoder.
+#: Number of items explained at once. It bounds the memory: ``AT_ONCE * STEPS`` histories go through the encoder.
 AT_ONCE = 4
-#: Items that one call explains.
+#: Largest number of items that one call explains.
 MOST_ITEMS = 100
 
 
 class Contributions(NamedTuple):
-    """The parts of the scores of M items for one query; T are the terms, in the order of ``Hybrid.term_names``.
+    """The parts of the scores of M items for one query, with T terms in the order of ``Hybrid.term_names``.
 
     ``score = popularity + sum(events) + fields + sum(anyone)``.
 
     Attributes:
-      events: float32 ``[L, M, T]``, what each of the newest :data:`LONGEST` events of the history adds.
-      fields: float32 ``[M]``, what the fields of the request and its user add to the meaning term.
-      anyone: float32 ``[M, T]``, the remainder of each term: what a user of whom nothing is known would get, the gates'
-        offset, and the error of the integration.
-      popularity: float32 ``[M]``, log(1 + n) for a query without a history, else 0.
+      events: The contribution of each of the newest :data:`LONGEST` events of the history, float32 ``[L, M, T]``.
+      fields: The contribution of the fields of the request and its user to the meaning term, float32 ``[M]``.
+      anyone: The remainder of each term, float32 ``[M, T]``: the score of a user of whom nothing is known, the offset
+        of the gates, and the error of the integration.
+      popularity: The popularity log(1 + n) for a query without a history, otherwise 0; float32 ``[M]``.
     """
 
     events: np.ndarray
@@ -52,25 +52,27 @@ class Contributions(NamedTuple):
 
     @property
     def terms(self) -> np.ndarray:
-        """float32 ``[M, T]``: the terms of the scores; their sum and ``popularity`` are the score."""
+        """The terms of the scores, float32 ``[M, T]``; the score is their sum plus ``popularity``."""
         terms = self.events.sum(axis=0) + self.anyone
         terms[:, 0] += self.fields
         return terms
 
     @property
     def scores(self) -> np.ndarray:
-        """float32 ``[M]``."""
+        """The scores, float32 ``[M]``."""
         return self.terms.sum(axis=1) + self.popularity
 
 
 def contributions(model: Hybrid, query: Queries, items: np.ndarray) -> Contributions:
-    """The parts of the scores of ``items``.
+    """Computes the parts of the scores of ``items``.
 
     Args:
-      query: a single one. items: int ``[M]``, at most :data:`MOST_ITEMS`, all of the catalogue.
+      model: The fitted hybrid.
+      query: A single query.
+      items: Item indices, int ``[M]``, at most :data:`MOST_ITEMS`; all must be in the catalogue.
 
     Raises:
-      DataError: more queries or items than that, or items that are not in the catalogue.
+      DataError: There is not exactly one query, there are too many items, or an item is not in the catalogue.
     """
     if len(query) != 1 or len(items) > MOST_ITEMS:
         raise DataError(
@@ -92,13 +94,16 @@ def contributions(model: Hybrid, query: Queries, items: np.ndarray) -> Contribut
 
 
 def contributions_of(model: Hybrid, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """The attributes of :class:`Contributions` for each query of a batch.
+    """Computes the attributes of :class:`Contributions` for each query of a batch.
 
     Args:
-      item_vectors, query: as in :meth:`Hybrid.score_items`. items: int32 ``[B, M]``, all of the catalogue.
+      model: The fitted hybrid.
+      item_vectors, query: As in :meth:`Hybrid.score_items`.
+      items: Item indices, int32 ``[B, M]``; all must be in the catalogue.
 
     Returns:
-      float32 ``[B, L, M, T]``, ``[B, M]``, ``[B, M, T]``, ``[B, M]``.
+      ``events``, ``fields``, ``anyone`` and ``popularity``: float32 ``[B, L, M, T]``, ``[B, M]``, ``[B, M, T]`` and
+      ``[B, M]``.
     """
     lengths = tf.reduce_sum(tf.cast(query["history"] < model.n_items, tf.int32), axis=1)
     longest = model.newest(query, lengths, LONGEST)
@@ -137,7 +142,7 @@ def contributions_of(model: Hybrid, item_vectors: tf.Tensor, query: Query, items
 def feedback_by_event(
     model: Hybrid, vectors: tf.Tensor, events: tf.Tensor, query: Query, present: tf.Tensor, last: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What each event adds to ``b_u <e_i, r_u>``, float32 ``[B, L, M]``, and ``b_u``, ``[B, 1]``."""
+    """Returns the contribution of each event to ``b_u <e_i, r_u>``, float32 ``[B, L, M]``, and ``b_u``, ``[B, 1]``."""
     parts, everyone, gate = model.feedback.by_event(events, query[RATING_KEY], present, last)
     profile = tf.reduce_sum(parts, axis=1) + everyone
     scale = tf.math.rsqrt(tf.maximum(tf.reduce_sum(profile**2, axis=-1, keepdims=True), 1e-9)) * gate
@@ -147,7 +152,7 @@ def feedback_by_event(
 def _meaning_by_event(
     model: Hybrid, vectors: tf.Tensor, events: tf.Tensor, query: Query, present: tf.Tensor, last: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Integrated gradients of ``<e_i, q_u>``: of each event, float32 ``[B, L, M]``, and of the fields, ``[B, M]``."""
+    """Computes integrated gradients of ``<e_i, q_u>``: of events, float32 ``[B, L, M]``, and of fields, ``[B, M]``."""
     batch, length, n_items = tf.shape(events)[0], tf.shape(events)[1], tf.shape(vectors)[1]
     step = -np.log(START) / STEPS
     scales = tf.constant(np.exp(np.log(START) + step * (np.arange(STEPS) + 0.5)), tf.float32)
@@ -167,7 +172,7 @@ def _meaning_by_event(
         found = unit(tf.gather(state, ends, batch_dims=1))
         cosines = tf.reduce_sum(found * asked, axis=-1)
     of_events, of_fields = tape.gradient(cosines, [scaled, scale], unconnected_gradients="zero")
-    # The integral over d scale is that over scale d log(scale).
+    # Substitution: d scale = scale * d log(scale).
     by_event = tf.reduce_sum(tf.cast(of_events * scaled, tf.float32), axis=-1)
     by_event = tf.reduce_sum(tf.reshape(by_event, [batch, n_items, STEPS, length]), axis=2) * step
     by_fields = tf.reduce_sum(tf.reshape(of_fields * scale, [batch, n_items, STEPS]), axis=2) * step
@@ -175,10 +180,13 @@ def _meaning_by_event(
 
 
 def among(values: tf.Tensor, lengths: tf.Tensor, size: int, like: tf.Tensor) -> tf.Tensor:
-    """Values of the ``size`` newest events as those of the :data:`LONGEST` newest, zeros for the others.
+    """Aligns values of the ``size`` newest events with the :data:`LONGEST` newest events; the other values are 0.
 
     Args:
-      values: float32 ``[B, L', M, ...]``. lengths: int32 ``[B]``, of the histories. like: ``[B, L, M]``, has the L.
+      values: Values of the ``size`` newest events, float32 ``[B, L', M, ...]``.
+      lengths: Lengths of the histories, int32 ``[B]``.
+      size: The largest number of events that have values.
+      like: A tensor ``[B, L, M]`` with the length L of the result.
     """
     first = tf.maximum(tf.minimum(lengths, LONGEST) - size, 0)
     at = tf.range(tf.shape(like)[1]) - first[:, tf.newaxis]

@@ -1,8 +1,7 @@
-"""Baselines that recommend in one domain from a user's events in the others: closed-form maps between domains.
+"""Baselines that recommend items of one domain from a user's events in the others: closed-form maps between domains.
 
-Both models work on joined data (:func:`tfllmrec.data.domains.join_datasets`), whose items say in a column ``domain``
-which domain they belong to. Items of a domain are scored by the events of the other domains alone; in-domain events
-are for other models.
+Both models need joined data (:func:`tfllmrec.data.domains.join_datasets`), whose items have a column ``domain``. The
+items of a domain are scored by events of other domains only; events in the same domain are ignored.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ LearnVectors = Callable[[sparse.csr_array], "Vectors"]
 
 @dataclass(frozen=True, eq=False)
 class Factors(Vectors):
-    """The matrix factorization of the events, iALS, with settings that are good on beauty and toys."""
+    """The iALS matrix factorization of the events, with settings that work well on the beauty and toys data."""
 
     items: np.ndarray
     model: Ials
 
     @classmethod
     def of(cls, events: sparse.csr_array, dim: int) -> Self:
-        """Those of a user-by-item matrix ``[U, M]`` of ones, ``dim`` wide."""
+        """Factorizes a binary user-by-item matrix ``[U, M]`` into vectors of ``dim`` numbers."""
         model = Ials(dim=dim, unobserved_weight=0.005, l2=0.01).fit_matrix(events)
         return cls(model.items, model)
 
@@ -50,13 +49,13 @@ class Factors(Vectors):
 
 @dataclass(frozen=True, eq=False)
 class _Domain:
-    """The items of a domain, and what is learned of them alone.
+    """The items of a domain, and what is learned from this domain alone.
 
     Attributes:
-      items: int64 ``[M]``, indices of the catalogue.
-      vectors: of the items and users, from the domain's events.
-      text: float32 ``[M, Dt]``, centred within the domain.
-      rarity: float32 ``[M]``, ``1 / sqrt(1 + n_i)`` with the item's n_i training events.
+      items: Indices in the catalogue, int64 ``[M]``.
+      vectors: The vectors of items and users, learned from the domain's events.
+      text: Text vectors, centred within the domain, float32 ``[M, Dt]``.
+      rarity: ``1 / sqrt(1 + n_i)``, where n_i is the number of training events of item i; float32 ``[M]``.
     """
 
     items: np.ndarray
@@ -66,14 +65,14 @@ class _Domain:
 
     @classmethod
     def of(cls, events: sparse.csr_array, items: np.ndarray, data: TrainingData, learn: LearnVectors) -> Self:
-        """What ``events`` ``[U, N]`` and the texts of ``data`` say of ``items``."""
+        """Builds the domain of ``items`` from ``events`` ``[U, N]`` and from the texts of ``data``."""
         own = events[:, items]
         own = own[np.diff(own.indptr) > 0]
         text = centred_unit(data.text[items], widths=data.text_widths)
         return cls(items, learn(own), text, rarity(own))
 
     def features(self, events: sparse.csr_array) -> dict[str, Callable[[], Block]]:
-        """By kind, how to compute the features of users with ``events`` ``[B, N]``."""
+        """Returns functions that compute the features of users with ``events`` ``[B, N]``, by kind of feature."""
         own = events[:, self.items].tocsr()
         return {
             "items": lambda: (own @ sparse.diags_array(self.rarity)).tocsr(),
@@ -84,14 +83,15 @@ class _Domain:
 
 @dataclass(frozen=True, eq=False)
 class _Map:
-    """The ridge regression onto a domain, in the eigenbasis of its kernel, so that any ridge is quick.
+    """The ridge regression onto a domain, in the eigenbasis of its kernel, which makes another ridge cheap to solve.
 
     Attributes:
-      features: blocks ``[S, F]`` of the S users that it is fitted on.
-      spectrum, axes: float32 ``[S]`` and ``[S, S]``, eigenvalues and eigenvectors of the kernel.
-      mean: float32 ``[d]``, of the users' vectors in the domain.
-      turned: float32 ``[S, d]``, ``axes^T (vectors - mean)``.
-      solved: coefficients ``[S, d]`` by the ridge that they were asked for.
+      features: The features of the S users that the map is fitted on, blocks ``[S, F]``.
+      spectrum: The eigenvalues of the kernel, float32 ``[S]``.
+      axes: The eigenvectors of the kernel, float32 ``[S, S]``.
+      mean: The mean of the users' vectors in the domain, float32 ``[d]``.
+      turned: ``axes^T (vectors - mean)``, float32 ``[S, d]``.
+      solved: The coefficients ``[S, d]`` computed so far, by ridge.
     """
 
     features: list[Block]
@@ -103,36 +103,37 @@ class _Map:
 
     @classmethod
     def of(cls, features: list[Block], vectors: np.ndarray) -> Self:
-        """The map from ``features`` to ``vectors`` ``[S, d]``."""
+        """Fits the map from ``features`` to ``vectors`` ``[S, d]``."""
         spectrum, axes = np.linalg.eigh(_products(features, features))
         mean = vectors.mean(axis=0)
         return cls(features, np.maximum(spectrum, 0), axes, mean, axes.T @ (vectors - mean))
 
     def vectors(self, features: list[Block], ridge: float) -> np.ndarray:
-        """The vectors in the domain of users with ``features``, float32 ``[B, d]``.
+        """Predicts the vectors in the domain of users with ``features``, float32 ``[B, d]``.
 
         Args:
-          ridge: in units of the mean of the kernel's diagonal.
+          features: The users' features, blocks ``[B, F]``.
+          ridge: The strength of the ridge penalty, in units of the mean of the kernel's diagonal.
         """
-        if ridge not in self.solved:  # once, not for each batch of queries
+        if ridge not in self.solved:  # solved once, not for each batch of queries
             strength = max(ridge * float(self.spectrum.mean()), 1e-9)
             self.solved[ridge] = self.axes @ (self.turned / (self.spectrum + strength)[:, np.newaxis])
         return (self.mean + _products(features, self.features) @ self.solved[ridge]).astype(np.float32)
 
 
 def users_of_several(data: TrainingData) -> np.ndarray:
-    """The rows of ``data.histories`` with events in at least two domains, int64 ``[S]``."""
+    """Returns the rows of ``data.histories`` with events in at least two domains, int64 ``[S]``."""
     events, items = interactions(data.histories, data.n_items), data.split.dataset.items
     return np.flatnonzero(np.sum(list(_has(events, _items_of(items)).values()), axis=0) > 1)
 
 
 def _items_of(items: pd.DataFrame) -> dict[str, np.ndarray]:
-    """By domain, its items, int64 ``[M]``."""
+    """Returns the items of each domain, int64 ``[M]``, by the name of the domain."""
     return {name: np.flatnonzero(items_of_domain(items, name)) for name in domain_names(items)}
 
 
 def _has(events: sparse.csr_array, of_domain: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By domain, which users have events there, bool ``[U]``."""
+    """Returns which users have events in each domain, bool ``[U]``, by the name of the domain."""
     return {name: np.diff(events[:, items].indptr) > 0 for name, items in of_domain.items()}
 
 
@@ -140,18 +141,19 @@ def _has(events: sparse.csr_array, of_domain: Mapping[str, np.ndarray]) -> dict[
 class DomainMap:
     """Kernel ridge regression from a user's events in other domains onto the user's vector in this one.
 
-    With F(u) the features of user u in the other domains, S the users of both, and V the item vectors of this domain
-    (:class:`SingularVectors`):
+    F(u) are the features of user u in the other domains, S the users with events both there and in this domain, and V
+    the item vectors of this domain (:class:`SingularVectors`):
 
         score(u, i) = <mean + sum over s in S of k(u, s) c_s, V_i>,    c = (K + ridge I)^-1 (R - mean)
         k(u, s) = sum over the kinds of features of the cosine of F(u) and F(s)
 
-    ``R`` are the vectors of S in this domain and ``mean`` is their mean, so a user without any event elsewhere gets
-    the items that users of several domains like most. Each other domain has three kinds of features: its items, with
-    rare ones counting more; the mean of their text vectors; and the user's vector in that domain.
+    ``R`` are the vectors of the users S in this domain, and ``mean`` is their mean. So a user without events in other
+    domains gets the items that users of several domains like most. Each other domain has three kinds of features: the
+    user's items, where rare items count more; the mean of their text vectors; and the user's vector in that domain.
 
     Args:
-      ridge: above 0, in units of the mean of the kernel's diagonal; larger pulls towards the mean of all users.
+      ridge: The strength of the ridge penalty, above 0, in units of the mean of the kernel's diagonal. Larger values
+        pull the predictions towards the mean of all users.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("items", "text", "vectors")
@@ -164,10 +166,10 @@ class DomainMap:
     maps: dict[str, _Map] = field(init=False, repr=False)
 
     def fit(self, data: TrainingData) -> Self:
-        """Finds the vectors of each domain, and learns a map onto each from all others.
+        """Learns the vectors of each domain, and fits a map onto each domain from all others.
 
         Raises:
-          ModelError: the data is not joined, or no user has events in two domains.
+          ModelError: The data is not joined, or no user has events in two domains.
         """
         items, self.n_items = data.split.dataset.items, data.n_items
         of_domain = _items_of(items)
@@ -190,17 +192,17 @@ class DomainMap:
         return self
 
     def _learn(self, events: sparse.csr_array) -> Vectors:
-        """The vectors of a domain with these events of its users."""
+        """Learns the vectors of a domain from the events of its users."""
         return SingularVectors.of(events)
 
     def _features(self, events: sparse.csr_array, target: str) -> list[Block]:
-        """Blocks ``[B, F]`` for the kinds of features in each domain but ``target``."""
+        """Returns a block ``[B, F]`` for each kind of features in each domain except ``target``."""
         found = [domain.features(events) for name, domain in self.domains.items() if name != target]
         blocks = [of_kind[kind]() for of_kind in found for kind in self.kinds]
         return [_unit(block) for block in blocks] if self.cosine else blocks
 
     def score(self, queries: Queries) -> np.ndarray:
-        """The scores of all items, float32 ``[B, N]``; 0 in a domain that shares no user with the others."""
+        """Scores all items, float32 ``[B, N]``; the scores are 0 in a domain that shares no user with the others."""
         events = interactions(queries.choices, self.n_items)
         scores = np.zeros((len(queries), self.n_items), np.float32)
         for name, learned in self.maps.items():
@@ -213,12 +215,13 @@ class DomainMap:
 class Emcdr(DomainMap):
     """EMCDR (Man et al., "Cross-Domain Recommendation: An Embedding and Mapping Approach", IJCAI 2017), linear case.
 
-    Each domain is factorized on its own, and a linear map from the vectors of the other domains to that of this one is
-    fitted on the users of both. The paper factorizes by gradient descent (MF or BPR), here it is iALS; the paper's map
-    has no intercept, here it has.
+    Each domain is factorized on its own. A linear map from a user's vectors in the other domains to the vector in this
+    domain is fitted on the users of both. The paper factorizes by gradient descent (MF or BPR) and its map has no
+    intercept; here the factorization is iALS and the map has an intercept.
 
     Args:
-      dim: width of the vectors. ridge: as in :class:`DomainMap`.
+      dim: Width of the vectors.
+      ridge: As in :class:`DomainMap`.
     """
 
     kinds = ("vectors",)
@@ -231,7 +234,7 @@ class Emcdr(DomainMap):
 
 
 def _unit(block: Block) -> Block:
-    """Rows of length 1; rows of zeros stay."""
+    """Scales the rows to length 1; rows of zeros stay zero."""
     if isinstance(block, np.ndarray):
         length = np.linalg.norm(block, axis=1, keepdims=True)
         return np.divide(block, length, out=np.zeros_like(block), where=length > 0)
@@ -240,6 +243,6 @@ def _unit(block: Block) -> Block:
 
 
 def _products(a: list[Block], b: list[Block]) -> np.ndarray:
-    """The inner products of the rows of two lists of blocks, float32 ``[A, B]``."""
+    """Returns the inner products of the rows of two lists of blocks, float32 ``[A, B]``."""
     parts = [one @ other.T for one, other in zip(a, b, strict=True)]
     return np.sum([part if isinstance(part, np.ndarray) else part.toarray() for part in parts], axis=0)

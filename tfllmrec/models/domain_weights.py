@@ -2,16 +2,18 @@
 
 EMCDR (Man et al., "Cross-Domain Recommendation: An Embedding and Mapping Approach", IJCAI 2017) maps the vector of a
 user in one domain to the user's vector in another one. If the map is linear, and if both vectors are linear in the
-user's events, then all three steps together are item-item weights: they are served as these are, at the same cost.
+user's events, then the three steps together are equivalent to item-item weights. They are served like item-item
+weights, at the same cost.
 
-For each domain, with S the users who have events inside and outside of it:
+For each domain, where S are the users who have events inside and outside of it:
 
     W[j, i] = <f_j G, V_i>,    G = F^T (F F^T + ridge I)^-1 R
 
-``f_j`` are the features of an item j of another domain: the item itself, with rare items counting more; its text; and
-its vector, learned from the events outside. ``F`` ``[S, F]`` are the sums of the features of each user's items, ``R``
-``[S, d]`` the users' vectors in the domain, and ``V_i`` the vector of an item of the domain
-(:class:`SingularVectors`). Both sums are divided by the square root of the number of events. There is no intercept.
+``f_j`` are the features of an item j of another domain: its identity, where rare items count more; its text; and its
+vector, learned from the events outside the domain. ``F`` ``[S, F]`` are the sums of the features of each user's items,
+``R`` ``[S, d]`` the users' vectors in the domain, and ``V_i`` the vector of an item of the domain
+(:class:`SingularVectors`). ``F`` and ``R`` are sums over a user's events, divided by the square root of their number.
+There is no intercept.
 """
 
 from __future__ import annotations
@@ -30,48 +32,48 @@ from tfllmrec.models.item_weights import PrunedWeights, interactions, leading_ei
 from tfllmrec.text.centring import centred_unit
 
 MOST_USERS = 5000
-"""Users of several domains that a map is fitted on, at most: its system of equations is as large as their number."""
+"""Largest number of users that a map is fitted on. The size of its system of equations is the number of users."""
 
 WIDTH = 512
-"""Of the vectors that users and items of a domain are given, at most."""
+"""Largest width of the vectors of a domain's users and items."""
 
 SOURCE_WIDTH = 128
-"""Of these, how many describe a user to the other domains."""
+"""Number of the leading dimensions of these vectors that are features for the maps onto other domains."""
 
 RIDGE = 3.0
-"""Of the map, in units of the mean of the diagonal of ``F F^T``."""
+"""Ridge penalty of the map, in units of the mean of the diagonal of ``F F^T``."""
 
-_CELLS = 16_000_000  # of the weights that are there at once
+_CELLS = 16_000_000  # largest number of dense weights in memory at once
 
 
 class Vectors(Protocol):
-    """Vectors of the M items of a domain and of its users, whose inner products are scores.
+    """Vectors of the M items of a domain and of its users; their inner products are the scores.
 
     Attributes:
-      items: float32 ``[M, d]``.
+      items: The vectors of the items, float32 ``[M, d]``.
     """
 
     items: np.ndarray
 
     def users(self, events: sparse.csr_array) -> np.ndarray:
-        """float32 ``[B, d]``, the vectors of users with ``events`` ``[B, M]``; zeros for none."""
+        """Returns the vectors of users with ``events`` ``[B, M]``, float32 ``[B, d]``; zeros if there are no events."""
 
     def source(self, events: sparse.csr_array) -> np.ndarray:
-        """float32 ``[B, F]``, what :meth:`users` tells the other domains."""
+        """Returns the features of users with ``events`` ``[B, M]`` for maps onto other domains, float32 ``[B, F]``."""
 
 
 @dataclass(frozen=True, eq=False)
 class SingularVectors(Vectors):
-    """The leading singular vectors of the events, in which active users and popular items count less.
+    """The leading singular vectors of the event matrix, scaled so that active users and popular items count less.
 
         A = D_u^-1/2 X D_i^-1/4,    A = P S Q^T,    user: row of A times Q,    item: row of D_i^1/4 Q
 
-    ``D_u`` and ``D_i`` are the numbers of events of users and items (compare Nikolakopoulos et al., "EigenRec", KAIS
-    2019, whose exponent is a setting).
+    ``D_u`` and ``D_i`` are diagonal matrices with the numbers of events of users and items (compare Nikolakopoulos et
+    al., "EigenRec", KAIS 2019, where the exponent is a setting).
 
     Attributes:
-      items: float32 ``[M, d]``, of the items.
-      axes: float32 ``[M, d]``, ``D_i^-1/4 Q``.
+      items: The vectors of the items, float32 ``[M, d]``.
+      axes: ``D_i^-1/4 Q``, float32 ``[M, d]``.
     """
 
     items: np.ndarray
@@ -79,7 +81,7 @@ class SingularVectors(Vectors):
 
     @classmethod
     def of(cls, events: sparse.csr_array) -> Self:
-        """Those of a user-by-item matrix ``[U, M]`` of ones."""
+        """Computes the singular vectors of a binary user-by-item matrix ``[U, M]``."""
         scale = np.maximum(events.sum(axis=0), 1).astype(np.float32) ** -0.25
         weighed = (by_activity(events) @ sparse.diags_array(scale)).tocsr()
         axes = leading_eigenpairs((weighed.T @ weighed).tocsr(), WIDTH)[1]
@@ -93,28 +95,28 @@ class SingularVectors(Vectors):
 
 
 def by_activity(events: sparse.csr_array) -> sparse.csr_array:
-    """The events of each user, divided by the square root of their number."""
+    """Divides the events of each user by the square root of their number."""
     return (sparse.diags_array(np.maximum(events.sum(axis=1), 1).astype(np.float32) ** -0.5) @ events).tocsr()
 
 
 def rarity(events: sparse.csr_array) -> np.ndarray:
-    """``1 / sqrt(1 + n_i)`` of items with n_i events, float32 ``[M]``."""
+    """Returns ``1 / sqrt(1 + n_i)`` for each item, where n_i is its number of events; float32 ``[M]``."""
     return (1 / np.sqrt(1 + events.sum(axis=0))).astype(np.float32)
 
 
 def some_users(users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """At most :data:`MOST_USERS` of them, in their order."""
+    """Samples at most :data:`MOST_USERS` of the users and keeps their order."""
     return users if len(users) <= MOST_USERS else np.sort(rng.choice(users, MOST_USERS, replace=False))
 
 
 @dataclass(frozen=True, eq=False)
 class MapOnto:
-    """The weights towards the items of a domain, ``outside @ inside.T``.
+    """The weights from items of other domains to the items of a domain, ``outside @ inside.T``.
 
     Attributes:
-      items: int64 ``[M]``, those of the domain.
-      outside: float32 ``[N, d]``, ``f_j G``; zeros for items of the domain.
-      inside: float32 ``[M, d]``, ``V_i``.
+      items: The items of the domain, int64 ``[M]``.
+      outside: ``f_j G``, float32 ``[N, d]``; zeros for items of the domain.
+      inside: ``V_i``, float32 ``[M, d]``.
     """
 
     items: np.ndarray
@@ -125,16 +127,17 @@ class MapOnto:
 def maps_between(
     histories: Ragged, domains: np.ndarray, text: np.ndarray, widths: Sequence[int] | None = None, seed: int = 42
 ) -> list[MapOnto]:
-    """A map onto each domain that shares users with the others.
+    """Fits a map onto each domain that shares users with the others.
 
     Args:
-      histories: item indices of each training user; order and repeats do not matter.
-      domains: object ``[N]``, the domain of each item; those of a shared item are separated by ``|``.
-      text: float32 ``[N, Dt]``. widths: as in :func:`tfllmrec.text.centring.centred_unit`.
-      seed: of the users that are drawn, where there are more than :data:`MOST_USERS`.
+      histories: Item indices of each training user; order and repeats do not matter.
+      domains: The domain of each item, object ``[N]``; the domains of a shared item are separated by ``|``.
+      text: Text vectors of the items, float32 ``[N, Dt]``.
+      widths: As in :func:`tfllmrec.text.centring.centred_unit`.
+      seed: Random seed of the sample of users, which is drawn if there are more than :data:`MOST_USERS`.
 
     Raises:
-      ModelError: no user has events in two domains.
+      ModelError: No user has events in two domains.
     """
     events, bits, found = interactions(histories, len(domains)), domain_bits(domains), []
     rng = np.random.default_rng(seed)
@@ -163,12 +166,14 @@ def maps_between(
 
 
 def _mapped(kinds: Sequence[Any], users: sparse.csr_array, onto: np.ndarray) -> np.ndarray:
-    """``f_j G`` of items with features of some ``kinds``, dense or sparse ``[M, F]``: float32 ``[M, d]``.
+    """Solves for ``f_j G`` of M items, float32 ``[M, d]``.
 
-    Each kind is scaled so that the users' features have a mean squared length of 1.
+    Each kind of features is scaled so that the users' features have a mean squared length of 1.
 
     Args:
-      users: ``[S, M]``. onto: float32 ``[S, d]``, their vectors in the domain.
+      kinds: The features of the items, one dense or sparse matrix ``[M, F]`` for each kind.
+      users: The events of the users, divided by the square root of their number, ``[S, M]``.
+      onto: The vectors of these users in the domain, float32 ``[S, d]``.
     """
     summed: list[Any] = [users @ kind for kind in kinds]
     sizes = [float((each**2).sum()) / len(onto) for each in summed]
@@ -183,10 +188,11 @@ def _mapped(kinds: Sequence[Any], users: sparse.csr_array, onto: np.ndarray) -> 
 
 
 def with_maps(weights: PrunedWeights, maps: Sequence[MapOnto], domains: np.ndarray) -> PrunedWeights:
-    """The weights with those of a map in the place of all weights from other domains towards its items.
+    """Replaces the weights from other domains to the items of a mapped domain by the weights of the map.
 
-    Weights towards a domain without a map stay. The rows of a map get the mean length that the rows of its domain have
-    within the domain, so that an event counts about as much in both. Of each row as many weights are kept as before.
+    Weights to a domain without a map are unchanged. The rows of a map are scaled to the mean length that the rows of
+    its domain have within the domain, so that events inside and outside the domain count about the same. Each row keeps
+    as many weights as before.
     """
     bits, kept = domain_bits(domains), weights.neighbours.shape[1]
     between = _disjoint(bits[:, np.newaxis], bits[weights.neighbours])
@@ -215,7 +221,7 @@ def _disjoint(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _mean_length(rows: np.ndarray) -> float:
-    """Of the rows that are not zero."""
+    """Returns the mean length of the rows that are not zero; 0 if there is no such row."""
     lengths = np.linalg.norm(rows, axis=1)
     return float(lengths[lengths > 0].mean()) if lengths.any() else 0.0
 

@@ -1,4 +1,4 @@
-"""The shape that all fits share: ``fit_NAME(data, options)``, from :class:`TrainingData` to :class:`Fitted`."""
+"""The common interface of all fits, ``fit_NAME(data, options)``: from :class:`TrainingData` to :class:`Fitted`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.user_texts import UserTexts
 
-#: Validation queries that settings are compared on. With 3,000 of beauty's 22,363 the search for item-item weights
-#: ended at others than with all of them.
+#: Largest number of validation queries that settings are compared on. With 3,000 of the 22,363 queries of beauty, the
+#: search for item-item weights chose other settings than with all of them.
 SAMPLE = 6000
-#: Numbers in a block of scores, at most: 0.8 GB. A validation sample has two such blocks, of half the rows.
+#: Largest number of scores in memory at once: 0.8 GB. A validation sample has half as many, as it may need two arrays.
 SCORES = 200_000_000
 
 M = TypeVar("M")
@@ -41,11 +41,11 @@ class Fitted(Generic[M, O]):
     """The result of a fit.
 
     Attributes:
-      model: the fitted model.
-      options: the options of the fit, with a value for each *auto*.
-      figures: what the fit measured on validation queries, as JSON values; empty for a hybrid, whose metrics
-        :meth:`TrainingData.measure` gives.
-      chosen: a line for each setting that was chosen from the data.
+      model: The fitted model.
+      options: The options of the fit; each *auto* is replaced by the chosen value.
+      figures: The measurements of the fit on validation queries, as JSON values. Empty for a hybrid: use
+        :meth:`TrainingData.measure` for its metrics.
+      chosen: A line of text for each setting that was chosen from the data.
     """
 
     model: M
@@ -56,22 +56,23 @@ class Fitted(Generic[M, O]):
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """All that a fit may look at: training events, validation queries and text vectors; never the test queries.
+    """The data that a fit may read: training events, validation queries and text vectors; never the test queries.
 
     Values that several fits need are computed once.
 
     Attributes:
-      split: fits read its training events and its validation queries.
-      text: float32 ``[N, Dt]``, in the order of the items table; a row of zeros is an item without text.
-      head_share: share of the items, by training events, that are head.
-      text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
-      graph: of the items; ``None``: there is none.
-      user_texts: encodes what users write, into vectors as wide as those of ``text``; ``None``: that is not read.
-      source_histories: of other domains: items of this catalogue that their users had, oldest first; they count in
-        item-item weights where ``item_weights.source`` says so. ``None``: there are none.
-      seed: of the sample of validation queries, and of each fit whose options have no seed.
-      baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
-      tried_item_weights: the validation figures of the item-item weights tried so far, by their settings as JSON; see
+      split: The split. Fits read its training events and its validation queries.
+      text: Text vectors, float32 ``[N, Dt]``, in the order of the items table; a row of zeros is an item without text.
+      head_share: Share of the items that are head items, by training events.
+      seed: Random seed of the sample of validation queries, and of each fit whose options have no seed.
+      text_widths: Widths of the encoders' vectors that are concatenated in ``text``; ``None`` if there is one encoder.
+      user_texts: Encodes the texts of users into vectors as wide as those of ``text``; ``None`` if these texts are not
+        read.
+      graph: The graph of the items; ``None`` if there is none.
+      source_histories: Histories of users of other domains, restricted to items of this catalogue, oldest first. Their
+        weight in the item-item weights is ``item_weights.source``. ``None`` if there are none.
+      baselines: The baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
+      tried_item_weights: The validation results of the item-item weights tried so far, by their settings as JSON; see
         :func:`tfllmrec.training.defaults.item_weights_result`.
 
     Raises:
@@ -88,7 +89,7 @@ class TrainingData:
     source_histories: Ragged | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     tried_item_weights: dict[str, Result] = field(default_factory=dict, init=False, repr=False)
-    # By their decay, those of the sources by "sources" and their decay.
+    # The keys are the decay, and for the statistics of the sources ("sources", decay).
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,7 +109,7 @@ class TrainingData:
         user_texts: UserTexts | None = None,
         graph: ItemGraph | None = None,
     ) -> Self:
-        """The data of an experiment, with the head share and the seed of its config."""
+        """Returns the data of an experiment, with the head share and the seed of its config."""
         head_share, seed = config.evaluation.head_share, config.seed
         return cls(split, np.asarray(text), head_share, seed, text_widths, user_texts, graph)
 
@@ -118,43 +119,44 @@ class TrainingData:
 
     @cached_property
     def histories(self) -> Ragged:
-        """Item indices of each training user, oldest first, without what was rejected."""
+        """Item indices of each training user, oldest first, without rejected items."""
         return self.split.train_queries().choices
 
     @property
     def domains(self) -> np.ndarray | None:
-        """The domain of each item, object ``[N]``; ``None`` where data is not joined."""
+        """The domain of each item, object ``[N]``; ``None`` if the data is not joined."""
         items = self.split.dataset.items
         return items[DOMAIN].to_numpy(object) if DOMAIN in items else None
 
     @cached_property
     def unit_text(self) -> np.ndarray:
-        """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`."""
+        """The text vectors after :func:`centred_unit`, float32 ``[N, Dt]``."""
         return centred_unit(self.text, widths=self.text_widths)
 
     @cached_property
     def graph_view(self) -> sparse.csr_array | None:
-        """The graph as a view of the item-item weights, see :func:`tfllmrec.models.graph.view_of`."""
+        """The graph as a view for the item-item weights, see :func:`tfllmrec.models.graph.view_of`."""
         return None if self.graph is None else view_of(self.graph)
 
     @cached_property
     def maps_between_domains(self) -> list[MapOnto]:
-        """See :func:`tfllmrec.models.domain_weights.maps_between`; for data with domains."""
+        """The maps between the domains, see :func:`tfllmrec.models.domain_weights.maps_between`. Needs joined data."""
         assert self.domains is not None
         return maps_between(self.histories, self.domains, self.unit_text, self.text_widths, self.seed)
 
     def item_weight_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics:
-        """The statistics of :attr:`histories`, and of the sources that count, from which item-item weights are solved.
+        """Returns the statistics that item-item weights are solved from, of :attr:`histories` and of the sources.
 
-        The most recent statistics are kept, because tries of the search, the fit and the run folder use the same ones.
-        Statistics that may have more than :data:`~tfllmrec.models.item_weights.MAX_KEPT_PAIRS` pairs are not kept.
+        The most recent statistics are kept in memory, because the search for settings, the fit and the run folder use
+        the same ones. Statistics that may have more than :data:`~tfllmrec.models.item_weights.MAX_KEPT_PAIRS` pairs
+        are not kept.
 
         Raises:
-          ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
+          ModelError: See :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
         """
         needed = _decay_of(settings)
         if needed not in self._statistics:
-            self._statistics.clear()  # first, because both may be large
+            self._statistics.clear()  # before the new ones are computed, because both may be large
             statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
             if pairs_bound(self.histories, self.n_items) > MAX_KEPT_PAIRS:
                 return self._with_sources(statistics, settings)
@@ -166,7 +168,7 @@ class TrainingData:
         return statistics if of_sources is None else statistics + of_sources
 
     def source_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics | None:
-        """The statistics of :attr:`source_histories`, times ``item_weights.source``; ``None`` if they do not count."""
+        """Returns the statistics of :attr:`source_histories` times ``item_weights.source``; ``None`` if not used."""
         if not settings.source or self.source_histories is None:
             return None
         key = ("sources", _decay_of(settings))
@@ -178,30 +180,30 @@ class TrainingData:
         return statistics.scaled(settings.source)
 
     def set_item_weight_statistics(self, settings: ItemWeightSettings, statistics: ItemWeightStatistics) -> None:
-        """Makes :meth:`item_weight_statistics` return statistics that were made of earlier ones.
+        """Sets the statistics that :meth:`item_weight_statistics` returns, such as updated ones of an earlier fit.
 
         Args:
-          settings: for which they hold.
-          statistics: of :attr:`histories`.
+          settings: The settings that the statistics were computed for.
+          statistics: The statistics of :attr:`histories`.
         """
         self._statistics.clear()
         self._statistics[_decay_of(settings)] = statistics
 
     def store_item_weight_statistics(self, path: Path, settings: ItemWeightSettings, tell: Tell) -> None:
-        """Writes :meth:`item_weight_statistics` and drops the copy in memory.
+        """Writes :meth:`item_weight_statistics` to a file and drops the copy in memory.
 
-        With the file, an update need only read the users that changed. Statistics that may have more than
-        :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written, nor those of histories
-        that were cut (:func:`~tfllmrec.models.item_weights.are_cut`), from which users cannot be subtracted.
+        With this file, an update reads only the users whose events have changed. Statistics are not written if they may
+        have more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items, or if long histories were
+        cut (:func:`~tfllmrec.models.item_weights.are_cut`), because users cannot be subtracted from such statistics.
 
         Args:
-          path: of the ``.npz``; see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.load`.
-          settings: of the item-item weights.
-          tell: called with a line if nothing is written.
+          path: The ``.npz`` file; see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.load`.
+          settings: The settings of the item-item weights.
+          tell: Called with a line of text if nothing is written.
 
         Raises:
-          ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
-          WriteError: the disk is full, read-only or broken.
+          ModelError: See :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
+          WriteError: The disk is full, read-only or broken.
         """
         pairs = pairs_bound(self.histories, self.n_items)
         if are_cut(self.histories, self.n_items):
@@ -220,22 +222,22 @@ class TrainingData:
 
     @cached_property
     def strata(self) -> dict[str, np.ndarray]:
-        """``head``, ``tail`` and ``cold``, bool ``[N]`` each."""
+        """The items of the strata ``head``, ``tail`` and ``cold``, bool ``[N]`` each."""
         return self.split.strata(self.head_share)
 
     @cached_property
     def sample(self) -> Queries:
-        """The validation queries that all choices are made on; see :meth:`drawn`."""
+        """The validation queries that all choices are based on; see :meth:`drawn`."""
         return self.drawn()
 
     def drawn(self, among: np.ndarray | None = None) -> Queries:
-        """At most :data:`SAMPLE` of the validation queries, drawn by seed, in their order.
+        """Draws at most :data:`SAMPLE` of the validation queries at random by the seed; their order is kept.
 
-        Every choice in a fit is made on such queries: the hybrid's settings, gates and epoch, the text tower, and the
-        settings of every baseline. There are fewer where the scores of so many items would not fit into memory.
+        Every choice in a fit is based on such queries: the hybrid's settings, gates and epoch, the text tower, and the
+        settings of every baseline. Fewer queries are drawn if the scores of all items for them would not fit in memory.
 
         Args:
-          among: bool ``[B]``; only these queries are drawn, as for the lift of cold items.
+          among: The queries to draw from, bool ``[B]``; used for the lift of cold items. By default all.
         """
         size = min(SAMPLE, max(1, SCORES // (2 * self.n_items)))
         rows = np.random.default_rng(self.seed).permutation(len(self.split.validation))
@@ -243,10 +245,12 @@ class TrainingData:
         return self.split.validation.take(np.sort(rows[:size]))
 
     def measure(self, recommender: Recommender, queries: Queries | None = None, ks: Sequence[int] = (10,)) -> Result:
-        """Figures of a recommender on ``queries``, by default :attr:`sample`, without intervals.
+        """Evaluates a recommender on ``queries``, without confidence intervals.
 
         Args:
-          ks: lengths of the lists.
+          recommender: The recommender.
+          queries: The queries; by default :attr:`sample`.
+          ks: Lengths of the lists.
         """
         return evaluate(
             recommender,
@@ -259,6 +263,6 @@ class TrainingData:
 
 
 def _decay_of(settings: ItemWeightSettings) -> float | None:
-    """The decay of the statistics that item-item weights are solved from; ``None`` if they need none."""
+    """Returns the decay of the statistics that item-item weights are solved from; ``None`` if they need none."""
     settings = settings.settled()
     return settings.decay if settings.next_item else None

@@ -1,13 +1,14 @@
-"""A score as one inner product and a sparse sum, so that an item index can answer for it.
+"""Rewrites a score as one inner product and a sparse sum, so that an item index can rank by it.
 
 For the hybrid:
 
     score(u, i) = <(g_i e_i, T o_i), (q_u, 1 / T)> + sum over history j of decay ** steps_back * (h_i W[j, i])
 
-The gates multiply an item's dense score by ``g_i`` and its sparse score by ``h_i``, and add ``o_i``. The three depend
-on the item alone, so ``g_i`` is multiplied into the item's vector, ``o_i`` is one more number of that vector, and
-``h_i`` is multiplied into the values paired with the item. The temperature ``T`` brings that number to the scale of the
-others: ``q_u`` has the length ``1 / T``, and a partition compares vectors without regard to the query.
+The gates multiply an item's dense score by ``g_i`` and its sparse score by ``h_i``, and add ``o_i``. All three depend
+only on the item. So ``g_i`` is multiplied into the item's vector, ``o_i`` becomes an additional number of that vector,
+and ``h_i`` is multiplied into the item's sparse values. The temperature ``T`` brings the additional number to the scale
+of the others: ``q_u`` has the length ``1 / T``, and the partition of an item index compares item vectors without a
+query.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
     from tfllmrec.models.servable import Query
 
 _ROWS_AT_ONCE = 65_536
-"""Vectors whose products are summed up at once: in double precision all of them would take twice their memory."""
+"""Vectors whose products are summed at once. All of them in double precision would take twice their memory."""
 
 
 class Folded(tf.Module):
-    """What an :class:`~tfllmrec.layers.item_index.ItemIndex` needs to rank as ``score_items`` of a model does.
+    """The inputs with which an :class:`~tfllmrec.layers.item_index.ItemIndex` ranks like a model's ``score_items``.
 
-    The index is made of :attr:`vectors` and :attr:`prior`; a request's arguments come from :meth:`requests`:
+    The index is built from :attr:`vectors` and :attr:`prior`; :meth:`requests` returns the arguments for its queries:
 
         index = build_index(folded.vectors, queries, prior=folded.prior)
         items, scores = index.top_k(k=k, exclude=query["history"], **folded.requests(item_vectors, query))
 
     Attributes:
-      vectors: float32 ``[N, D]``.
-      prior: float32 ``[N]``, what is added to the scores of a query without a history.
+      vectors: The item vectors, float32 ``[N, D]``.
+      prior: The values added to the scores of a query without a history, float32 ``[N]``.
       dim: D.
-      has_vectors: whether the vectors are used: without a dense side all are zeros.
+      has_vectors: Whether the inner product with the vectors is used. If not, all query vectors are zeros.
     """
 
     def __init__(self, vectors: np.ndarray, prior: np.ndarray, has_vectors: bool = True) -> None:
@@ -56,29 +57,30 @@ class Folded(tf.Module):
         self._covariance = tf.Variable(covariance.astype(np.float32), trainable=False, name="covariance")
 
     def queries(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
-        """Query vectors for the inner product with :attr:`vectors`, float32 ``[B, D]``.
+        """Returns the query vectors for the inner product with :attr:`vectors`, float32 ``[B, D]``.
 
-        Arguments as in :meth:`requests`.
+        The arguments are those of :meth:`requests`.
         """
         raise NotImplementedError
 
     def pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sparse part of the scores: items int32 ``[B, S]`` and what is added to each, float32 ``[B, S]``."""
+        """Returns the sparse part of the scores: items int32 ``[B, S]``, and the value of each, float32 ``[B, S]``."""
         nothing = tf.zeros((tf.shape(query["history"])[0], 0))
         return tf.cast(nothing, tf.int32), nothing
 
     def nothing_known(self, query: Query) -> tf.Tensor:
-        """bool ``[B]``: queries without a history, to whose scores :attr:`prior` is added."""
+        """Returns which queries have no history, bool ``[B]``; :attr:`prior` is added to their scores."""
         return tf.reduce_all(query["history"] >= self.n_items, axis=1)
 
     def without_offset(self, query: tf.Tensor) -> tf.Tensor:
-        """The same query vectors for scores without what is added to an item's score for every user."""
+        """Removes the part of the query vectors that adds an item's offset, which is the same for every user."""
         return query
 
     def requests(self, item_vectors: tf.Tensor, query: Query) -> dict[str, Any]:
-        """``query``, ``pairs`` and ``unknown`` of ``ItemIndex.top_k``; arguments as in ``Servable.score_items``.
+        """Returns the arguments ``query``, ``pairs`` and ``unknown`` of ``ItemIndex.top_k``.
 
-        ``item_vectors`` are the model's own, not :attr:`vectors`: histories are read by them.
+        The arguments are those of ``Servable.score_items``. ``item_vectors`` are the model's own, not :attr:`vectors`,
+        because the model encodes histories with them.
         """
         return {
             "query": self.queries(item_vectors, query),
@@ -87,14 +89,14 @@ class Folded(tf.Module):
         }
 
     def moments(self, index: ItemIndex, query: tf.Tensor, pairs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """Mean and variance, over the catalogue, of the scores that a request asks for; the scores are never made.
+        """Computes the mean and the variance of a query's scores over the catalogue, without computing the scores.
 
         Args:
-          index: made of :attr:`vectors`.
-          query, pairs: as :meth:`requests` gives them.
+          index: An index built from :attr:`vectors`.
+          query, pairs: The outputs of :meth:`requests`.
 
         Returns:
-          Two float32 ``[B]``.
+          The means and the variances, float32 ``[B]`` each.
         """
 
         def of_row(row: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -108,17 +110,17 @@ class Folded(tf.Module):
                 + tf.math.reduce_variance(sums)
                 + 2 * both
             )
-            return dense + sparse, tf.maximum(variance, 0.0)  # rounding may leave less than nothing
+            return dense + sparse, tf.maximum(variance, 0.0)  # rounding may make it negative
 
         return tf.map_fn(of_row, (query, *pairs), fn_output_signature=(tf.float32, tf.float32))
 
 
 class FoldedHybrid(Folded):
-    """A hybrid's score; :attr:`vectors` are ``g_i e_i``, followed by ``T o_i`` where any item has an offset.
+    """The folded score of a hybrid; :attr:`vectors` are ``g_i e_i``, followed by ``T o_i`` if any item has an offset.
 
     Args:
-      model: fitted, its gates chosen; later changes to it have no effect here. The variables of its layers are
-        read, not copied.
+      model: The fitted hybrid, with its gates chosen. Later changes to its gates and items have no effect here. The
+        variables of its layers are not copied but read.
     """
 
     def __init__(self, model: Hybrid) -> None:
@@ -130,7 +132,7 @@ class FoldedHybrid(Folded):
         super().__init__(vectors, np.log1p(model.train_counts.numpy()), model.use_dense)
         self._has_offset, self._temperature, self._use_behaviour = has_offset, temperature, model.use_behaviour
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
-        # Methods: the Keras model stays out of a SavedModel.
+        # Storing methods instead of the model keeps the Keras model out of a SavedModel.
         self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour_pairs
 
     def queries(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:

@@ -1,8 +1,8 @@
-"""A run's graph of items: its edges from text vectors and from use together, and what the graph is good for.
+"""The graph of a run's items: builds it, with edges from text vectors and common users, and prepares its uses.
 
-Two uses need no training. :func:`smoothed` mixes the text vectors of neighbours, and :func:`similarity_of` is a view
-of the ridge regression of the item-item weights, beside events and text. :func:`edges_of` gives the edges along which
-:class:`tfllmrec.layers.item_propagation.ItemPropagation` passes item vectors.
+Two uses need no training. :func:`smoothed` mixes the text vectors of neighbours. :func:`similarity_of` turns the graph
+into a view for the ridge regression of the item-item weights, in addition to events and text. :func:`edges_of` returns
+the edges along which :class:`tfllmrec.layers.item_propagation.ItemPropagation` passes item vectors.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from tfllmrec.models.item_weights import interactions
 from tfllmrec.progress import show_progress
 from tfllmrec.text.centring import centred_unit
 
-#: Up to this many items, all texts are compared with each other; beyond, those of near cells.
+#: Up to this many items, all texts are compared with each other; with more items, only texts of near cells are.
 EXACT_ITEMS = 50_000
-#: Seed of the cells, and how many items their number of probes is chosen on.
+#: Seed of the cells, and number of items on which the number of probes is chosen.
 _SEED, _ASKED = 0, 1000
-_SCORES = 16_000_000  # at once
+_SCORES = 16_000_000  # largest number of cosines in memory at once
 _ROWS = 4096
 
 
 def build_graph(
     split: Split, text: np.ndarray, settings: GraphConfig, data: DataConfig, text_widths: Sequence[int] | None = None
 ) -> ItemGraph:
-    """The graph of a split's items, from its training events, its catalogue, its texts and a file of edges.
+    """Builds the graph of a split's items from its training events, its catalogue, its texts and a file of edges.
 
     Args:
-      split: held-out events are not read.
-      text: float32 ``[N, Dt]``; rows of zeros are items without text.
-      settings: which relations, and how many neighbours.
-      data: limits for the file of edges.
-      text_widths: as in :func:`tfllmrec.text.centring.centred_unit`.
+      split: The split. Its held-out events are not read.
+      text: Text vectors, float32 ``[N, Dt]``; rows of zeros are items without text.
+      settings: The relations, the number of neighbours, and the file of edges.
+      data: Limits for the file of edges.
+      text_widths: As in :func:`tfllmrec.text.centring.centred_unit`.
 
     Returns:
-      The relations that have edges.
+      The graph with all relations that have edges.
 
     Raises:
-      ConfigError: two relations have the same name, or there are too many.
-      DataError: the file of edges cannot be used.
+      ConfigError: Two relations have the same name, or there are too many relations.
+      DataError: The file of edges cannot be used.
     """
     items, n_items, k = split.items, split.dataset.n_items, settings.neighbours
     found: list[Relation] = []
@@ -70,7 +70,7 @@ def build_graph(
         for field in split.schema.of("item"):
             if field.kind == "category" and field.name in items:
                 cells = items[field.name].fillna("").astype(str).tolist()
-                # The levels of a path of categories say less and less about an item; the last says most.
+                # Of a path of categories, only the last level is used: it says the most about an item.
                 path = field.name == CATEGORIES
                 found.append(shared_values("category" if path else field.name, cells, k, last_only=path))
     if settings.edges is not None:
@@ -89,13 +89,14 @@ def build_graph(
 
 
 def text_relation(vectors: np.ndarray, neighbours: int) -> Relation:
-    """Mutual nearest neighbours by text: each of two items is among the K nearest of the other, by cosine.
+    """Joins mutual nearest neighbours by text: each of two items is among the K nearest of the other, by cosine.
 
-    Up to :data:`EXACT_ITEMS` items the neighbours are exact. Beyond, an item is compared with the items of the cells
-    nearest to it (:func:`tfllmrec.layers.item_cells.partition`), as many as find 95 % of the nearest ten.
+    Up to :data:`EXACT_ITEMS` items the neighbours are exact. With more items, an item is compared only with the items
+    of its nearest cells (:func:`tfllmrec.layers.item_cells.partition`). The number of cells is chosen so that 95 % of
+    the ten nearest items are found.
 
     Args:
-      vectors: float32 ``[N, D]``, of length 1; rows of zeros have no neighbours.
+      vectors: Text vectors of length 1, float32 ``[N, D]``; rows of zeros have no neighbours.
       neighbours: K.
     """
     find = _exact if len(vectors) <= EXACT_ITEMS else _by_cells
@@ -108,7 +109,7 @@ def text_relation(vectors: np.ndarray, neighbours: int) -> Relation:
 
 
 def _exact(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest ``k`` of each item: indices and cosines ``[N, k]``."""
+    """Returns the ``k`` nearest items of each item: indices and cosines, ``[N, k]`` each."""
     n_items = len(vectors)
     items, scores = np.zeros((n_items, k), np.int32), np.full((n_items, k), -np.inf, np.float32)
     step = max(1, _SCORES // n_items)
@@ -123,7 +124,7 @@ def _exact(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_cells(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`_exact`, among the items of the nearest cells; places that are left over have ``-inf``."""
+    """Searches like :func:`_exact`, but only in the nearest cells; if they have fewer items, the rest has ``-inf``."""
     n_items = len(vectors)
     asked = evenly_spread(n_items, _ASKED)
     cells = partition(vectors, vectors[asked], _SEED, exclude=asked[:, np.newaxis].astype(np.int32))
@@ -153,24 +154,26 @@ def _by_cells(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _best(scores: np.ndarray, k: int, names: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Columns, or their ``names``, and values of the ``k`` highest in each row, in no order."""
+    """Returns the columns, or their ``names``, and the values of the ``k`` highest scores of each row, unordered."""
     place = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     best = np.take_along_axis(scores, place, axis=1)
     return (place if names is None else np.take_along_axis(names, place, axis=1)), best
 
 
 def use_relation(histories: Ragged, n_items: int, neighbours: int, support: int) -> Relation:
-    """Items that the same users had: ``c_ij / sqrt(n_i n_j)``, with c_ij users of both and n_i of i.
+    """Joins items that have common users. The weight is ``c_ij / sqrt(n_i n_j)``.
+
+    ``c_ij`` is the number of users who have had both items, and ``n_i`` the number of users of item i.
 
     Args:
-      histories: items of each training user.
+      histories: Items of each training user.
       n_items: N.
-      neighbours: as in :meth:`Relation.of`.
-      support: pairs with fewer users of both are left out.
+      neighbours: As in :meth:`Relation.of`.
+      support: Pairs with fewer common users are left out.
     """
     x = interactions(histories, n_items)
     by_item = x.T.tocsr()
-    # An item without users is in no pair.
+    # The maximum only avoids a division by zero: an item without users is in no pair.
     scale = 1 / np.sqrt(np.maximum(np.bincount(x.indices, minlength=n_items), 1))
     rows, columns, weights = [], [], []
     with show_progress("Counting use together", "items") as progress:
@@ -191,16 +194,16 @@ def use_relation(histories: Ragged, n_items: int, neighbours: int, support: int)
 
 
 def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, steps: int = 2) -> np.ndarray:
-    """Vectors mixed with those of their neighbours: ``x <- (1 - share) x_0 + share D^-1 A x``, then length 1.
+    """Mixes vectors with those of their neighbours: ``x <- (1 - share) x_0 + share D^-1 A x``, then scales to length 1.
 
-    Personalized propagation with restart (Gasteiger et al., "Predict then Propagate", ICLR 2019, eq. 4-5, with row
-    normalization). An item without text gets that of its neighbours. An item without neighbours keeps its own.
+    This is personalized propagation with restart (Gasteiger et al., "Predict then Propagate", ICLR 2019, eq. 4-5, with
+    row normalization). An item without text gets the texts of its neighbours. An item without neighbours keeps its own.
 
     Args:
-      vectors: float32 ``[N, D]``.
-      adjacency: ``[N, N]``, weights not below 0.
-      share: of the neighbours, 0 to 1.
-      steps: how many edges a text travels.
+      vectors: Text vectors, float32 ``[N, D]``.
+      adjacency: Weights of the edges, ``[N, N]``, not below 0.
+      share: Share of the neighbours, 0 to 1.
+      steps: Number of edges that a text travels.
     """
     degree = np.asarray(adjacency.sum(axis=1)).ravel()
     mean = sparse.diags_array(np.divide(1, degree, out=np.zeros_like(degree), where=degree > 0)) @ adjacency
@@ -213,7 +216,16 @@ def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, ste
 
 
 def edges_of(graph: ItemGraph | None, by_relation: bool) -> dict[str, Edges]:
-    """The edges that a model reads, by the name of the relation, or all of them under one name; empty without any."""
+    """Returns the edges that a model reads.
+
+    Args:
+      graph: The graph, if there is one.
+      by_relation: Whether the edges of each relation are returned separately, by its name. If not, all edges are
+        returned under the name ``all``.
+
+    Returns:
+      The edges by name; empty without edges.
+    """
     read = [] if graph is None else [each for each in graph.relations if each.kind in READ]
     found = {each.name: Edges(each.heads, each.tails, each.weights) for each in read}
     if by_relation or not found:
@@ -222,15 +234,15 @@ def edges_of(graph: ItemGraph | None, by_relation: bool) -> dict[str, Edges]:
 
 
 def view_of(graph: ItemGraph) -> sparse.csr_array:
-    """The relations of the graph that a model reads, by :func:`similarity_of`."""
+    """Returns the :func:`similarity_of` those relations of the graph that a model reads."""
     return similarity_of(graph.adjacency(READ))
 
 
 def similarity_of(adjacency: sparse.csr_array) -> sparse.csr_array:
-    """The graph as a view of the ridge regression: ``(I + D^-1/2 A D^-1/2) / 2``, 0 where an item has no edges.
+    """Returns the graph as a view for the ridge regression: ``(I + D^-1/2 A D^-1/2) / 2``, sparse float32 ``[N, N]``.
 
-    It is positive semidefinite, as the eigenvalues of the scaled adjacency are between -1 and 1, and so may stand
-    beside ``T T^T``, the similarity of texts. Sparse float32 ``[N, N]``.
+    Rows and columns of items without edges are 0. The matrix is positive semidefinite, because the eigenvalues of the
+    scaled adjacency are between -1 and 1. So it can be added to ``T T^T``, the similarity of texts.
     """
     degree = np.asarray(adjacency.sum(axis=1)).ravel()
     scale = sparse.diags_array(np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0))

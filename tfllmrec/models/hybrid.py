@@ -1,12 +1,12 @@
-"""The sparse-dense hybrid: meaning, feedback and behaviour, weighed by learned gates.
+"""The sparse-dense hybrid: a sum of meaning, feedback and behaviour terms, weighted by learned gates.
 
     score(u, i) = c s_d a_i (<e_i, (1 - b_u) q_u + b_u r_u> - tau log(1 + n_i)) + s_w (1 - d a_i) <m_u, W_i>
                   + lift [n_i = 0 and item i has text]
 
-``e_i`` and the two query vectors are compared as cosines at a temperature. ``a_i`` depends on ``n_i``, the item's
-training events, and on whether the item has text; ``b_u`` depends on how much feedback the user gave. ``s_d`` and
-``s_w`` bring the two kinds of score to one scale. ``c``, ``d``, ``tau`` and ``lift`` are chosen on validation after
-training (:class:`~tfllmrec.layers.term_gates.TermGates`).
+``e_i`` and the two query vectors ``q_u`` and ``r_u`` are compared by cosine, divided by a temperature. ``a_i`` depends
+on ``n_i``, the number of the item's training events, and on whether the item has text; ``b_u`` depends on the amount of
+the user's feedback. ``s_d`` and ``s_w`` bring the dense and the sparse score to one scale. ``c``, ``d``, ``tau`` and
+``lift`` are chosen on validation after training (:class:`~tfllmrec.layers.term_gates.TermGates`).
 """
 
 from __future__ import annotations
@@ -72,25 +72,26 @@ from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit, text_mean
 from tfllmrec.text.user_texts import UserTexts
 
-#: Numbers in the vectors of texts that are scored at once: 200 MB.
+#: Largest number of values in the text vectors of queries that are scored at once: 200 MB.
 TEXT_VALUES = 50_000_000
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the model knows of the items before training.
+    """The items and their data that a model gets before training.
 
     Attributes:
-      item_ids: object ``[N]``, all different, in the order of the items table.
-      text: float32 ``[N, Dt]``, unit rows as the encoder gives them; a row of zeros is an item without text.
-      text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
-      fields: further fields of the items by their keys (``item.brand``), ``[N]`` or ``[N, width]`` each, as
-        :meth:`tfllmrec.data.schema.Field.encode` gives them.
-      domains: object ``[N]``, the domain of each item in joined data; ``None``: there is one.
-      graph: of the N items, where ``config.propagation`` or ``item_weights.graph`` may read it.
+      item_ids: The item ids, object ``[N]``, all different, in the order of the items table.
+      text: Text vectors from the encoder, float32 ``[N, Dt]``, rows of length 1; a row of zeros is an item without
+        text.
+      text_widths: Widths of the encoders' vectors that are concatenated in ``text``; ``None`` if there is one encoder.
+      fields: Further fields of the items by key (``item.brand``), ``[N]`` or ``[N, width]`` each, encoded by
+        :meth:`tfllmrec.data.schema.Field.encode`.
+      domains: The domain of each item in joined data, object ``[N]``; ``None`` if there is only one domain.
+      graph: The graph of the N items, if ``config.propagation`` or ``item_weights.graph`` may read it.
 
     Raises:
-      ModelError: an id is there twice, or there is not one row of text, of each field and of the graph for each id.
+      ModelError: An id occurs twice, or text, a field or the graph does not have one row for each id.
     """
 
     item_ids: np.ndarray
@@ -111,14 +112,16 @@ class Catalogue:
         blank: bool = False,
         graph: ItemGraph | None = None,
     ) -> Self:
-        """The catalogue of an items table, with the fields of items in ``schema`` that have an encoder.
+        """Creates the catalogue of an items table, with the item fields of ``schema`` that have an encoder.
 
         Args:
-          items: the table; ``text``, ``text_widths``: see above.
-          schema: of the data.
-          config: of the model; the fields that it does not read are left out. By default all are encoded.
-          blank: leaves all values missing, which takes less time, for a model whose weights are loaded next.
-          graph: of the first items of the table; all others have no edges.
+          items: The items table.
+          text, text_widths: As in the class.
+          schema: The schema of the data.
+          config: The config of the model; fields that it does not read are left out. By default all are encoded.
+          blank: Whether to leave all values of fields missing. This is faster, and enough for a model whose weights
+            are loaded next.
+          graph: A graph of the first items of the table; all other items have no edges.
         """
         fields = [each for each in schema.of("item") if each.has_encoder]
         fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
@@ -155,11 +158,11 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Negatives:
-    """How the retrieval task gets its negatives.
+    """The negatives of the retrieval task.
 
     Attributes:
-      count: 0 for the whole catalogue, else the number of sampled negatives in a step.
-      log_q: strength of the correction for sampled ones.
+      count: Number of negatives sampled in each step; 0 for the whole catalogue.
+      log_q: Strength of the logQ correction of sampled negatives.
     """
 
     count: int = 0
@@ -168,12 +171,12 @@ class Negatives:
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A model of the same catalogue whose dense scores another one learns to give (Hinton et al. 2015).
+    """A model of the same catalogue whose dense scores another model learns to reproduce (Hinton et al. 2015).
 
     Attributes:
-      model: reads the same queries.
-      items: float32 ``[N, D]``, its item vectors.
-      weight: of its soft targets, relative to the loss of the items that came next.
+      model: The teacher; it reads the same queries.
+      items: The item vectors of the teacher, float32 ``[N, D]``.
+      weight: Weight of the loss of the teacher's soft targets, relative to the loss of the next items.
     """
 
     model: Hybrid
@@ -202,28 +205,30 @@ class Hybrid(MeasuredModel):
     weights are saved as non-trainable weights, so :meth:`get_config` stays small.
 
     Args:
-      catalogue: the items with their text vectors.
-      train_counts: int ``[N]``, the number of training events of each item.
-      config: sizes and terms. Values that are still *auto* are settled by :meth:`ModelConfig.settled`.
-      item_weights: settings of the item-item weights; the decay also applies to histories. Values that are still *auto*
-        are settled by :meth:`ItemWeightSettings.settled`.
-      negatives: the whole catalogue, or sampled negatives.
-      seed: random seed of all initialisers and of all noise.
-      schema: the fields of the data. Fields that have an encoder are read in addition to texts, ids and ratings: those
+      catalogue: The items with their text vectors.
+      train_counts: Number of training events of each item, int ``[N]``.
+      config: Sizes and terms. Each *auto* is replaced by :meth:`ModelConfig.settled`.
+      item_weights: Settings of the item-item weights; the decay also applies to histories. Each *auto* is replaced by
+        :meth:`ItemWeightSettings.settled`.
+      negatives: The negatives: the whole catalogue, or a sample.
+      seed: Random seed of all initialisers and of all noise.
+      schema: The fields of the data. Fields that have an encoder are read in addition to texts, ids and ratings: those
         of events, requests and users if ``config.fields`` is set, those of items if ``config.item_fields`` is set and
-        the catalogue has them. Texts of users are read if they have a width (:meth:`Schema.reading_text`), whatever
-        ``config.user_text`` says.
-      repeats: whether users use items again, so that the gates also learn from such events.
+        the catalogue has them. Texts of users are read if they have a width (:meth:`Schema.reading_text`), regardless
+        of ``config.user_text``.
+      repeats: Whether users use items again, so that the gates also learn from such events.
       kwargs: ``name``, as in ``tf.keras.Model``.
 
     Attributes:
-      reads: keys of the fields that a query needs in addition to its ``history``.
-      query_spec: types and shapes of a query.
-      texts: the encoder of texts in queries (:class:`tfllmrec.text.user_texts.UserTexts`), if the schema has texts with
+      reads: Keys of the fields that a query needs in addition to its ``history``.
+      query_spec: Types and shapes of a query.
+      texts: The encoder of texts in queries (:class:`tfllmrec.text.user_texts.UserTexts`), if the schema has texts with
         a width. It is not saved. ``None``: queries may not have texts.
 
     Raises:
-      ModelError: ``train_counts`` do not fit the catalogue.
+      ModelError: ``train_counts``, the widths of texts or ``item_weights.context`` do not fit the catalogue and the
+        schema.
+      ConfigError: ``item_weights`` do not fit the domains of the catalogue.
     """
 
     reads: Sequence[str] = (RATING_KEY,)
@@ -264,7 +269,7 @@ class Hybrid(MeasuredModel):
         reads_fields = config.fields and "meaning" in config.terms
         kind = encoded.kind_of_event if self.use_behaviour and item_weights.kinds else None
         of_queries = encoded.of("event", "request", "user") if reads_fields else [kind] if kind else []
-        #: The field by which events count in the behaviour term; ``None``: all count the same.
+        #: The field that determines the weights of events in the behaviour term; ``None``: all weights are equal.
         self.kind = kind
         of_items = [each for each in encoded.of("item") if config.reads_item_field(each.kind)]
         of_items = [each for each in of_items if each.key in catalogue.fields]
@@ -285,7 +290,7 @@ class Hybrid(MeasuredModel):
         dim, dropout = config.embedding_dim, config.dropout
         self.text_widths = catalogue.text_widths
         self.texts: UserTexts | None = None
-        #: Only while the model is trained; it is not saved.
+        #: The teacher during training. It is not saved.
         self.teacher: Teacher | None = None
         self._texts = [each for each in self.schema.of_inputs() if each.is_read_text]
         if foreign := [each.key for each in self._texts if each.width != text.shape[1]]:
@@ -298,7 +303,7 @@ class Hybrid(MeasuredModel):
         edges = {}
         if self.use_dense and config.propagation != "none":
             edges = edges_of(catalogue.graph, by_relation=config.propagation == "relations")
-        #: ``None`` where item vectors do not read their neighbours, or there are no edges.
+        #: ``None`` if item vectors are not mixed with those of their neighbours, or if there are no edges.
         self.propagation = ItemPropagation(self.n_items, dim, edges, name="propagation") if edges else None
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
@@ -315,7 +320,7 @@ class Hybrid(MeasuredModel):
             else None
         )
         if self._texts:
-            #: Chosen on validation: 0 if the texts of users do not help; they are then treated as missing.
+            #: Chosen on validation: 0 if the texts of users do not help. They are then treated as missing.
             self.reads_text = tf.Variable(1.0, trainable=False, name="reads_text")
         self.scene = next((f for f in of_query if f.key == f"request.{config.scene}" and f.kind == "category"), None)
         self.scene_experts = (
@@ -326,15 +331,15 @@ class Hybrid(MeasuredModel):
         self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
         neighbours, decay = item_weights.neighbours, item_weights.decay
         self.behaviour = NeighbourScores(self.n_items, neighbours, decay, item_weights.map, name="behaviour")
-        #: W without the events that the gates are fitted on; only training uses it.
+        #: W solved without the events that the gates are fitted on; only training uses it.
         self.behaviour_without_holdout = NeighbourScores(
             self.n_items, neighbours, decay, item_weights.map, name="behaviour_without_holdout"
         )
-        if item_weights.map and self.domains is not None:  # else they come with the weights
+        if item_weights.map and self.domains is not None:  # without domains, they are loaded with the weights
             for layer in (self.behaviour, self.behaviour_without_holdout):
                 layer.set_domains(domain_bits(self.domains))
         assert item_weights.itself is not None
-        #: Neighbours' weights are hundredths; the weight of an item for its own use is a hundred times as large.
+        #: Weights of neighbours are about 0.01; the weight of an item for itself is about a hundred times larger.
         sparse_scale = 50.0 / (1.0 + 20.0 * item_weights.itself)
         self.gates = TermGates(np.any(catalogue.text != 0, axis=1), seed + 300, sparse_scale, name="gates")
         self.train_counts = tf.Variable(train_counts, trainable=False, dtype=tf.float32, name="train_counts")
@@ -349,20 +354,20 @@ class Hybrid(MeasuredModel):
         self.gate_task = CatalogueRetrieval(name="gate_task")
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
-        # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
+        # These calls create all variables, because checkpoints may be read or functions exported before any other call.
         nobody = empty_query(self.query_spec, self.n_items)
         scores = self.score_items(self.item_vectors(), nobody)
-        self.gates(scores, scores, self.train_counts)  # explanations read them even where nothing is to be weighed
+        self.gates(scores, scores, self.train_counts)  # explanations read the gates even if there is only one term
         self.gates.trainable = self.use_dense and self.use_behaviour
-        # What no loss reaches is not trained.
+        # Layers of unused terms are not trained, because no loss depends on them.
         self.history_encoder.trainable = "meaning" in config.terms
         self.feedback.trainable = self.use_feedback
         self.built = True
-        # Keras would fix the lengths of the first call, and the train_step of TFRS never calls the model.
+        # Without this, Keras would fix the lengths of the first call, and the train_step of TFRS never calls the model.
         self._set_save_spec(self.query_spec)
 
     def get_config(self) -> dict[str, Any]:
-        """The sizes and settings of the model. Large arrays are in the weights."""
+        """Returns the sizes and settings of the model. Large arrays are in the weights."""
         return {
             "name": self.name,
             "dtype": self.dtype_policy.name,
@@ -381,14 +386,15 @@ class Hybrid(MeasuredModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """A model of the same sizes; catalogue, counts and item-item weights are placeholders until weights are loaded.
+        """Creates a model of the same sizes, with placeholders for catalogue, counts and item-item weights.
 
-        The layers have the precision of the saved model, whatever Keras' global policy is.
+        The weights must be loaded afterwards. The layers have the precision of the saved model, regardless of Keras'
+        global policy.
         """
         config = dict(config)
         n_items, width = config.pop("n_items"), config.pop("id_width")
         text = np.zeros((n_items, config.pop("text_dim")), np.float32)
-        # Models of earlier versions know no fields of items, no scenes and no weights of kinds, but a form.
+        # Configs of earlier versions lack item fields, scenes and weights of kinds, and have a setting "form".
         settings = ModelConfig(**{"item_fields": "none", "scene": None} | config.pop("config"))
         negatives = Negatives(**config.pop("negatives"))
         settings_of_weights = {"kinds": False} | config.pop("item_weights")
@@ -405,23 +411,24 @@ class Hybrid(MeasuredModel):
 
     @property
     def item_ids(self) -> np.ndarray:
-        """The ids of the items, object ``[N]``."""
+        """Ids of the items, object ``[N]``."""
         return self.ids.ids
 
     @property
     def text_vectors(self) -> np.ndarray:
-        """Text vectors of the items, float32 ``[N, Dt]``, as :func:`centred_unit` gives them."""
+        """Text vectors of the items after :func:`centred_unit`, float32 ``[N, Dt]``."""
         return self.items.blocks["text"].numpy()
 
     def mapped(self, weights: PrunedWeights, histories: Ragged) -> PrunedWeights:
-        """The weights with those between domains from a map, if ``item_weights.map`` says so.
+        """Replaces the weights between domains by those of a map if ``item_weights.map`` is set.
 
         Args:
-          weights: of this catalogue. histories: that they were solved from.
+          weights: The weights of this catalogue.
+          histories: The histories that they were solved from.
 
         Raises:
-          ConfigError: the catalogue has only one domain.
-          ModelError: no user has events in two domains.
+          ConfigError: The catalogue has only one domain.
+          ModelError: No user has events in two domains.
         """
         if not self.item_weights.map:
             return weights
@@ -436,7 +443,12 @@ class Hybrid(MeasuredModel):
         self.behaviour.set_weights_of_items(weights.neighbours, weights.weights)
 
     def set_holdout(self, weights: PrunedWeights, counts: np.ndarray) -> None:
-        """Sets what is known without the events that the gates are fitted on: their W, and int ``[N]`` counts."""
+        """Sets the weights and counts without the events that the gates are fitted on.
+
+        Args:
+          weights: W, solved without these events.
+          counts: Number of the other training events of each item, int ``[N]``.
+        """
         weights = between_domains(weights, self.domains, self.item_weights.domains)
         self.behaviour_without_holdout.set_weights_of_items(weights.neighbours, weights.weights)
         self.counts_without_holdout.assign(np.asarray(counts, np.float32))
@@ -450,12 +462,14 @@ class Hybrid(MeasuredModel):
         items: tf.Tensor | None = None,
         content: Content | None = None,
     ) -> tf.Tensor:
-        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``, or of ``items`` int32 ``[M]`` alone, ``[M, D]``.
+        """Computes the unit vectors ``e_i`` of the items, float32 ``[N, D]`` or ``[M, D]``.
 
         Args:
-          counts: float32 ``[N]``, events of each item; by default those of training.
-          content: :meth:`ItemFusion.content` of these items, where it is computed already. With :attr:`propagation` of
-            the whole catalogue, which is then computed whatever the ``items`` are.
+          counts: Number of events of each item, float32 ``[N]``; by default those of training.
+          training: Whether the call is part of training.
+          items: Item indices, int32 ``[M]``; by default the whole catalogue.
+          content: The :meth:`ItemFusion.content` of these items, if it has been computed already. With
+            :attr:`propagation`, it must be that of the whole catalogue, whose vectors are then computed in any case.
         """
         counts = self.train_counts if counts is None else counts
         if self.propagation is not None:
@@ -467,9 +481,13 @@ class Hybrid(MeasuredModel):
         return unit(self.items(rows_of(counts, items), items, content, training=training))
 
     def item_vectors_of_texts(self, item: int, text: tf.Tensor) -> tf.Tensor:
-        """Unit ``e_i`` of one item, had it other texts: float32 ``[W, D]`` of their vectors ``[W, Dt]``.
+        """Computes the unit vectors ``e_i`` that one item would have with other texts, float32 ``[W, D]``.
 
-        What comes from its neighbours stays.
+        The contribution of its neighbours is unchanged.
+
+        Args:
+          item: The index of the item.
+          text: The text vectors of the other texts, ``[W, Dt]``.
         """
         items = tf.fill([tf.shape(text)[0]], item)
         counts = rows_of(self.train_counts, items)
@@ -482,12 +500,14 @@ class Hybrid(MeasuredModel):
     def query_vectors(
         self, item_vectors: tf.Tensor, query: Query, training: bool = False, last: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """``(1 - b_u) q_u`` and ``b_u r_u`` after each event, float32 ``[B, L, D]``, divided by the temperature.
+        """Computes ``(1 - b_u) q_u`` and ``b_u r_u`` after each event, divided by the temperature, ``[B, L, D]`` each.
 
         Args:
-          item_vectors: ``[N, D]``, or some of them.
-          query: its history are rows of these.
-          last: int32 ``[B]``: after this event of each row alone, ``[B, 1, D]``.
+          item_vectors: The item vectors, ``[N, D]``, or some of them.
+          query: The queries; their histories index the rows of ``item_vectors``.
+          training: Whether the call is part of training.
+          last: Position of an event in each row, int32 ``[B]``. If given, only the vectors after this event are
+            computed, ``[B, 1, D]`` each.
         """
         events, present = self.events_of(item_vectors, query)
         meaning = feedback = at_event(tf.zeros_like(events), last)
@@ -503,15 +523,15 @@ class Hybrid(MeasuredModel):
         return meaning, feedback
 
     def events_of(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
-        """The item vectors of a history, ``[B, L, D]``, zeros where there is no event, and where there is one."""
+        """Returns the item vectors of a history, ``[B, L, D]``, zeros for padding; and where events are, ``[B, L]``."""
         history = query["history"]
         present = history < self.n_items
-        # Not from a catalogue with a row of zeros at its end, which would be copied for each request.
+        # Appending a row of zeros for padding to the catalogue would copy the catalogue for each request.
         events = rows_of(item_vectors, tf.where(present, history, 0))
         return tf.where(present[..., tf.newaxis], events, 0.0), present
 
     def with_texts_read(self, query: Query) -> Query:
-        """The query, without its texts where these are not read."""
+        """Returns the query; its texts are replaced by missing ones if :attr:`reads_text` is 0."""
         if not self._texts:
             return query
         read = self.reads_text > 0
@@ -522,10 +542,12 @@ class Hybrid(MeasuredModel):
         return tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
 
     def events_read(self, events: tf.Tensor, query: Query, training: bool = False) -> tf.Tensor:
-        """:meth:`events_of` with the fields of each event, as the meaning term reads them, ``[B, L, D]``.
+        """Adds the fields of each event to its vector, as input of the meaning term, ``[B, L, D]``.
 
         Args:
-          query: :meth:`with_texts_read`.
+          events: The result of :meth:`events_of`.
+          query: The result of :meth:`with_texts_read`.
+          training: Whether the call is part of training.
         """
         if self.event_fusion is None:
             return events
@@ -540,13 +562,16 @@ class Hybrid(MeasuredModel):
         fields_given: tf.Tensor | None = None,
         last: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """``q_u`` before it is scaled, ``[B, L, D]``.
+        """Computes ``q_u`` before it is scaled to length 1, ``[B, L, D]``.
 
         Args:
-          events: :meth:`events_read`. present: bool ``[B, L]``. query: :meth:`with_texts_read`.
-          fields_given: float32 ``[B]``, from 0, as if the fields of the request and its user were missing, to 1, as
-            they are; by default 1. Explanations read the values between.
-          last: as in :meth:`query_vectors`.
+          events: The result of :meth:`events_read`.
+          present: Where there are events, bool ``[B, L]``.
+          query: The result of :meth:`with_texts_read`.
+          training: Whether the call is part of training.
+          fields_given: Interpolation between missing (0) and given (1, the default) fields of the request and its user,
+            float32 ``[B]``. Explanations use values in between.
+          last: As in :meth:`query_vectors`.
         """
         state = self.history_encoder(events, present, training=training, last=last)
         if self.query_fusion is None:
@@ -564,7 +589,7 @@ class Hybrid(MeasuredModel):
         if self.scene is None or self.scene_experts is None:
             return state
         scene = query[self.scene.key]
-        # No gate was trained for scenes that training did not have; and fields that do not help are not read at all.
+        # Scenes that do not occur in training have no trained gate. Fields that do not help are not read at all.
         is_known = scene > (MISSING_CODE if self.scene.dropped else UNKNOWN_CODE)
         scene = tf.where(is_known & (self.query_fusion.reads > 0), scene, MISSING_CODE)
         known = self.scene_experts(state, scene, training=training)
@@ -575,17 +600,20 @@ class Hybrid(MeasuredModel):
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    @tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds to find that out
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it
     def compute_loss(
         self, inputs: dict[str, tf.Tensor], training: bool = False, text: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The loss of one batch: the retrieval task of the dense side, plus the gates' own on events nothing else saw.
+        """Computes the loss of one batch: the retrieval loss of the dense side, plus the loss of the gates.
+
+        The loss of the gates is on held-out events, which no other part of the model is trained on.
 
         Args:
-          inputs: a query, and for each event of the history ``targets`` int32 ``[B, L]``, the next event, N where there
-            is none to learn; ``held_out`` bool ``[B, L]``, targets that only the gates may learn from; and where events
-            have weights, ``target_weights`` float32 ``[B, L]``, how much each target counts.
-          text: float32 ``[N, Dt]``, text vectors in place of the model's own, such as those of an encoder in training.
+          inputs: A query, and for each event of its history: the next item as ``targets``, int32 ``[B, L]``, N if
+            there is none to learn; ``held_out``, bool ``[B, L]``, the targets that only the gates may learn from; and,
+            if events have weights, the weight of each target as ``target_weights``, float32 ``[B, L]``.
+          training: Whether the call is part of training.
+          text: Text vectors that replace the model's own, such as those of an encoder in training, float32 ``[N, Dt]``.
         """
         targets, held_out = inputs["targets"], inputs["held_out"]
         if strings := [each.key for each in self._texts if inputs[each.key].dtype == tf.string]:
@@ -597,7 +625,7 @@ class Hybrid(MeasuredModel):
         wanted = targets < self.n_items
         weights = inputs.get("target_weights")
         loss = tf.constant(0.0)
-        # Of the whole catalogue; both losses need it.
+        # The content of the whole catalogue is computed once for both losses.
         of_some = isinstance(self.retrieval, SampledRetrieval) and self.propagation is None
         content = None if of_some else self.items.content(text=text)
         if self.use_dense:
@@ -615,19 +643,19 @@ class Hybrid(MeasuredModel):
         return share_of_replica(loss)
 
     def targets_and_predictions(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The item after the newest event of each history, int32 ``[R]``, and the scores of all items, ``[R, N]``.
+        """Returns the item after the newest event of each history, int32 ``[R]``, and the scores of all items.
 
-        The scores are those of ``predict``: no item is masked. In ``fit`` these scores are too optimistic, because the
-        item-item weights were solved from the targets. Rows whose last target is padding are left out.
+        The scores ``[R, N]`` are those of ``predict``: no item is masked. In ``fit`` they are too optimistic, because
+        the item-item weights were solved from the targets. Rows whose last target is padding are left out.
 
         Args:
-          inputs: as in :meth:`compute_loss`.
+          inputs: As in :meth:`compute_loss`.
         """
         lengths = tf.reduce_sum(tf.cast(inputs["history"] < self.n_items, tf.int32), axis=1)
         targets = tf.gather(inputs["targets"], tf.maximum(lengths - 1, 0), batch_dims=1)
         rows = (lengths > 0) & (targets < self.n_items)
         query = {key: inputs[key] for key in ("history", *self.reads)}
-        for field in self.schema.of("request"):  # of a request for each target, the last one
+        for field in self.schema.of("request"):  # each target has its own request; the last one is used
             query[field.key] = tf.gather(query[field.key], tf.maximum(lengths - 1, 0), batch_dims=1)
         query = {key: tf.boolean_mask(values, rows) for key, values in query.items()}
         return tf.boolean_mask(targets, rows), self(query)
@@ -642,7 +670,17 @@ class Hybrid(MeasuredModel):
         text: tf.Tensor | None,
         training: bool,
     ) -> tf.Tensor:
-        """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``, weighed by float32 ``[B, L]``."""
+        """Computes the retrieval loss.
+
+        Args:
+          query: The queries.
+          targets: The next item of each event, int32 ``[B, L]``.
+          learnt: The targets to learn from, bool ``[B, L]``.
+          weights: The weights of the targets, float32 ``[B, L]``.
+          content: The content of the whole catalogue, if it has been computed already.
+          text: As in :meth:`compute_loss`.
+          training: Whether the call is part of training.
+        """
         weights = None if weights is None else tf.boolean_mask(weights, learnt)
         if not isinstance(self.retrieval, SampledRetrieval):
             items = self.item_vectors(self.counts_without_holdout, training, content=content)
@@ -668,12 +706,17 @@ class Hybrid(MeasuredModel):
         weights: tf.Tensor | None,
         items: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The cross-entropy to the softmax of the teacher's dense scores, times its weight; 0 without a teacher.
+        """Computes the cross-entropy to the softmax of the teacher's dense scores, times its weight.
+
+        The result is 0 without a teacher.
 
         Args:
-          query: its history are rows of ``vectors``. learnt: bool ``[B, L]``.
-          asked: ``[R, D]``, the query vectors there. weights: float32 ``[R]``.
-          vectors: ``[M, D]``, of ``items`` int32 ``[M]``; by default the whole catalogue.
+          query: The queries; their histories index the rows of ``vectors``.
+          learnt: The targets to learn from, bool ``[B, L]``.
+          asked: The query vectors at these targets, ``[R, D]``.
+          vectors: The item vectors of ``items``, ``[M, D]``.
+          weights: The weights of the targets, float32 ``[R]``.
+          items: Item indices, int32 ``[M]``; by default the whole catalogue.
         """
         teacher = self.teacher
         if teacher is None:
@@ -688,7 +731,16 @@ class Hybrid(MeasuredModel):
         return teacher.weight * mean_loss(tf.nn.softmax_cross_entropy_with_logits(soft, ours), weights)
 
     def _among_themselves(self, history: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The different items of both, int32 ``[M]``, and both as places among these; padding stays N."""
+        """Collects the distinct items of the histories and the candidates.
+
+        Args:
+          history: The histories, int32 ``[B, L]``, padded with N.
+          candidates: The candidates, int32.
+
+        Returns:
+          The distinct items, int32 ``[M]``; and ``history`` and ``candidates`` as indices into them, where padding
+          stays N.
+        """
         present = history < self.n_items
         flat = tf.concat([tf.reshape(tf.where(present, history, 0), [-1]), candidates], axis=0)
         items, at = tf.unique(flat)
@@ -696,12 +748,12 @@ class Hybrid(MeasuredModel):
         return items, tf.where(present, tf.reshape(of_history, tf.shape(history)), self.n_items), of_candidates
 
     def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor, content: Content | None) -> tf.Tensor:
-        """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
+        """Computes the softmax loss of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
-        It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. (Where
-        users come back to what they know, it is over all items.) With
-        sampled negatives it is over the target and a uniform sample of the catalogue, whose n items count N / n times
-        each (importance sampling, Bengio and Senecal 2003).
+        The softmax is over the items that are new to the user, as in the lists that users get: W ranks the user's own
+        items high in any case. If users use items again (:attr:`repeats`), it is over all items. With sampled
+        negatives, it is over the target and a uniform sample of n items of the catalogue, each of which counts N / n
+        times (importance sampling, Bengio and Senecal 2003).
         """
         history = query["history"]
         at = tf.cast(tf.where(held_out), tf.int32)
@@ -730,11 +782,15 @@ class Hybrid(MeasuredModel):
         target: tf.Tensor,
         content: Content | None,
     ) -> tf.Tensor:
-        """:meth:`_gate_loss` with sampled items.
+        """Computes :meth:`_gate_loss` with sampled items.
 
         Args:
-          at: int32 ``[R, 2]``, row and position of the event before each target. known: int32 ``[R, L]``, the events up
-            to there, padded with N. weights: float32 ``[R, L]``, of the events. target: int32 ``[R]``.
+          query: The queries.
+          at: Row and position of the event before each target, int32 ``[R, 2]``.
+          known: The events up to that position, int32 ``[R, L]``, padded with N.
+          weights: The weights of these events, float32 ``[R, L]``.
+          target: The targets, int32 ``[R]``.
+          content: The content of the whole catalogue, if it has been computed already.
         """
         drawn = self.retrieval.draw_evenly()
         items, history, places_of = self._among_themselves(query["history"], tf.concat([target, drawn], axis=0))
@@ -760,14 +816,14 @@ class Hybrid(MeasuredModel):
     # Inference ------------------------------------------------------------------------------------------------------
 
     def score_items(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
-        """The score of every item for each query, float32 ``[B, N]``.
+        """Computes the score of every item for each query, float32 ``[B, N]``.
 
-        Without a history it is the item's popularity, log(1 + n_i), to which the fields of the request and its user add
-        ``alone`` times the dense score (:class:`~tfllmrec.layers.query_fusion.QueryFusion`).
+        Without a history, the score is the item's popularity, log(1 + n_i). If there are fields of the request or its
+        user, ``alone`` times the dense score is added (:class:`~tfllmrec.layers.query_fusion.QueryFusion`).
 
         Args:
-          item_vectors: :meth:`item_vectors`, or the same as a constant.
-          query: its history may have any length.
+          item_vectors: The result of :meth:`item_vectors`, or the same as a constant.
+          query: The queries; their histories may have any length.
         """
         dense, sparse = self.terms(item_vectors, query)
         factors = self.item_factors()
@@ -777,9 +833,9 @@ class Hybrid(MeasuredModel):
         return tf.where(nothing_known, popularity + dense * factors.dense, scores)
 
     def terms(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
-        """The dense and the sparse scores of every item before they are weighed, float32 ``[B, N]`` each.
+        """Computes the dense and the sparse scores of every item before the gates weight them, float32 ``[B, N]`` each.
 
-        Zeros for a side that is off. Arguments as in :meth:`score_items`.
+        The scores of a side that the model does not use are zeros. The arguments are those of :meth:`score_items`.
         """
         dense = sparse = tf.zeros((tf.shape(query["history"])[0], self.n_items))
         if self.use_dense:
@@ -790,10 +846,15 @@ class Hybrid(MeasuredModel):
         return dense, sparse
 
     def event_weights(self, query: Query, at: tf.Tensor | None = None) -> tf.Tensor | None:
-        """:func:`tfllmrec.models.item_weights.event_weights` of a query, float32 ``[B, L]``; ``None``: all count 1.
+        """Computes the weights of events like :func:`tfllmrec.models.item_weights.event_weights`.
 
-        With ``at`` int32 ``[R, 2]``, rows and positions of the events before a target, those of the histories of these
-        targets, ``[R, L]``: each target may have a context of its own.
+        Args:
+          query: The queries.
+          at: Row and position of the event before each of R targets, int32 ``[R, 2]``. If given, the result has the
+            weights for the history of each target, because each target may have its own context.
+
+        Returns:
+          The weights, float32 ``[B, L]`` or ``[R, L]``; ``None`` if all weights are 1.
         """
         weights, kind = None, self.kind
         if kind is not None:
@@ -813,14 +874,15 @@ class Hybrid(MeasuredModel):
         return tf.exp(exponent) if weights is None else weights * tf.exp(exponent)
 
     def behaviour_pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
-        """The behaviour term of a query as :meth:`NeighbourScores.pairs`."""
+        """Returns the summands of the behaviour term, see :meth:`NeighbourScores.pairs`."""
         return self.behaviour.pairs(query["history"], self.event_weights(query))
 
     @traced_once
     def last_query_vectors(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
-        """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each.
+        """Computes the :meth:`query_vectors` after the newest event, float32 ``[B, D]`` each.
 
-        For an empty history, ``alone`` times what the fields say; zeros where there are none.
+        For an empty history, the first is ``alone`` times the vector from the fields, or zeros without fields; the
+        second is zeros.
         """
         lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
         size = self.history_encoder.max_length
@@ -831,10 +893,11 @@ class Hybrid(MeasuredModel):
         return meaning, feedback[:, 0] * known[:, tf.newaxis]
 
     def weight_of_meaning(self, query: Query, lengths: tf.Tensor) -> tf.Tensor:
-        """How much ``q_u`` counts, float32 ``[B]``: 1 with a history, without one what the fields say ``alone``.
+        """Returns the weight of ``q_u``, float32 ``[B]``: 1 with a history; otherwise ``alone`` with fields, else 0.
 
         Args:
-          lengths: int32 ``[B]``, of the histories.
+          query: The queries.
+          lengths: Lengths of the histories, int32 ``[B]``.
         """
         known = tf.cast(lengths > 0, tf.float32)
         if self.query_fusion is None:
@@ -844,32 +907,46 @@ class Hybrid(MeasuredModel):
         return tf.where(lengths > 0, known, by_fields)
 
     def newest(self, query: Query, lengths: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
-        """The query with no more than the ``size`` newest of ``lengths`` int32 ``[B]`` events."""
+        """Cuts the query to the ``size`` newest events.
+
+        Args:
+          query: The queries.
+          lengths: Lengths of the histories, int32 ``[B]``.
+          size: Largest number of events.
+        """
         padding = {"history": self.n_items, RATING_KEY: float("nan")}
         padding |= {field.key: field.padding for field in self.schema.of_history()}
         newest = {}
         for key, fill in padding.items():
-            # Texts may have fewer columns than the history, those of its newest events.
+            # Texts may have fewer columns than the history: only those of its newest events.
             known = tf.minimum(lengths, tf.shape(query[key])[1])
             newest[key] = newest_events(query[key], known, size, fill)
         return {key: newest.get(key, query[key]) for key in self.query_spec}
 
     @traced_once
     def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What each term adds to a score, and the history event behind it; the gates' offset counts as a dense term.
+        """Computes the terms of the scores of some items, and the history events that explain them.
+
+        Only the newest :data:`LONGEST` events are examined, which bounds the memory: ``[B, LONGEST, M]``.
 
         Args:
-          item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``; N for unknown.
+          item_vectors, query: As in :meth:`score_items`.
+          items: Item indices, int32 ``[B, M]``; N for an unknown item.
 
         Returns:
-          ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
-          ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
-          event that adds the most to it; otherwise the event whose item is closest in meaning, for feedback among those
-          that were rated no lower than the user's mean. ``behind`` int32 ``[B, M, 3]`` are such positions for each
-          term: of the event that is closest in meaning; of the one whose rating adds the most to feedback, if it is
-          liked and the item is like it, or disliked and the item is unlike it; and of the one that adds the most to
-          behaviour. They are -1 where no event adds to the score that way. Only the newest :data:`LONGEST` events are
-          looked at, which bounds the memory: ``[B, LONGEST, M]``.
+          A mapping with these entries:
+
+          - ``meaning``, ``feedback``, ``behaviour``: The terms, float32 ``[B, M]``. Their sum is the score, without the
+            popularity that is added for an empty history. The offset of the gates is part of the meaning term (of the
+            feedback term if there is no meaning term).
+          - ``because``: The position in the history of the event that explains the score, int32 ``[B, M]``; -1 if there
+            is none. If behaviour is at least the sum of the other terms, it is the event that adds the most to
+            behaviour. Otherwise it is the event whose item is closest in meaning; if feedback is larger than meaning,
+            among the events that were rated no lower than the user's mean.
+          - ``behind``: The positions of the events that explain each of the three terms, int32 ``[B, M, 3]``; -1 if no
+            event adds to the score by that term. For meaning, it is the event closest in meaning. For feedback, it is
+            the event whose rating adds the most, if the rating is above the user's mean and the item is similar, or
+            below and the item is dissimilar. For behaviour, it is the event that adds the most.
         """
         known_items = tf.where(items < self.n_items, items, 0)
         factors = self.factors_of(known_items)
@@ -904,7 +981,7 @@ class Hybrid(MeasuredModel):
             ),
         )
         has_history = tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
-        # Only now: the offset says nothing about the history.
+        # The offset is added only now, because it does not depend on the history.
         terms[self._offset_term] += tf.where(has_history, factors.offset, 0.0)
         there = items < self.n_items
         terms = {name: tf.where(there, value, 0.0) for name, value in terms.items()}
@@ -923,10 +1000,11 @@ class Hybrid(MeasuredModel):
         return terms | found
 
     def _by_rating(self, item_vectors: tf.Tensor, query: Query, vectors: tf.Tensor) -> tf.Tensor:
-        """What each of the newest events adds to the feedback term before it is scaled, float32 ``[B, L, M]``.
+        """Computes the contribution of each of the newest events to the unscaled feedback term, float32 ``[B, L, M]``.
 
         Args:
-          vectors: float32 ``[B, M, D]``, of the items.
+          item_vectors, query: As in :meth:`score_items`.
+          vectors: The vectors of the items to explain, float32 ``[B, M, D]``.
         """
         lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
         newest = self.newest(query, lengths, self.history_length)
@@ -935,12 +1013,14 @@ class Hybrid(MeasuredModel):
         return feedback_by_event(self, vectors, events, newest, present, last)[0]
 
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
-        """Meaning, feedback and behaviour of a few items, float32 ``[B, M, 3]``: their sum is the score.
+        """Computes meaning, feedback and behaviour of a few items, float32 ``[B, M, 3]``; their sum is the score.
 
-        As :meth:`explain_items` has them, without looking for what stands behind, and so many times as fast.
+        These are the terms of :meth:`explain_items`, computed without searching for the events behind them, which is
+        many times faster. They do not include the popularity that is added for an empty history.
 
         Args:
-          item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``, all of the catalogue.
+          item_vectors, query: As in :meth:`score_items`.
+          items: Item indices, int32 ``[B, M]``; all must be in the catalogue.
         """
         queries = tf.stack(self.last_query_vectors(item_vectors, query), axis=-1)
         return self.weighed_terms(item_vectors, queries, query["history"], items, self.event_weights(query))
@@ -953,7 +1033,15 @@ class Hybrid(MeasuredModel):
         items: tf.Tensor,
         event_weights: tf.Tensor | None,
     ) -> tf.Tensor:
-        """:meth:`terms_of_items`, where both :meth:`query_vectors` are known: ``queries`` float32 ``[B, D, 2]``."""
+        """Computes :meth:`terms_of_items` from given :meth:`query_vectors`.
+
+        Args:
+          item_vectors: As in :meth:`score_items`.
+          queries: Both query vectors, float32 ``[B, D, 2]``.
+          history: The histories, int32 ``[B, L]``.
+          items: Item indices, int32 ``[B, M]``; all must be in the catalogue.
+          event_weights: The result of :meth:`event_weights`.
+        """
         factors = self.factors_of(items)
         dense = tf.matmul(rows_of(item_vectors, items), queries) * factors.dense[..., tf.newaxis]
         terms = dict(zip(("meaning", "feedback"), tf.unstack(dense, axis=-1), strict=True))
@@ -963,11 +1051,15 @@ class Hybrid(MeasuredModel):
         return tf.stack(list(terms.values()), axis=-1)
 
     def factors_of(self, items: tf.Tensor) -> Factors:
-        """The gates' factors and offset of int32 ``[B, M]``; without gates, see :meth:`item_factors`."""
+        """Returns the factors and the offset of ``items`` int32 ``[B, M]``; without gates, see :meth:`item_factors`."""
         return self._without_missing_terms(self.gates.factors(rows_of(self.train_counts, items), items=items))
 
     def item_factors(self) -> Factors:
-        """Each item's factors and offset, ``[N]``. A model with one kind of term has no gates: factors 1, offset 0."""
+        """Returns the gates' factors and offset of each item, ``[N]``.
+
+        A model with only a dense or only a sparse side has no gates: the factor of its side is 1, the other factor 0,
+        and the offset 0.
+        """
         return self._without_missing_terms(self.gates.factors(self.train_counts))
 
     @property
@@ -982,7 +1074,7 @@ class Hybrid(MeasuredModel):
         return Factors(ones * float(self.use_dense), ones * float(self.use_behaviour), tf.zeros_like(ones))
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """A query as in :meth:`score_items` -> float32 ``[B, N]``."""
+        """Returns the scores of all items, float32 ``[B, N]``, for queries as in :meth:`score_items`."""
         return self.score_items(self.item_vectors(training=training), inputs)
 
     @property
@@ -990,7 +1082,7 @@ class Hybrid(MeasuredModel):
         """The arguments of :meth:`score_items`."""
         return [tf.TensorSpec((None, None), tf.float32), self.query_spec]
 
-    # Partial functions, because Keras would save every tf.function that is an attribute.
+    # The functions are wrapped by partial, because Keras would save every attribute that is a tf.function.
     @cached_property
     def _score_batch(self) -> Callable[..., tf.Tensor]:
         return partial(tf.function(self.score_items, input_signature=self._score_inputs, autograph=False))
@@ -1006,26 +1098,26 @@ class Hybrid(MeasuredModel):
 
     @cached_property
     def contributions_batch(self) -> Callable[..., tuple[tf.Tensor, ...]]:
-        """:func:`contributions_of` this model, as a graph."""
+        """:func:`contributions_of` for this model, as a graph function."""
         inputs = [*self._score_inputs, tf.TensorSpec((None, None), tf.int32)]
         return partial(tf.function(partial(contributions_of, self), input_signature=inputs, autograph=False))
 
     def score(self, queries: Queries) -> np.ndarray:
-        """The scores of all items for each query, float32 ``[B, N]``, without masking, as :class:`Recommender` asks."""
+        """Scores all items for each query, float32 ``[B, N]``, without masking, as :class:`Recommender` requires."""
         scores = np.empty((len(queries), self.n_items), np.float32)
         for rows, inputs in self._batches(queries):
             scores[rows] = self._score_batch(*inputs)
         return scores
 
     def score_terms(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`terms` of all ``queries``."""
+        """Computes the :meth:`terms` of all ``queries``."""
         dense, sparse = (np.empty((len(queries), self.n_items), np.float32) for _ in range(2))
         for rows, inputs in self._batches(queries):
             dense[rows], sparse[rows] = self._terms_batch(*inputs)
         return dense, sparse
 
     def explain(self, queries: Queries, items: np.ndarray) -> dict[str, np.ndarray]:
-        """:meth:`explain_items` of all ``queries`` and int ``[B, M]`` items, N for none."""
+        """Computes :meth:`explain_items` for all ``queries`` and their ``items`` int ``[B, M]``; N for no item."""
         terms = {name: np.zeros(items.shape, np.float32) for name in ("meaning", "feedback", "behaviour")}
         explained = terms | {"because": np.empty(items.shape, np.int32)}
         explained["behind"] = np.empty((*items.shape, len(terms)), np.int32)
@@ -1035,17 +1127,19 @@ class Hybrid(MeasuredModel):
         return explained
 
     def contributions(self, query: Queries, items: np.ndarray) -> Contributions:
-        """What each event of a history adds to the scores of ``items``. All parts of a score add up to the score.
+        """Computes the contribution of each event of a history to the scores of ``items``.
+
+        All parts of a score add up to the score.
 
             parts = model.contributions(Queries.from_histories([[49, 171]]), np.array([180]))
             parts.events.sum(axis=-1)  # by event and item
 
         Args:
-          query: a single query.
-          items: int ``[M]``, indices of items in the catalogue, at most 100.
+          query: A single query.
+          items: Indices of items in the catalogue, int ``[M]``, at most 100.
 
         Raises:
-          DataError: there is more than one query or there are more than 100 items, or an item is not in the catalogue.
+          DataError: There is not exactly one query, there are more than 100 items, or an item is not in the catalogue.
         """
         return contributions(self, query, np.asarray(items))
 
@@ -1068,51 +1162,51 @@ class Hybrid(MeasuredModel):
             model.recommend(histories=[[]], context=[{"device": "phone", "age": 25}])
 
         Args:
-          users: ids of users of ``dataset``. The history of a user is all events of the user in it.
-          k: length of each list. A list is shorter if fewer items remain.
-          histories: lists of item ids, oldest first, instead of ``users``. Unknown ids count as absent.
-          ratings: the ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
+          users: Ids of users of ``dataset``. The history of a user is all events of the user in it.
+          k: Length of each list. A list is shorter if fewer items remain.
+          histories: Lists of item ids, oldest first, instead of ``users``. Unknown ids are ignored.
+          ratings: The ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
             rating.
-          exclude: item ids that are recommended to nobody. Items of a user's own history are not recommended either,
-            unless users use items again (``repeats``).
-          dataset: the source of titles, users' events and their fields. Without it, lists show ids instead of titles.
-          context: fields of each request and its user, by name. With ``users``, the fields of the user come from the
+          exclude: Ids of items that are not recommended to anyone. Items of a user's own history are not recommended
+            either, unless users use items again (``repeats``).
+          dataset: The source of titles, users' events and their fields. Without it, lists show ids instead of titles.
+          context: Fields of each request and its user, by name. With ``users``, the fields of the user come from the
             data and may be left out.
-          event_fields: the fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          event_fields: The fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
 
         Returns:
           A DataFrame with a row for each recommendation, see :func:`tfllmrec.client.answers.to_frame`.
 
         Raises:
-          DataError: both or neither of ``users`` and ``histories`` are given; there are users without a ``dataset``, or
+          DataError: Both or neither of ``users`` and ``histories`` are given; there are users without a ``dataset``, or
             users that it does not have; ``ratings`` or fields do not fit.
         """
         return recommend(self, users, k, histories, ratings, exclude, dataset, context, event_fields)
 
     def similar(self, items: Sequence[str], k: int = 10, *, dataset: Dataset | None = None) -> pd.DataFrame:
-        """Lists the ``k`` items most similar to each of ``items``, by the cosine of their vectors ``e_i``; without
-        reasons.
+        """Lists the ``k`` items most similar to each of ``items``, by the cosine of their vectors ``e_i``.
 
-        An exported model averages these cosines with those of the text vectors, so its lists may differ.
+        The lists have no reasons. An exported model averages these cosines with those of the text vectors, so its lists
+        may differ.
 
         Args:
-          items: item ids.
-          k: length of each list.
-          dataset: the source of titles. Without it, lists show ids instead of titles.
+          items: Item ids.
+          k: Length of each list.
+          dataset: The source of titles. Without it, lists show ids instead of titles.
 
         Returns:
           A DataFrame with a row for each similar item, see :func:`tfllmrec.client.answers.to_frame`. ``query`` is the
-            position in ``items``.
+          position in ``items``.
 
         Raises:
-          DataError: the catalogue does not have one of ``items``.
+          DataError: The catalogue does not have one of ``items``.
         """
         return similar(self, items, k, dataset)
 
     def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, Query]]]:
-        """Rows, and the arguments of :meth:`score_items` for them."""
+        """Yields the rows of each batch and the arguments of :meth:`score_items` for them."""
         items = self.item_vectors()
-        # Like lengths together: most histories are short, and a padded event costs as much as a real one.
+        # Groups similar lengths: most histories are short, and a padded event costs as much as a real one.
         order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(order), self.rows_at_once):
             rows = order[start : start + self.rows_at_once]
@@ -1130,7 +1224,7 @@ class Hybrid(MeasuredModel):
         queries, texts = queries.with_missing(self.schema.of_inputs()), {each.key: each for each in self._texts}
         inputs = queries.inputs(self.n_items, [key for key in self.reads if key not in texts], length)
         if texts:
-            # Without a length the whole history is there for the item-item weights, and its oldest texts are not read.
+            # Without a length, the item-item weights read the whole history; texts are read only of its newest events.
             newest = min(inputs["history"].shape[1], self.history_length) if length is None else length
             strings = queries.inputs(self.n_items, self.reads_texts, newest)
             for key, field in texts.items():
@@ -1142,7 +1236,11 @@ class Hybrid(MeasuredModel):
         return inputs
 
     def _vectors_of(self, texts: np.ndarray, field: Field) -> np.ndarray:
-        """The vectors of texts, object ``[...]`` -> float32 ``[..., width]``."""
+        """Returns the vectors of ``texts`` object ``[...]``, float32 ``[..., width]``.
+
+        Raises:
+          ModelError: The model has no encoder of texts, or one whose vectors have another width.
+        """
         if self.texts is None:
             raise ModelError(
                 f"The model reads texts of {field.key}, but has no encoder: set model.texts = UserTexts(encoder."
@@ -1157,14 +1255,15 @@ class Hybrid(MeasuredModel):
 
     @property
     def reads_texts(self) -> list[str]:
-        """Keys of the fields whose texts are read, as vectors; none where validation was better without."""
+        """Keys of the fields whose texts are read as vectors; empty if validation was better without texts."""
         return [field.key for field in self._texts] if self._texts and float(self.reads_text) > 0 else []
 
     def centre_texts(self, sequences: Sequences, texts: UserTexts) -> None:
-        """Sets the means of the texts of users to those of training, before ``fit``.
+        """Sets the means of the text vectors of users to those of the training data. Call it before ``fit``.
 
         Args:
-          sequences: the training histories. texts: encodes; it becomes :attr:`texts`.
+          sequences: The training histories.
+          texts: The encoder of the texts; it becomes :attr:`texts`.
         """
         self.texts = texts
         for fusion in (self.event_fusion, self.query_fusion):
@@ -1191,7 +1290,7 @@ class Hybrid(MeasuredModel):
 
     @property
     def _learned_variables(self) -> list[tf.Variable]:
-        # Not W: it follows from settings and training events, and another machine may compute other last digits.
+        # W is not included: settings and training events determine it, and its last digits may differ between machines.
         layers = [self.items, *([] if self.propagation is None else [self.propagation])]
         weights = [variable for layer in (*layers, *self._query_layers, self.gates) for variable in layer.weights]
         return [*weights, self.reads_text] if self._texts else weights
@@ -1212,14 +1311,19 @@ class Hybrid(MeasuredModel):
     def terms_after(
         self, item_vectors: tf.Tensor, query: Query, row: tf.Tensor, at: tf.Tensor, items: tf.Tensor
     ) -> tf.Tensor:
-        """:meth:`terms_of_items` after the events ``at`` of rows; the encoder runs once for each row of ``query``.
+        """Computes :meth:`terms_of_items` for histories that end earlier.
+
+        The encoder runs once for each row of ``query``.
 
         Args:
-          query: histories of no more events than are read.
-          row, at: int32 ``[R]``, row and position of the last event that is known. items: int32 ``[R, M]``.
+          item_vectors: As in :meth:`score_items`.
+          query: The queries, with at most :attr:`history_length` events.
+          row: Rows of the query, int32 ``[R]``.
+          at: Position of the last known event, int32 ``[R]``.
+          items: Item indices, int32 ``[R, M]``.
 
         Returns:
-          float32 ``[R, M, 3]``.
+          The terms, float32 ``[R, M, 3]``.
         """
         queries, history = tf.stack(self.query_vectors(item_vectors, query), axis=-1), query["history"]
         known = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
@@ -1235,19 +1339,19 @@ class Hybrid(MeasuredModel):
         histories: Ragged,
         tell: Tell,
     ) -> Hybrid:
-        """This model over a larger catalogue, without training; :mod:`tfllmrec.serving.new_items` says what that is.
+        """Returns this model for a larger catalogue, without training; see :mod:`tfllmrec.serving.new_items`.
 
         Solving the item-item weights takes as long as in a fit: 15 s for 12,000 items, four minutes for 100,000.
 
         Args:
-          catalogue: the N items in their order, then the new ones; texts and fields may have changed. Its graph is the
-            one that the model was fitted with, where it reads one.
-          text: float32 ``[N, Dt]``, the texts that the model was fitted with.
-          histories: of the training events.
-          tell: called with a line for each step.
+          catalogue: The N items in their order, followed by the new ones; texts and fields may have changed. If the
+            model reads a graph, the catalogue must have the graph that the model was fitted with.
+          text: The text vectors that the model was fitted with, float32 ``[N, Dt]``.
+          histories: The histories of the training events.
+          tell: Called with a line of text for each step.
 
         Raises:
-          ModelError: the catalogue lacks a field that the model reads.
+          ModelError: The catalogue lacks a field that the model reads.
         """
         here = np.arange(len(catalogue.item_ids))
         rows = np.where(here < self.n_items, here, -1)
@@ -1262,23 +1366,23 @@ class Hybrid(MeasuredModel):
         text: np.ndarray | None = None,
         item_weights: ItemWeightSettings | None = None,
     ) -> Hybrid:
-        """This model over another catalogue, without training.
+        """Returns this model for another catalogue, without training.
 
-        Items that both catalogues have keep their learned ids and their numbers of events; to the model, all others are
-        cold items. The item-item weights are solved for the catalogue.
+        Items in both catalogues keep their learned id embeddings and their numbers of events. The model treats all
+        other items as cold. The item-item weights are solved for the new catalogue.
 
         Args:
-          catalogue: of N items.
-          rows: int ``[N]``, of each item its row in this model's catalogue, -1 for none.
-          histories: items of the catalogue, from which the item-item weights are solved; ``None``: they are all 0, for
-            a model whose other terms are used alone.
-          tell: called with a line for each step.
-          text: float32 ``[M, Dt]``, the vectors whose mean is subtracted from those of the catalogue; by default its
-            own.
-          item_weights: settings of the item-item weights; by default this model's.
+          catalogue: The new catalogue, of N items.
+          rows: The row of each item in this model's catalogue, int ``[N]``; -1 if it has none.
+          histories: Histories with items of the new catalogue, from which the item-item weights are solved. ``None``:
+            all weights are 0, for a model of which only the other terms are used.
+          tell: Called with a line of text for each step.
+          text: The vectors whose mean is subtracted from the text vectors of the catalogue, float32 ``[M, Dt]``; by
+            default the catalogue's own.
+          item_weights: Settings of the item-item weights; by default those of this model.
 
         Raises:
-          ModelError: the catalogue lacks a field that the model reads.
+          ModelError: The catalogue lacks a field that the model reads.
         """
         of_items = [each.key for each in self.schema.of("item")]
         if lacking := [key for key in of_items if key not in catalogue.fields]:
@@ -1309,18 +1413,19 @@ class Hybrid(MeasuredModel):
         return model
 
     def start_from(self, other: Hybrid, rows: np.ndarray) -> None:
-        """Takes over what another model has learned by gradient, and its choices on validation.
+        """Copies the weights that another model has learned by gradient descent, and its choices on validation.
 
-        What belongs to the catalogue (texts, fields and the means that are subtracted from them, numbers of events,
-        item-item weights, edges) stays this model's own. Ids of items that both have are taken over; all others become
-        zero, as of an item without events. Of the weights of relations those are taken over that both have by name.
+        Values that belong to the catalogue are not copied: texts, fields and the means that are subtracted from them,
+        numbers of events, item-item weights, and edges. The id embeddings of items in both catalogues are copied; all
+        others become zero, as for an item without events. The weights of relations are copied for relations that both
+        models have, by name.
 
         Args:
-          other: of the same settings and schema.
-          rows: int ``[N]``, of each item its row in the other model's catalogue, -1 for none.
+          other: A model with the same settings and schema.
+          rows: The row of each item in the other model's catalogue, int ``[N]``; -1 if it has none.
 
         Raises:
-          ModelError: the models have other layers.
+          ModelError: The models have different layers.
         """
         own, learned = self._of_no_catalogue, other._of_no_catalogue
         if [variable.shape for variable in own] != [variable.shape for variable in learned]:
@@ -1341,7 +1446,7 @@ class Hybrid(MeasuredModel):
 
     @property
     def _of_no_catalogue(self) -> list[tf.Variable]:
-        """The learned variables without rows of items and the means of their vectors, which belong to a catalogue."""
+        """The learned variables except those that belong to a catalogue: values of items, and the means of vectors."""
         fields = self.items.fields
         own = [self.items.blocks["text"], self.gates.has_text, *(each.values for each in fields)]
         own += [each.mean for each in fields if each.field.kind == "vector"]
@@ -1351,5 +1456,5 @@ class Hybrid(MeasuredModel):
 
 
 def marks_of(ratings: tf.Tensor) -> tf.Tensor:
-    """Ratings with 0 in the place of those that are missing."""
+    """Returns the ratings with missing ones replaced by 0."""
     return tf.where(tf.math.is_finite(ratings), ratings, 0.0)

@@ -1,7 +1,7 @@
 """Implicit alternating least squares, the matrix factorization baseline, in numpy and scipy.
 
-The library ``implicit`` has this model too, but it scales no regularization by frequency, which decides how good the
-model is (Rendle et al.), and it would be a compiled dependency for one baseline.
+The library ``implicit`` has this model too. But it does not scale the regularization by frequency, which the quality of
+the model depends on (Rendle et al.), and it would be a compiled dependency for a single baseline.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.item_weights import interactions, recency_matrix
 
 _SWEEPS = 8
-"""Rounds over users and items; the ranking changes little after that."""
+"""Number of sweeps over users and items; the ranking changes little after that."""
 
 _CELLS = 8_000_000
-"""Numbers in the largest array of a block of rows."""
+"""Largest number of values in an array of a block of rows."""
 
 _PRODUCTS = 2**18
-"""Multiplications in one product. OpenBLAS starts threads for more, which costs more than a product of this size."""
+"""Multiplications in one matrix product. For more, OpenBLAS starts threads, which takes longer than such a product."""
 
 
 @dataclass
@@ -32,16 +32,18 @@ class Ials:
     """Matrix factorization for implicit feedback (Hu, Koren and Volinsky, ICDM 2008).
 
     The loss is that of Rendle et al., "Revisiting the Performance of iALS on Item Recommendation Benchmarks"
-    (arXiv:2110.14037, RecSys 2022), with frequency-scaled regularization of exponent 1. With U users, N items, S the
-    pairs of user and item that have an event, and a the unobserved weight:
+    (arXiv:2110.14037, RecSys 2022), with frequency-scaled regularization of exponent 1. For U users, N items, the set S
+    of pairs of a user and an item with an event, and the unobserved weight a:
 
         sum over (u, i) in S of (<w_u, h_i> - 1)^2  +  a * sum over all u, i of <w_u, h_i>^2
         +  l2 * sum over u of (n_u + a N) |w_u|^2  +  l2 * sum over i of (n_i + a U) |h_i|^2
 
-    ``n_u`` and ``n_i`` count the pairs of a user and of an item. User and item vectors are solved for in turn, exactly.
+    ``n_u`` and ``n_i`` are the numbers of pairs of a user and of an item. The exact solutions for user vectors and for
+    item vectors are computed in turn.
 
-    A query's vector is solved for from its history in the same way, so that users unknown at training time are served
-    too. There an event ``s`` steps back weighs ``decay ** s``, as in the other baselines. An empty history scores 0.
+    The vector of a query is solved from its history in the same way, so users unknown in training are supported. In a
+    query, an event ``s`` steps back has the weight ``decay ** s``, as in the other baselines. All scores of an empty
+    history are 0.
     """
 
     fit_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
@@ -60,7 +62,7 @@ class Ials:
         return self.fit_matrix(interactions(data.histories, data.n_items))
 
     def fit_matrix(self, by_user: sparse.csr_array) -> Self:
-        """:meth:`fit` on a user-by-item matrix, float32 ``[U, N]``, 1 where the user has had the item."""
+        """Fits the model to a user-by-item matrix, float32 ``[U, N]``, with 1 where the user has had the item."""
         by_item = by_user.T.tocsr()
         start = np.random.default_rng(0).standard_normal((by_user.shape[1], self.dim), np.float32)
         items = start * np.float32(0.1 / np.sqrt(self.dim))
@@ -71,25 +73,26 @@ class Ials:
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        # A copy: sum_duplicates sorts in place, and the rows are the histories of the queries, oldest first.
+        # A copy, because sum_duplicates sorts in place, and the rows are the histories of the queries, oldest first.
         history = recency_matrix(queries.choices, len(self.items), self.decay).copy()
         history.sum_duplicates()
         return self.user_vectors(history) @ self.items.T
 
     def user_vectors(self, weights: sparse.csr_array) -> np.ndarray:
-        """The vectors of users with the given events: float32 ``[B, N]`` to ``[B, dim]``; zeros for no events."""
+        """Computes the vectors of users from their events, float32 ``[B, N]``: ``[B, dim]``; zeros without events."""
         return self._solved(weights, self.items)
 
     def _solved(self, weights: sparse.csr_array, others: np.ndarray) -> np.ndarray:
-        """The vectors that minimize the loss for given vectors of the other side, float32 ``[R, dim]``.
+        """Computes the vectors that minimize the loss given the vectors of the other side, float32 ``[R, dim]``.
 
-        Row r solves ``(O^T C O + a O^T O + l2 (n + a M) I) x = O^T C 1``, with O ``[M, dim]`` the other side, C the
+        Row r solves ``(O^T C O + a O^T O + l2 (n + a M) I) x = O^T C 1``, where O ``[M, dim]`` is the other side, C the
         diagonal matrix of the row's weights, n their sum and a the unobserved weight. In the eigenbasis of ``O^T O``
-        all but ``O^T C O`` is diagonal, so a row of fewer events than dimensions takes a system of its events alone.
+        every summand except ``O^T C O`` is diagonal. So for a row with fewer events than dimensions, the system of
+        equations is only as large as the number of its events.
 
         Args:
-          weights: float32 ``[R, M]``, weights of the row's events; 0 where there is none.
-          others: float32 ``[M, dim]``.
+          weights: Weights of the events of each row, float32 ``[R, M]``; 0 where there is no event.
+          others: Vectors of the other side, float32 ``[M, dim]``.
         """
         spectrum, axes = np.linalg.eigh(others.T @ others)
         turned = others @ axes
@@ -104,12 +107,12 @@ class Ials:
 
 
 def _ridge(events: np.ndarray, target: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """``(E^T E + D)^-1 E^T y`` of each row, float32 ``[B, dim]``.
+    """Computes ``(E^T E + D)^-1 E^T y`` for each row, float32 ``[B, dim]``.
 
     Args:
-      events: E, float32 ``[B, n, dim]``.
-      target: y, float32 ``[B, n]``.
-      diagonal: Of D, float32 ``[B, dim]``.
+      events: The matrices E, float32 ``[B, n, dim]``.
+      target: The vectors y, float32 ``[B, n]``.
+      diagonal: The diagonal of D, float32 ``[B, dim]``.
     """
     _, n, dim = events.shape
     across = events.transpose(0, 2, 1)
@@ -125,10 +128,10 @@ def _ridge(events: np.ndarray, target: np.ndarray, diagonal: np.ndarray) -> np.n
 
 
 def _blocks(weights: sparse.csr_array, dim: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of about the same number of events, padded to the longest of them; rows without events are left out.
+    """Yields blocks of rows with similar numbers of events, padded to the longest; rows without events are left out.
 
     Yields:
-      The rows, the columns of their events int ``[B, n]``, and the square roots of the weights, 0 where padded.
+      The rows; the columns of their events, int ``[B, n]``; and the square roots of the weights, 0 for padding.
     """
     lengths = np.diff(weights.indptr)
     order = np.argsort(lengths, kind="stable")

@@ -1,24 +1,24 @@
-"""What items, and with them users, are about: readable labels in the catalogue's own words.
+"""Labels that describe the topics of items, and thereby the interests of users, in the catalogue's own words.
 
-A label is a name that the catalogue gives (a category, a tag, an author, a brand) or a phrase of one to three words of
-its titles and descriptions. Both are shared by several items. A phrase is a good label when
+A label is a name in the catalogue (a category, a tag, an author, a brand) or a phrase of one to three words of its
+titles and descriptions. Every label is shared by several items. A phrase is a good label if
 
 - its words belong together: normalised pointwise mutual information (G. Bouma, Normalized (Pointwise) Mutual
-  Information in Collocation Extraction, GSCL 2009; for three words divided by two, as T. Van de Cruys, Two Multivariate
-  Generalizations of Pointwise Mutual Information, DiSCo 2011);
-- it stands for itself: it often opens or closes what is said, as names and nouns do and "ultra" does not, and where it
-  is part of a longer label only that one counts ("nail polish" rather than "nail" and "polish"; the idea is C-value's:
-  K. Frantzi, S. Ananiadou, H. Mima, Automatic Recognition of Multi-Word Terms, IJDL 2000);
-- users choose by it: who has had one item with it has had others with it more often than chance (lift), and so much
-  more often that only one in a hundred random sets of as many items does as well (a permutation test). Boilerplate
-  fails here in every language.
+  Information in Collocation Extraction, GSCL 2009; for three words divided by two, as in T. Van de Cruys, Two
+  Multivariate Generalizations of Pointwise Mutual Information, DiSCo 2011);
+- it is complete: it is often at the start or the end of a text segment, like names and nouns, but unlike "ultra". Where
+  it is part of a longer label, only the longer label counts ("nail polish" instead of "nail" and "polish"; the idea is
+  that of C-value: K. Frantzi, S. Ananiadou, H. Mima, Automatic Recognition of Multi-Word Terms, IJDL 2000);
+- users choose by it: users who have had one item with the label have had others with it more often than by chance
+  (lift). The lift must exceed that of 99 % of random sets of as many items (a permutation test). Boilerplate fails
+  this test in every language.
 
-Labels that say what an item is about go before people: of two labels of the same items the author's name gives way to
-the category or the phrase ("Harry Potter"), and of several people only the first is a label, so that illustrators and
-translators are none.
+Labels that describe the topic of an item take precedence over people: of two labels of the same items, the category or
+the phrase ("Harry Potter") is kept and the author's name is dropped. Of several people, only the first is a label, so
+illustrators and translators are not.
 
-An item without events has its labels like any other. Labels are counted, and all counting is sparse; which of them the
-next items will have is learned (:class:`LabelForecast`).
+Items without events have labels like any other item. Labels of a history are counted, with sparse matrices. The labels
+of a user's next items are predicted by a learned model (:class:`LabelForecast`).
 """
 
 from __future__ import annotations
@@ -41,34 +41,36 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.durable import reading_npz
 from tfllmrec.progress import Progress
 
-#: Items that share a label: so many at least, and this part of the catalogue at most.
+#: Smallest number of items with a label, and largest share of the catalogue.
 MIN_ITEMS, MAX_SHARE = 5, 0.5
-#: Normalised pointwise mutual information that a phrase of several words has at least.
+#: Smallest normalised pointwise mutual information of a phrase of several words.
 MIN_COHESION = 0.4
-#: Part of the places of any two words of a phrase where the third stands too.
+#: Smallest share of the occurrences of two adjacent words of a three-word phrase in which they are part of the phrase.
 INSEPARABLE = 0.6
-#: Part of a phrase's places where it opens or closes what is said.
+#: Smallest share of the occurrences of a phrase at the start, or at the end, of a text segment.
 MIN_FREE = 0.4
-#: Lift that is worth a label, and how many pairs of events are assumed at chance before any is counted.
+#: Smallest lift of a phrase, and number of pairs of events at chance level that are added to the counts (a prior).
 MIN_LIFT, PRIOR_PAIRS = 2.0, 5.0
-#: Random sets of items of each size, and the part of them that a phrase's lift has to surpass.
+#: Number of random sets of items of each size, and the share of them that the lift of a phrase must exceed.
 RANDOM_SETS, BETTER_THAN = 200, 0.99
-#: Of two labels whose items are the same to this part (Jaccard), one is left.
+#: Of two labels whose items overlap by at least this share (Jaccard), only one is kept.
 SAME = 0.8
-#: Labels of an item; the most specific ones are kept.
+#: Largest number of labels of an item; the most specific ones are kept.
 PER_ITEM = 12
-#: What is read of a text; what says most comes first, and a catalogue's words have to fit into memory.
+#: Number of characters of a text that are read. The most important words come first, and the words of a catalogue have
+#: to fit in memory.
 MAX_CHARACTERS = 2000
-#: People are left out evenly where there are more training events: lifts do not get better for it.
+#: With more training events, users are left out at regular intervals: more events do not improve the lifts.
 MAX_EVENTS = 1_000_000
-#: How much more a rare label counts: at 0 the lists name what half of the catalogue is, at 1 what is seldom met again
-#: (``benchmarks/interests.py``).
+#: How much more a rare label counts. At 0, the lists have labels that half of the catalogue shares; at 1, labels that
+#: users seldom meet again (``benchmarks/interests.py``).
 SPECIFICITY = 0.25
 #: A label of at least this share of the items is broad; all others are specific.
 BROAD = 0.02
-#: Weight of an event one step further back, and of a rating one standard deviation off; see :class:`Interests`.
+#: Weight of an event relative to the next newer one, and weight of a rating that is one standard deviation above the
+#: mean; see :class:`Interests`.
 DECAY, LIKING = 0.95, 0.25
-#: The same weight where only the newest events count; see :class:`LabelForecast`.
+#: The decay if only the newest events are to count; see :class:`LabelForecast`.
 FAST = 0.6
 
 
@@ -76,14 +78,14 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# Marks belong to the letter before them: vowels of Hindi and Thai are marks, and no word characters to ``re``.
+# Marks belong to the preceding letter. Vowels of Hindi and Thai are marks, which are not word characters to ``re``.
 _MARKS = "".join(map(chr, filter(lambda code: unicodedata.category(chr(code)).startswith("M"), range(0x300, 0x2000))))
 _TOKEN = re.compile(rf"(?:[^\W_][{_MARKS}]*)+(?:['’.\-](?:[^\W_][{_MARKS}]*)+)*|[^\w\s{_MARKS}]")
 _CELL_END = "\n"
 _CONTENT, _CONNECTOR, _WORD, _END = range(4)
-# Inside a phrase of three, never at its ends.
+# Allowed inside a phrase of three words, never at its ends.
 _CONNECTORS = _set("& of the and n de la le du des del di el y und der van von")
-# What follows or goes before these is complete.
+# A phrase that follows or precedes one of these words is complete there.
 _BOUNDARIES = _set(
     """
     for with by from without
@@ -91,7 +93,7 @@ _BOUNDARIES = _set(
     package pair pc pcs pce piece pieces pkg pkt pound pounds qty quantity set size sized value vol volume book part
     """
 )
-# The commonest words of English, and of what shops write beside a name. Lift sorts out most, this makes it certain.
+# The most common English words, and words that shops add to names. Most would fail the lift test; this list makes sure.
 _WORDS = _set(
     """
     a about above after again against all also am among an another any are aren't around as at away back be became
@@ -114,19 +116,20 @@ _WORDS = _set(
 class Interests:
     """The labels of a catalogue, and of each item.
 
-    The weight of label c for a user is ``sum_j decay**back_j (1 + liking (r_j - mean r) / spread) w_jc`` over their
-    events j, ``back_j`` events before the newest; r are the ratings of those events that have one, and an event without
-    counts as of a mean one. What adds up to less than 0 is no interest.
+    The weight of label c for a user is ``sum_j decay**back_j (1 + liking (r_j - mean r) / spread) w_jc``. The sum is
+    over the user's events j, and ``back_j`` is the number of newer events. r are the user's ratings; an event without a
+    rating counts like one with the mean rating. A label with a weight below 0 is not an interest.
 
     Attributes:
-      labels: object ``[C]``, as the catalogue spells them most often.
-      named: bool ``[C]``; whether it is a name that the catalogue gives, such as a category.
-      columns: int32 ``[N, P]``, the labels of each item, padded with C.
-      weights: float32 ``[N, P]``, w: the label's inverse document frequency ``log(N / items)`` to the power of
-        :data:`SPECIFICITY`, scaled so that the squares of an item sum to 1; 0 for padding.
-      decay: 1 where the order of events says nothing.
-      liking: what a rating of one ``spread`` above the mean adds.
-      spread: the standard deviation of ratings; 0 where there are none, which then count for nothing.
+      labels: The labels in the catalogue's most frequent spelling, object ``[C]``.
+      named: Whether a label is a name in the catalogue, such as a category, bool ``[C]``.
+      columns: The labels of each item, int32 ``[N, P]``, padded with C.
+      weights: The weights w of the labels of each item, float32 ``[N, P]``: the inverse document frequency of a label,
+        ``log(N / items)``, to the power of :data:`SPECIFICITY`, scaled so that the squares of an item sum to 1; 0 for
+        padding.
+      decay: The weight of an event relative to the next newer one; 1 if the order of events has no meaning.
+      liking: The amount that a rating of one ``spread`` above the mean adds.
+      spread: The standard deviation of the ratings. 0 if there are none or all are equal; ratings then have no effect.
     """
 
     labels: np.ndarray
@@ -139,34 +142,37 @@ class Interests:
 
     @property
     def share(self) -> np.ndarray:
-        """float64 ``[C]``, the part of the items that have each label."""
+        """The share of the items that have each label, float64 ``[C]``."""
         return np.bincount(self.columns.ravel(), minlength=len(self.labels) + 1)[:-1] / len(self.columns)
 
     @property
     def broad(self) -> np.ndarray:
-        """bool ``[C]``, labels of at least :data:`BROAD` of the items."""
+        """Whether a label belongs to at least a share of :data:`BROAD` of the items, bool ``[C]``."""
         return self.share >= BROAD
 
 
 @dataclass(frozen=True, eq=False)
 class LabelForecast:
-    """What was learned about the labels of a user's next items, for ``layers.interest_forecast.InterestForecast``.
+    """The learned parameters of ``layers.interest_forecast.InterestForecast``, which predicts labels of the next items.
 
-    The distribution of labels is a mixture of three, each with the sum 1:
+    The distribution of labels is a mixture of three distributions:
 
-    - what is counted in the history, as :class:`Interests` says;
+    - the labels counted in the history, see :class:`Interests`;
     - a softmax head that has learned which labels follow which:
-      ``softmax(bias + tanh(10 (slow^T p + fast^T p')) out)``, where p is the counted distribution and p' the same of
-      the newest events alone (:data:`FAST`);
+      ``softmax(bias + tanh(10 (slow^T p + fast^T p')) out)``, where p is the counted distribution, and p' the same
+      distribution with a faster decay, so that mainly the newest events count (:data:`FAST`);
     - the labels of the items that the model recommends, weighted by ``softmax(sharpness score)``.
 
     Attributes:
-      labels: object ``[C]``.
-      slow, fast: float32 ``[C, R]``. out: float32 ``[C, R]``, transposed. bias: float32 ``[C]``.
-      mixture: float32 ``[3]``, the weights of the three, which sum to 1.
-      sharpness: of the scores.
-      fast_decay: the decay of p', see :class:`tfllmrec.layers.interest_profile.InterestProfile`.
-      scale: what p and p' are multiplied by, 10 above.
+      labels: The labels, object ``[C]``.
+      slow: The map of p, float32 ``[C, R]``.
+      fast: The map of p', float32 ``[C, R]``.
+      out: The output map, transposed, float32 ``[C, R]``.
+      bias: The bias of each label, float32 ``[C]``.
+      mixture: The weights of the three distributions, float32 ``[3]``; they sum to 1.
+      sharpness: The factor of the scores in the softmax.
+      fast_decay: The decay of p', see :class:`tfllmrec.layers.interest_profile.InterestProfile`.
+      scale: The factor of p and p', 10 in the formula above.
     """
 
     labels: np.ndarray
@@ -180,11 +186,10 @@ class LabelForecast:
     scale: float
 
     def of_labels(self, labels: np.ndarray) -> LabelForecast:
-        """The forecast for other labels, object ``[C']``.
+        """Returns the forecast for other labels, object ``[C']``.
 
-        A label that is not known gets zero weights and the lowest bias.
-
-        Labels are the same if their words have the same stems: how a label is spelt may change with new items.
+        An unknown label gets zero weights and the lowest bias. Two labels are the same if their words have the same
+        stems, because the spelling of a label may change with new items.
         """
         place = self._place(labels)
         known = (place >= 0)[:, np.newaxis]
@@ -193,7 +198,7 @@ class LabelForecast:
         return replace(self, labels=labels, slow=slow, fast=fast, out=out, bias=bias)
 
     def knows(self, labels: np.ndarray) -> np.ndarray:
-        """Whether anything was learned of each of ``labels`` object ``[C']``: bool ``[C']``."""
+        """Returns whether the forecast has learned each of ``labels``, object ``[C']``: bool ``[C']``."""
         return self._place(labels) >= 0
 
     def _place(self, labels: np.ndarray) -> np.ndarray:
@@ -204,10 +209,10 @@ class LabelForecast:
 
     @classmethod
     def load(cls, path: Path, remedy: str) -> LabelForecast:
-        """What :meth:`save` wrote.
+        """Loads the file that :meth:`save` wrote.
 
         Raises:
-          ModelError: the file is missing or damaged.
+          ModelError: The file is missing or damaged.
         """
         with reading_npz(path, remedy) as stored:
             arrays: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
@@ -234,15 +239,16 @@ def fit_interests(
     """Chooses the labels of a catalogue.
 
     Args:
-      items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``users`` never had may follow.
-      columns: of ``items``, what labels are made of; those in :data:`tfllmrec.columns.NAME_COLUMNS` hold names,
-        others are read for phrases.
-      users: their training histories and ratings. Events that count 0 or less, such as rejections, are left out.
-      ordered: whether the order of a history says something.
-      progress: called with how many candidates were looked at.
+      items: A table like :attr:`tfllmrec.data.dataset.Dataset.items`; items without events may be appended.
+      columns: The columns of ``items`` that labels are taken from. Columns in :data:`tfllmrec.columns.NAME_COLUMNS`
+        contain names, all others contain texts with phrases.
+      users: The training histories and ratings of the users. Events with a weight of 0 or less, such as rejections, are
+        left out.
+      ordered: Whether the order of a history has a meaning.
+      progress: Called with the number of candidates examined so far.
 
     Returns:
-      ``None`` where nothing is said of the items that would make a label.
+      The labels; ``None`` if the catalogue has no suitable label.
     """
     had = _had(users.choices, len(items))
     subjects = [column for column in columns if column in NAME_COLUMNS and column not in PEOPLE_COLUMNS]
@@ -263,7 +269,7 @@ def fit_interests(
         columns_of,
         weights,
         decay=DECAY if ordered else 1.0,
-        # The standard deviation of equal numbers need not come out as 0.
+        # Rounding may make the standard deviation of equal numbers differ from 0.
         spread=float(ratings.std()) if len(ratings) and np.ptp(ratings) else 0.0,
     )
 
@@ -273,8 +279,10 @@ class _Found:
     """Labels of one kind.
 
     Attributes:
-      keys: object ``[C]``, the same for spellings that are one label. spelling: object ``[C]``.
-      named: bool ``[C]``. items: float32 ``[N, C]``, 1 where an item has the label.
+      keys: The keys of the labels, object ``[C]``; all spellings of a label have the same key.
+      spelling: The spelling of each label, object ``[C]``.
+      named: Whether a label is a name in the catalogue, bool ``[C]``.
+      items: 1 where an item has the label, float32 ``[N, C]``.
     """
 
     keys: np.ndarray
@@ -288,10 +296,15 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Words:
-    """The words of some columns of all items, one after another, with an end behind each cell.
+    """The words of some columns of all items, concatenated, with an end marker after each cell.
 
     Attributes:
-      item, surface, stem, kind: int ``[T]``, of each word. surfaces, stems: object, what the numbers stand for.
+      item: The item of each word, int ``[T]``.
+      surface: The index of each word in ``surfaces``, int ``[T]``.
+      stem: The index of the stem of each word in ``stems``, int ``[T]``.
+      kind: The kind of each word, such as ``_CONTENT``, int ``[T]``.
+      surfaces: The distinct words, object.
+      stems: The distinct stems, object.
       n_items: N.
     """
 
@@ -305,13 +318,13 @@ class _Words:
 
 
 def _had(histories: Ragged, n_items: int) -> sp.csr_array:
-    """Who had what: float32 ``[users, N]`` of ones."""
+    """Returns the binary user-by-item matrix, float32 ``[users, N]``, of at most about :data:`MAX_EVENTS` events."""
     some = histories.take(np.arange(0, len(histories), max(1, math.ceil(len(histories.values) / MAX_EVENTS))))
     return _ones(some.row_of_value, some.values, (len(some), n_items))
 
 
 def _ones(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
-    """1 where an entry is named, however often."""
+    """Returns a sparse matrix with 1 at the given entries, regardless of repeats."""
     matrix = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
     matrix.sum_duplicates()
     matrix.data[:] = 1
@@ -319,13 +332,13 @@ def _ones(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sp.c
 
 
 def _shared(items: sp.csr_array) -> np.ndarray:
-    """Whether a label is of neither too few nor too many items: bool ``[C]``."""
+    """Returns whether a label belongs to neither too few nor too many items, bool ``[C]``."""
     count = items.sum(axis=0)
     return (count >= MIN_ITEMS) & (count <= MAX_SHARE * items.shape[0])
 
 
 def _stem(word: str) -> str:
-    """What a word has in common with its plural and its possessive, so that they are one label; never shown."""
+    """Returns the stem that a word shares with its plural and its possessive; stems are never shown."""
     word = word.lower().replace("’", "'").removesuffix("'s")
     if word.endswith(("ches", "shes", "sses", "xes")):
         return word[:-2]
@@ -335,12 +348,12 @@ def _stem(word: str) -> str:
 
 
 def _key(label: str) -> str:
-    """The same for spellings that are one label."""
+    """Returns the key of a label, which is the same for all its spellings."""
     return " ".join(map(_stem, _TOKEN.findall(unicodedata.normalize("NFC", label))))
 
 
 def content_words(text: str) -> list[tuple[str, str]]:
-    """The words of a text that say something, each with its key, which is the same for other spellings of it."""
+    """Returns the content words of a text as pairs of key and word; all spellings of a word have the same key."""
     words = _TOKEN.findall(unicodedata.normalize("NFC", text[:MAX_CHARACTERS]))
     return [(_stem(word), word) for word in words if _kind(word) == _CONTENT]
 
@@ -356,7 +369,7 @@ def _kind(word: str) -> int:
 
 
 def _names(items: pd.DataFrame, columns: Sequence[str], first_only: bool = False) -> _Found:
-    """The names that items are filed under; ``first_only``: no more than one of each cell."""
+    """Collects the names in some columns of the items, such as categories; ``first_only``: only one of each cell."""
     pairs = [
         (row, name)
         for column in columns
@@ -367,7 +380,7 @@ def _names(items: pd.DataFrame, columns: Sequence[str], first_only: bool = False
     surface, surfaces = pd.factorize(np.array([name for _, name in pairs], object))
     keys = [_key(name) for name in surfaces]
     label_of, labels = pd.factorize(np.array(keys, object))
-    # The commonest spelling comes first, and of equal ones the one that was met first.
+    # The most frequent spelling comes first; of equally frequent ones, the one that occurred first.
     order = np.argsort(-np.bincount(surface, minlength=len(surfaces)), kind="stable")
     first = order[np.unique(label_of[order], return_index=True)[1]] if len(order) else order
     matrix = _ones(rows, label_of[surface] if len(rows) else rows, (len(items), len(labels)))
@@ -392,7 +405,7 @@ def _read(items: pd.DataFrame, columns: Sequence[str]) -> _Words:
 
 
 def _phrases(words: _Words, had: sp.csr_array, progress: Progress | None) -> list[_Found]:
-    """Phrases that make good labels, the longest first: where one stands, shorter ones inside it do not count."""
+    """Finds phrases that are good labels, the longest first: shorter phrases inside a longer label do not count."""
     needed = _NeededLift(had)
     inside = {length: np.zeros(len(words.stem), bool) for length in (3, 2, 1)}
     found, done = [], 0
@@ -402,11 +415,11 @@ def _phrases(words: _Words, had: sp.csr_array, progress: Progress | None) -> lis
         free = ~inside[length][places.start]
         start, phrase = places.start[free], places.phrase[free]
         good = _shared(_ones(words.item[start], phrase, (words.n_items, len(stems)))) & (cohesion >= MIN_COHESION)
-        # There is an end behind each cell; before the first word stands the last one's.
+        # Each cell ends with an end marker. Before the first word, index -1 is the marker of the last cell.
         ends = np.stack([words.kind[start - 1] == _END, words.kind[start + length] == _END])
         count = np.maximum(np.bincount(phrase, minlength=len(stems)), 1)
         good &= np.max([np.bincount(phrase, at, minlength=len(stems)) / count for at in ends], axis=0) >= MIN_FREE
-        # "Glossy nail" and "nail polish" overlap: the one that holds together better is meant.
+        # Of overlapping phrases, such as "glossy nail" and "nail polish", the one with the higher cohesion is kept.
         holds = np.zeros(len(words.stem) + length)
         holds[start] = np.where(good, cohesion, 0)[phrase]
         beside = [holds[start + offset] for offset in range(1 - length, length) if offset]
@@ -438,7 +451,13 @@ def _phrases(words: _Words, had: sp.csr_array, progress: Progress | None) -> lis
 
 @dataclass(frozen=True, eq=False)
 class _Places:
-    """Where phrases begin: int ``[S]``, with the number of the phrase, ``[S]``; and one place of each phrase."""
+    """The occurrences of phrases.
+
+    Attributes:
+      start: The position of the first word of each occurrence, int ``[S]``.
+      phrase: The number of the phrase of each occurrence, int ``[S]``.
+      example: The start of one occurrence of each phrase, int ``[phrases]``.
+    """
 
     start: np.ndarray
     phrase: np.ndarray
@@ -446,13 +465,13 @@ class _Places:
 
 
 def _places(words: _Words, length: int) -> tuple[_Places, np.ndarray]:
-    """All phrases of so many words, and the stems int ``[phrases, length]`` of each."""
+    """Finds all phrases of ``length`` words; also returns the stems of each phrase, int ``[phrases, length]``."""
     n = len(words.stem)
     start = np.arange(n - length + 1)
     start = start[(words.kind[start] == _CONTENT) & (words.kind[start + length - 1] == _CONTENT)]
     if length == 3:
         start = start[words.kind[start + 1] <= _CONNECTOR]
-    # Numbered by one word after another: no number gets larger than places times words.
+    # The phrases are numbered word by word, so that no number exceeds occurrences times words.
     phrase = np.zeros(len(start), np.int64)
     for offset in range(length):
         _, phrase = np.unique(phrase * len(words.stems) + words.stem[start + offset], return_inverse=True)
@@ -461,9 +480,9 @@ def _places(words: _Words, length: int) -> tuple[_Places, np.ndarray]:
 
 
 def _cohesion(words: _Words, places: _Places, stems: np.ndarray) -> np.ndarray:
-    """How much the words of each phrase belong together, float64 ``[phrases]``: 1 where they are never apart.
+    """Computes the cohesion of each phrase, float64 ``[phrases]``; 1 if its words occur only together.
 
-    0 for three words two of which often stand without the third: those two are the phrase.
+    The result is 0 for three words of which two adjacent ones often occur without the third: these two are the phrase.
     """
     length = stems.shape[1]
     if length == 1:
@@ -481,17 +500,19 @@ def _cohesion(words: _Words, places: _Places, stems: np.ndarray) -> np.ndarray:
 
 
 def lift(had: sp.csr_array, items: sp.csr_array) -> np.ndarray:
-    """How many times more often than by chance two items of one user share a label.
+    """Computes how many times more often than by chance two items of one user share a label.
 
-    By chance the share of an item in all events is all that counts: ``(pairs + 5) / (expected + 5)``, with
-    ``expected = sum_u n_u (n_u - 1) / 2 ((sum_i p_i)**2 - sum_i p_i**2)`` over the items i that have the label, as
-    nobody has an item twice. Few pairs say little: :data:`PRIOR_PAIRS` of them are assumed at chance.
+    The lift is ``(pairs + 5) / (expected + 5)``, with
+    ``expected = sum_u n_u (n_u - 1) / 2 ((sum_i p_i)**2 - sum_i p_i**2)`` over the items i that have the label. By
+    chance, users choose an item with the probability ``p_i``, its share of all events, and no item twice. Because few
+    pairs are weak evidence, :data:`PRIOR_PAIRS` pairs at chance level are added to both counts.
 
     Args:
-      had: float32 ``[users, N]`` of ones. items: float32 ``[N, C]`` of ones.
+      had: 1 where a user has had an item, sparse float32 ``[users, N]``.
+      items: 1 where an item has a label, sparse float32 ``[N, C]``.
 
     Returns:
-      float64 ``[C]``.
+      The lift of each label, float64 ``[C]``.
     """
     each = had.sum(axis=1, dtype=np.float64)
     share = had.sum(axis=0, dtype=np.float64) / max(each.sum(), 1)
@@ -507,12 +528,12 @@ def lift(had: sp.csr_array, items: sp.csr_array) -> np.ndarray:
 
 
 class _NeededLift:
-    """The lift that random items of the catalogue seldom have, by how many they are."""
+    """The lift that random sets of items seldom exceed, by the size of the set."""
 
     def __init__(self, had: sp.csr_array) -> None:
         n_items = had.shape[1]
         rng = np.random.default_rng(42)
-        # Beyond some hundreds of items chance is as good as sure, and the floor decides.
+        # Larger sets are not needed: from a few hundred items on, MIN_LIFT decides.
         self.sizes = np.unique(np.minimum(MIN_ITEMS * 2 ** np.arange(7), n_items))
         self.lifts = []
         for size in self.sizes:
@@ -525,9 +546,9 @@ class _NeededLift:
 
 
 def _merged(found: Sequence[_Found]) -> _Found:
-    """One label, the first, for those that are spelt alike and for those of the same items.
+    """Merges labels with the same key, and labels of nearly the same items, into the first of them.
 
-    Categories and other names go before phrases, and these before people.
+    ``found`` has names of topics, such as categories, first, then phrases, then people.
     """
     keys, first = pd.factorize(np.concatenate([part.keys for part in found]))
     row = np.unique(keys, return_index=True)[1]
@@ -542,7 +563,7 @@ def _merged(found: Sequence[_Found]) -> _Found:
     for kept, other in sorted(zip(a[alike], b[alike], strict=True)):
         if stands_for[kept] == kept and stands_for[other] == other:
             stands_for[other] = kept
-    # New items may have the one without the other.
+    # An item gets the merged label if it has either: new items may have only one of the two.
     items = sp.csr_array(items @ _ones(np.arange(len(first)), stands_for, (len(first), len(first))))
     items.data[:] = 1
     labels = _Found(
@@ -551,12 +572,12 @@ def _merged(found: Sequence[_Found]) -> _Found:
         np.concatenate([part.named for part in found])[row],
         items,
     ).take(np.unique(stands_for))
-    # Put together, labels may have become too common.
+    # Merged labels may have become too common.
     return labels.take(np.flatnonzero(_shared(labels.items)))
 
 
 def _strongest(weighted: sp.csr_array, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``kept`` largest entries of each row: columns int32 ``[N, P]``, and values of unit length a row."""
+    """Returns the ``kept`` largest entries of each row: columns, int32 ``[N, P]``, and values scaled to unit length."""
     n_rows, n_columns = weighted.shape
     row = np.repeat(np.arange(n_rows), np.diff(weighted.indptr))
     order = np.lexsort((weighted.indices, -weighted.data, row))

@@ -1,32 +1,34 @@
 """Closed-form item-item weights: the behaviour term ``<m_u, W_i>``, and EASE as a baseline.
 
-Both are ridge regressions with a closed form, solved once; no gradient, no epochs. :func:`solve_item_weights` is the
-entry. All that the weights take from events is in :class:`ItemWeightStatistics`, which are sums over users: users are
-added or subtracted, and :func:`solve` gives the weights again.
+Both are ridge regressions with a closed form. They are solved once, without gradients or epochs;
+:func:`solve_item_weights` is the entry point. The weights depend on events only through :class:`ItemWeightStatistics`,
+which are sums over users: users can be added or subtracted, and :func:`solve` computes the new weights.
 
-The weights predict the next item from the recency-weighted history before it. Each *view* of the data
-adds a Gram matrix of what is known and a target matrix of what is asked for:
+The weights predict the next item from the recency-weighted history before it. Each *view* of the data adds a Gram
+matrix of the inputs to A and a matrix of the targets to B:
 
     A = nu G_next + beta X^T X + alpha T T^T + gamma S + l2 I
     B = nu C_next + beta X^T X + alpha T T^T + gamma S
     W = A^-1 (B - diag(g)),    g such that diag W = 0
 
-``G_next`` and ``C_next`` are sums over all prefixes of all histories: of ``m m^T``, with ``m`` the prefix weighted by
-``decay ** steps_back``, and of ``m`` times the item that came next. ``X`` is the binary user-by-item matrix (who had
-both, in whatever order) and ``T`` the unit text vectors (what reads alike), which reach items that few or none have
-met. ``S`` is the graph of the items, where there is one (:func:`tfllmrec.models.graph.view_of`). No item may explain
-itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with the co-occurrence view
-alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al., "Session-aware Linear
-Item-Item Models", WWW 2021). Where users come back to items that they know, ``W_ii`` is then set to ``itself``: solved
-with all others, it would explain every event, and nothing would be left for neighbours.
+``G_next`` and ``C_next`` are sums over all prefixes of all histories: of ``m m^T``, where ``m`` is the prefix weighted
+by ``decay ** steps_back``, and of ``m`` times the item that came next. ``X`` is the binary user-by-item matrix, so
+``X^T X`` counts common users regardless of order. ``T`` are the unit text vectors; they also give weights to items that
+few or no users have had. ``S`` is the graph of the items, if there is one (:func:`tfllmrec.models.graph.view_of`). No
+item may explain itself: with ``P = A^-1`` this requires ``g_i = (P B)_ii / P_ii``, as in EASE, which is the special
+case with the co-occurrence view alone. The next-item view is the linear form of a sequential model (compare SLIT in
+Choe et al., "Session-aware Linear Item-Item Models", WWW 2021). If users use items again, ``W_ii`` is set to ``itself``
+afterwards. If it were solved together with the other weights, it would explain every event and leave nothing for the
+neighbours.
 
-``1 / P_ii`` is what the other items leave unexplained of item i, plus ``l2``: it grows with the item's events. The
-weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which takes candidates down that many have met.
+``1 / P_ii`` is the part of item i that the other items leave unexplained, plus ``l2``; it grows with the number of the
+item's events. The weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which lowers the scores of
+popular candidates.
 
 :func:`ease_weights` is EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, eq. 8):
 ``P = (X^T X + l2 I)^-1, W = I - P diag(1 / diag P)``.
 
-``W[j, i]`` is what history item j says for candidate i. An item with neither events nor text has only zeros.
+``W[j, i]`` is the weight of history item j for candidate i. An item with neither events nor text has only zeros.
 """
 
 from __future__ import annotations
@@ -49,17 +51,20 @@ from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ConfigError, ModelError
 
 MAX_EXACT_ITEMS = 30_000
-"""With more items, a few N x N matrices (3.6 GB each) pass common memory: there is no EASE and no rank *all*."""
+"""Largest number of items for EASE and exact weights: both need a few N x N matrices, here of 3.6 GB each."""
 
 MAX_RANK = 1536
-"""The highest rank of the weights of more than :data:`MAX_EXACT_ITEMS` items; a higher one takes too long."""
+"""Highest rank of the weights of more than :data:`MAX_EXACT_ITEMS` items; a higher rank would take too long."""
 
 STATISTICS = "item_weights_statistics.npz"
-"""The file of a run's ``model`` folder with its :class:`ItemWeightStatistics`."""
+"""The file with the :class:`ItemWeightStatistics` in the ``model`` folder of a run."""
 
 MAX_STORED_PAIRS, MAX_KEPT_PAIRS = 20_000_000, 100_000_000
-"""Statistics of more pairs of items than the first may take more than 200 MB and a minute to write, and are not stored;
-those of more than the second may take more than 2 GB, and are not kept in memory."""
+"""Largest numbers of pairs of items in statistics that are stored and that are kept in memory.
+
+Statistics with more pairs than the first may take more than 200 MB and a minute to write. Statistics with more pairs
+than the second may take more than 2 GB of memory.
+"""
 
 _BLOCK = 1024
 _DENSE_ITEMS = 6000
@@ -67,22 +72,22 @@ _PAIRS = 200_000_000
 _PAIRS_AT_ONCE = 4_000_000
 _OVERSAMPLING = 16
 _ROUNDS = 2
-_WIDTH = 384  # of low-rank weights, at least: a lower rank is for what events say, and keeps what texts say
-_CELLS = 32_000_000  # of low-rank weights that are there at once
+_WIDTH = 384  # smallest width of low-rank weights: a lower rank limits only the part from events, not that from texts
+_CELLS = 32_000_000  # largest number of values of low-rank weights in memory at once
 _DENSE_CELLS = 400_000_000
 
 
 class NotPositiveDefinite(ModelError):
-    """Settings with which there are no weights: ``l2`` is too small beside the other strengths."""
+    """The weights cannot be solved, because ``l2`` is too small compared with the strengths of the other terms."""
 
 
 @dataclass(frozen=True)
 class PrunedWeights:
-    """The strongest P weights of each item; row j is what history item j points to.
+    """The strongest P weights of each item; row j has the weights of history item j.
 
     Attributes:
-      neighbours: int32 ``[N, P]``, candidate items, strongest first. All different within a row.
-      weights: float32 ``[N, P]``, positive or negative; 0 where an item has fewer than P neighbours.
+      neighbours: The candidate items, int32 ``[N, P]``, strongest first; all different within a row.
+      weights: The weights, float32 ``[N, P]``, positive or negative; 0 where an item has fewer than P neighbours.
     """
 
     neighbours: np.ndarray
@@ -118,20 +123,20 @@ def solve_item_weights(
     text_vectors: np.ndarray | None = None,
     graph: sparse.csr_array | None = None,
 ) -> PrunedWeights:
-    """The item-item weights of a catalogue of any size, pruned.
+    """Solves the item-item weights of a catalogue of any size, and prunes them.
 
     Args:
       histories: Item indices of each training user, oldest first.
       n_items: N.
-      settings: See there. Where they say *auto*, :meth:`ItemWeightSettings.settled`. The weights are solved exactly
-        where ``rank`` is *all* or at least N (see :func:`rank_of`), and all of them are kept where N is less than
-        ``neighbours``.
-      text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
-        is above 0.
-      graph: sparse ``[N, N]``, positive semidefinite; needed where ``settings.graph`` is above 0.
+      settings: The settings. Each *auto* is replaced by :meth:`ItemWeightSettings.settled`. The weights are solved
+        exactly if ``rank`` is *all* or at least N and N is at most :data:`MAX_EXACT_ITEMS` (see :func:`rank_of`). All
+        weights are kept if N is less than ``neighbours``.
+      text_vectors: Text vectors, float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`. Required if
+        ``settings.text`` is above 0.
+      graph: The view of the graph, sparse ``[N, N]``, positive semidefinite. Required if ``settings.graph`` is above 0.
 
     Raises:
-      ModelError: An item outside the catalogue, a bad setting, or text or a graph of another catalogue.
+      ModelError: An item is not in the catalogue, a setting is invalid, or text or graph belong to another catalogue.
     """
     return solve(ItemWeightStatistics.of(histories, n_items, settings), settings, text_vectors, graph)
 
@@ -142,14 +147,15 @@ def solve(
     text_vectors: np.ndarray | None = None,
     graph: sparse.csr_array | None = None,
 ) -> PrunedWeights:
-    """The weights of :func:`solve_item_weights`, from statistics that were stored or added up.
+    """Solves the weights of :func:`solve_item_weights` from statistics, such as stored or updated ones.
 
     Args:
-      statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
+      statistics: The statistics of all events. If ``settings.next_item`` is above 0, they must have the decay of
+        ``settings``.
       settings, text_vectors, graph: As in :func:`solve_item_weights`.
 
     Raises:
-      ModelError: A bad setting, statistics with another decay, or text or a graph of another catalogue.
+      ModelError: A setting is invalid, the statistics have another decay, or text or graph belong to another catalogue.
     """
     n_items, settings = statistics.n_items, settings.settled()
     assert settings.rank is not None
@@ -162,10 +168,10 @@ def solve(
 
 
 def rank_of(rank: int | Literal["all"], n_items: int) -> int:
-    """The rank of the weights of N items: at most N, and at most :data:`MAX_RANK` where N x N values are too many.
+    """Returns the rank of the weights of N items: at most N, and at most :data:`MAX_RANK` if N x N values are too many.
 
     Raises:
-      ModelError: It is below 1.
+      ModelError: ``rank`` is below 1.
     """
     most = n_items if n_items <= MAX_EXACT_ITEMS else MAX_RANK
     if rank == "all":
@@ -178,12 +184,12 @@ def rank_of(rank: int | Literal["all"], n_items: int) -> int:
 def _exact(
     known: sparse.csr_array, target: sparse.csr_array, settings: ItemWeightSettings, text: np.ndarray | None
 ) -> PrunedWeights:
-    """The formula as it stands: about 15 s for 12,000 items on two cores, and ``12 N^2`` bytes while it runs.
+    """Solves the weights exactly. Takes about 15 s for 12,000 items on two cores, and ``12 N^2`` bytes of memory.
 
     Args:
-      known, target: A and B, as far as they come from events and the graph, sparse ``[N, N]``.
+      known, target: The parts of A and B that come from events and the graph, sparse ``[N, N]``.
       settings: The strengths of the text, the ridge and the discount.
-      text: float32 ``[N, D]``, or none.
+      text: Text vectors, float32 ``[N, D]``, if they are used.
     """
     n_items = known.shape[0]
     assert settings.l2 is not None and settings.text is not None and settings.itself is not None
@@ -199,7 +205,7 @@ def _exact(
         weights = -settings.l2 * inverse
         weights[np.diag_indices(n_items)] += 1.0
     else:
-        # A sparse target is multiplied as it is, a small or dense one is faster through BLAS.
+        # A small or rather dense target is multiplied faster by BLAS, after conversion to a dense matrix.
         if n_items <= _DENSE_ITEMS or target.nnz > 0.05 * n_items**2:
             weights = inverse @ target.toarray()
         else:
@@ -225,29 +231,31 @@ def _exact(
 def _low_rank(
     known: sparse.csr_array, target: sparse.csr_array, settings: ItemWeightSettings, text: np.ndarray | None, rank: int
 ) -> PrunedWeights:
-    """The formula with a diagonal plus low rank in the place of A.
+    """Solves the weights with A approximated by a diagonal plus a low-rank matrix.
 
-    With ``M`` what A has from events and the graph, ``D = l2 I + diag M`` and ``E = D^-1/2 offdiag(M) D^-1/2``,
+    With ``M`` the part of A from events and the graph, ``D = l2 I + diag M`` and ``E = D^-1/2 offdiag(M) D^-1/2``,
 
         A = D^1/2 (I + E + U U^T) D^1/2,    U = sqrt(alpha) D^-1/2 T.
 
-    ``E`` is kept in its ``rank`` eigenpairs of largest magnitude and ``U`` as it is, so that the inverse follows from
-    the Woodbury identity: ``A^-1 = D^-1/2 (I + L R^T) D^-1/2``. Each item keeps its own ``l2`` and counts on the
-    diagonal, which is most of A where few users had the same two items; a projection onto leading directions would
-    lose that, and the tail with it. ``W`` is then ``D^-1`` times the (sparse) target from events plus a low-rank
-    product, which is looked through block by block for each item's strongest weights. To save time it is cut first, to
-    ``rank`` or 384, whichever is more: with fewer, items without events would lose what their texts say. What ``E``
-    leaves out may well be noise: where items have few events, lists are often better than with all N x N weights.
+    ``E`` is approximated by its ``rank`` eigenpairs of largest magnitude and ``U`` is exact, so the inverse follows
+    from the Woodbury identity: ``A^-1 = D^-1/2 (I + L R^T) D^-1/2``. Each item keeps its own ``l2`` and counts on the
+    diagonal, which is most of A if few users have had the same two items. A projection onto leading directions would
+    lose the diagonal, and with it the tail items. ``W`` is then ``D^-1`` times the (sparse) target from events plus a
+    low-rank product, which is searched block by block for the strongest weights of each item. To save time, the product
+    is first cut to ``rank`` or 384, whichever is larger; a lower rank would lose the text weights of items without
+    events. The part of ``E`` that is left out may well be noise: if items have few events, lists are often better than
+    with all N x N weights.
 
-    Memory grows with N and the pairs of items that users have had; looking for the strongest weights compares all items
-    with each other, so time grows with N^2: about four minutes of one core for 100,000 items at rank 384.
+    Memory grows with N and with the number of pairs of items that users have had. The search for the strongest weights
+    compares all items with each other, so time grows with N^2: about four minutes on one core for 100,000 items at rank
+    384.
 
-    The eigenpairs of a sum are not the sum of the eigenpairs, so nothing can be added to the low-rank factors without
-    error. The sparse statistics are stored and added to, and the eigenpairs are computed from them again.
+    The eigenpairs of a sum are not the sum of the eigenpairs, so the low-rank factors cannot be updated without error.
+    Therefore the sparse statistics are stored and updated, and the eigenpairs are computed from them again.
 
     Args:
       known, target, settings, text: As in :func:`_exact`.
-      rank: Of ``E``.
+      rank: The rank of the approximation of ``E``.
     """
     assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     diagonal = known.diagonal()
@@ -255,7 +263,7 @@ def _low_rank(
     scaled_known = _scaled((known - sparse.diags_array(diagonal)).tocsr(), scale, scale)  # E
     values, vectors = leading_eigenpairs(scaled_known, rank)
     del scaled_known
-    if not values.min(initial=0) > -1 + 1e-5:  # nearer to it, rounding decides
+    if not values.min(initial=0) > -1 + 1e-5:  # closer to -1, rounding errors dominate
         raise NotPositiveDefinite(f"The item-item matrix is not positive definite (l2 {settings.l2}): raise l2.")
     gain = 1 / (1 + values) - 1  # (I + E)^-1 = I + Q gain Q^T
 
@@ -282,7 +290,7 @@ def _low_rank(
 
 
 def _scaled(matrix: sparse.csr_array, rows: np.ndarray, columns: np.ndarray | None = None) -> sparse.csr_array:
-    """``diag(rows) matrix diag(columns)``, in float32."""
+    """Returns ``diag(rows) matrix diag(columns)`` in float32."""
     values = matrix.data * np.repeat(rows.astype(np.float32, copy=False), np.diff(matrix.indptr))
     if columns is not None:
         values *= columns[matrix.indices]
@@ -290,27 +298,28 @@ def _scaled(matrix: sparse.csr_array, rows: np.ndarray, columns: np.ndarray | No
 
 
 def _for_products(matrix: sparse.csr_array) -> sparse.csr_array | np.ndarray:
-    """The matrix as it is multiplied fastest with a few hundred columns: dense if it is rather full, and not too large.
+    """Returns the matrix in the form that is faster to multiply with a few hundred columns: sparse or dense.
 
-    BLAS with two cores takes less time than the sparse product from about one value in seven on.
+    From about one nonzero value in seven on, BLAS on two cores is faster than the sparse product. Matrices too large to
+    be dense stay sparse.
     """
     cells = matrix.shape[0] * matrix.shape[1]
     return matrix.toarray() if cells / 7 < matrix.nnz and cells <= _DENSE_CELLS else matrix
 
 
 def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
-    """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
+    """Returns the factor of the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
     assert settings.l2 is not None and settings.popularity is not None
-    # Above 1 only where a low rank leaves out more than it may.
+    # The product exceeds 1 only through the error of a low rank.
     return np.minimum(settings.l2 * inverse_diagonal, 1.0) ** settings.popularity
 
 
 def leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues ``[r]`` of largest magnitude of a symmetric matrix, and their vectors ``[N, r]``.
+    """Computes the eigenvalues ``[r]`` of largest magnitude of a symmetric matrix, and the eigenvectors ``[N, r]``.
 
-    Randomized subspace iteration (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), always from the same
-    start; ``r`` is ``rank``, or that of the matrix. Directions that are still mixed after the few rounds have nearly
-    the same eigenvalue.
+    The method is randomized subspace iteration (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), always
+    from the same start. ``r`` is ``rank``, or the rank of the matrix if that is lower. Directions that are still mixed
+    after the few rounds have nearly the same eigenvalue.
     """
     n_items, fast = matrix.shape[0], _for_products(matrix)
     start = np.random.default_rng(0).standard_normal((n_items, min(rank + _OVERSAMPLING, n_items)), np.float32)
@@ -323,8 +332,8 @@ def leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray,
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of what float32 columns span; by their inner products, which is far faster than QR."""
-    for _ in range(2):  # what rounding leaves after the first time, the second takes
+    """Returns an orthonormal basis of the span of float32 columns, from inner products: far faster than QR."""
+    for _ in range(2):  # the second pass removes the rounding errors of the first
         sizes, axes = np.linalg.eigh(_gram(columns))
         kept = sizes > 1e-8 * sizes.max(initial=0)
         columns = columns @ (axes[:, kept] / np.sqrt(sizes[kept])).astype(np.float32)
@@ -332,7 +341,7 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
 
 
 def _cut(left: np.ndarray, right: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two factors, no wider than ``rank``, of the best approximation to ``left right^T`` in the Frobenius norm."""
+    """Returns factors, at most ``rank`` wide, of the best approximation to ``left right^T`` in the Frobenius norm."""
     if left.shape[1] <= rank:
         return left, right
     sizes, axes = np.linalg.eigh(_gram(left))
@@ -346,7 +355,7 @@ def _cut(left: np.ndarray, right: np.ndarray, rank: int) -> tuple[np.ndarray, np
 
 
 def _gram(columns: np.ndarray) -> np.ndarray:
-    """``columns^T columns`` in float64, without a float64 copy of the columns."""
+    """Computes ``columns^T columns`` in float64, without a float64 copy of all columns."""
     gram = np.zeros((columns.shape[1], columns.shape[1]))
     for start in range(0, len(columns), _BLOCK):
         block = columns[start : start + _BLOCK].astype(np.float64)
@@ -357,7 +366,7 @@ def _gram(columns: np.ndarray) -> np.ndarray:
 def _strongest_of_sum(
     direct: sparse.csr_array, left: np.ndarray, right: np.ndarray, neighbours: int, itself: float
 ) -> PrunedWeights:
-    """Prunes ``direct + left right^T``, which is never there as a whole, with ``itself`` as its diagonal."""
+    """Prunes ``direct + left right^T`` with ``itself`` as its diagonal; the sum is never in memory as a whole."""
     n_items = len(left)
     kept = min(neighbours, n_items)
     pruned = PrunedWeights(np.empty((n_items, kept), np.int32), np.empty((n_items, kept), np.float32))
@@ -380,20 +389,21 @@ class ItemWeightStatistics:
     """The sums over users that item-item weights are solved from; they can be added, subtracted and stored.
 
     ``of(a) + of(b)`` are the statistics of the users of both, and ``of(a) - of(b)`` those of the users of ``a`` without
-    those of ``b``. Where users have later events, their old histories are subtracted and their longer ones added.
+    the users of ``b``. When users have new events, their old histories are subtracted and their longer ones are added.
 
-    Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact: ``s + t - t`` is
-    ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so the sums of all users at once
-    and of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are counts, and equal up
-    to 2^24. A small remainder after a subtraction keeps the rounding error of the larger value.
+    Statistics are added and subtracted in float64, where sums of float32 numbers are practically exact: ``s + t - t``
+    is ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so the sum over all users at
+    once differs from the sum of two halves by rounding errors, less than 1e-6 of a value. With a decay of 1 these views
+    are counts, which are equal up to 2^24. A small remainder after a subtraction keeps the rounding error of the larger
+    value.
+
+    The matrices from :meth:`of` are float32. After adding or subtracting they are float64.
 
     Attributes:
-      co_occurrence: ``X^T X``, sparse ``[N, N]``: how many users have had both items.
+      co_occurrence: ``X^T X``, sparse ``[N, N]``: the number of users who have had both items.
       known: ``G_next``, sparse ``[N, N]``.
       target: ``C_next``, sparse ``[N, N]``.
-      decay: recency weight of ``known`` and ``target``; ``None`` where they were left out, and are empty.
-
-    The matrices are float32 as :meth:`of` makes them, and float64 after adding or subtracting.
+      decay: The recency decay of ``known`` and ``target``; ``None`` if they were left out and are empty.
     """
 
     co_occurrence: sparse.csr_array
@@ -403,17 +413,18 @@ class ItemWeightStatistics:
 
     @classmethod
     def of(cls, histories: Ragged, n_items: int, settings: ItemWeightSettings) -> ItemWeightStatistics:
-        """The statistics of some users.
+        """Computes the statistics of some users.
+
+        If the histories may have very many pairs of items, long histories are cut into pieces to bound time and memory
+        (:func:`are_cut`). The statistics of some of the users then do not add up to those of all.
 
         Args:
           histories: Item indices of each user, oldest first.
           n_items: N.
-          settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``. Where very
-            many pairs of items would be met, long histories are cut into pieces, so that time and memory have a bound
-            (:func:`are_cut`). Then the statistics of parts differ from those of all.
+          settings: If ``next_item`` is 0, the next-item views are left out; otherwise their decay is ``decay``.
 
         Raises:
-          ModelError: An item outside the catalogue, or a bad decay.
+          ModelError: An item is not in the catalogue, or the decay is invalid.
         """
         settings = settings.settled()
         assert settings.decay is not None
@@ -434,15 +445,15 @@ class ItemWeightStatistics:
     def weighted(
         self, settings: ItemWeightSettings, graph: sparse.csr_array | None = None
     ) -> tuple[sparse.csr_array, sparse.csr_array]:
-        """The matrices A and B that come from events and the graph, before ``l2``, as sparse float32 ``[N, N]``.
+        """Computes the parts of A and B that come from events and the graph, without ``l2``, sparse float32 ``[N, N]``.
 
         Returns:
-          ``nu G_next + beta X^T X + gamma S`` and ``nu C_next + beta X^T X + gamma S``; where nu is 0 these are one and
-          the same array.
+          ``nu G_next + beta X^T X + gamma S`` and ``nu C_next + beta X^T X + gamma S``. If nu is 0, both are the same
+          object.
 
         Raises:
-          ModelError: ``settings`` have a next-item view, and the statistics have none or one with another decay; or
-            they have the view of a graph, and there is none of as many items.
+          ModelError: ``settings`` use the next-item view, but the statistics lack it or have another decay; or
+            ``settings`` use the graph, but there is no graph of N items.
         """
         both = _nothing(self.n_items)
         if settings.co_occurrence:
@@ -467,23 +478,23 @@ class ItemWeightStatistics:
         return known + both, target + both
 
     def scaled(self, factor: float) -> ItemWeightStatistics:
-        """Statistics in which each user counts ``factor`` times."""
+        """Returns the statistics with each user counted ``factor`` times."""
         return self._each(lambda view: factor * view)
 
     def __add__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
         """Adds the users of ``other``.
 
         Raises:
-          ModelError: They are of catalogues of different size, or have different decays.
+          ModelError: The statistics have different numbers of items or different decays.
         """
         return self._with(other, lambda a, b: a + b)
 
     def __sub__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
-        """Subtracts the users of ``other``; pairs of items that nobody else has had leave no trace.
+        """Subtracts the users of ``other``; pairs of items that no other user has had are removed completely.
 
         Raises:
-          ModelError: They are of catalogues of different size, have different decays, or ``other`` has users that were
-            never added.
+          ModelError: The statistics have different numbers of items or different decays, or ``other`` has users that
+            were never added.
         """
         left = self._with(other, lambda a, b: a - b)
         if left.co_occurrence.data.min(initial=0) < 0:
@@ -501,7 +512,7 @@ class ItemWeightStatistics:
         return left._each(kept)
 
     def extend(self, n_items: int) -> ItemWeightStatistics:
-        """The same statistics for a catalogue with further items at its end.
+        """Returns the same statistics for a catalogue with further items at its end.
 
         Raises:
           ModelError: ``n_items`` is below N.
@@ -511,10 +522,10 @@ class ItemWeightStatistics:
         return self._each(lambda view: larger(view, n_items))
 
     def save(self, path: Path) -> None:
-        """Writes a compressed ``.npz``, whole or not at all; of the two symmetric matrices, the upper triangles.
+        """Writes a compressed ``.npz`` atomically, with only the upper triangles of the two symmetric matrices.
 
         Raises:
-          WriteError: The disk is full, read-only or broken; ``path`` is as it was.
+          WriteError: The disk is full, read-only or broken; ``path`` is then unchanged.
         """
         arrays: dict[str, Any] = {"decay": np.array(np.nan if self.decay is None else self.decay)}
         halves = (sparse.triu(self.co_occurrence, format="csr"), sparse.triu(self.known, format="csr"), self.target)
@@ -525,7 +536,7 @@ class ItemWeightStatistics:
 
     @classmethod
     def load(cls, path: Path) -> ItemWeightStatistics:
-        """Reads what :meth:`save` wrote.
+        """Reads the file that :meth:`save` wrote.
 
         Raises:
           ModelError: The file is missing or damaged.
@@ -574,10 +585,10 @@ def _nothing(n_items: int) -> sparse.csr_array:
 
 
 def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> sparse.csr_array:
-    """A square sparse array of floats from its parts as they were stored.
+    """Builds a square sparse array of floats from its stored parts.
 
     Raises:
-      ValueError: They do not fit together.
+      ValueError: The parts do not fit together, or a value is not finite.
     """
     if any(part.ndim != 1 for part in (data, indices, indptr)) or data.dtype.kind != "f" or not np.isfinite(data).all():
         raise ValueError("expected finite floats and their places")
@@ -588,24 +599,24 @@ def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> s
 
 
 def larger(matrix: sparse.csr_array, n_items: int) -> sparse.csr_array:
-    """A square matrix with empty rows and columns at its end: ``[n_items, n_items]``, of the same type."""
+    """Appends empty rows and columns to a square matrix: ``[n_items, n_items]``, of the same dtype."""
     ends = np.pad(matrix.indptr, (0, n_items - matrix.shape[0]), mode="edge")
     return sparse.csr_array((matrix.data, matrix.indices, ends), shape=(n_items, n_items))
 
 
 def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Sums over all prefixes ``m`` of all histories, and the items ``y`` that came next.
+    """Computes sums over all prefixes ``m`` of all histories and the items ``y`` that came next.
 
-    With positions p <= q in a history of n events, the pair enters ``m m^T`` for every prefix that ends at q or later
-    and has a next item: ``decay^(q-p) (1 + decay^2 + ... + decay^(2 (n - 2 - q)))``, so no prefix is ever built.
-    Pairs so far apart that ``decay^(q-p)`` is below 0.001 are left out.
+    For positions p <= q in a history of n events, the pair is in ``m m^T`` of every prefix that ends at q or later and
+    has a next item. These summands are ``decay^(q-p) (1 + decay^2 + ... + decay^(2 (n - 2 - q)))``, so no prefix has to
+    be built. Pairs so far apart that ``decay^(q-p)`` is below 0.001 are left out.
 
     Returns:
       ``sum m m^T`` and ``sum m y^T``, sparse float32 ``[N, N]``.
     """
     items = histories.values.astype(np.int32)
     place = _place(histories)
-    prefixes = np.repeat(histories.lengths, histories.lengths) - 1.0 - place  # that end here or later, and have a next
+    prefixes = np.repeat(histories.lengths, histories.lengths) - 1.0 - place  # ending here or later, with a next item
     seen = prefixes if decay == 1 else (1 - decay ** (2 * prefixes)) / (1 - decay**2)
 
     so_far = np.cumsum(np.bincount(place)[::-1].cumsum()[::-1][1:])  # pairs of events up to 1, 2, ... apart
@@ -614,7 +625,7 @@ def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple
     shape = (n_items, n_items)
     none = items[:0]
     above = target = sparse.csr_array((none.astype(np.float32), (none, none)), shape=shape)
-    # A matrix for each lag would be added up dozens of times, one for all lags would have every repeat in memory.
+    # Lags are grouped: one matrix per lag would take dozens of additions, one for all lags too much memory.
     for few in np.split(lags, np.flatnonzero(np.diff(so_far[:reach] // _PAIRS_AT_ONCE)) + 1):
         later = [np.flatnonzero(place >= lag) for lag in few]
         lag = np.repeat(few, [len(events) for events in later])
@@ -627,17 +638,20 @@ def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple
 
 
 def are_cut(histories: Ragged, n_items: int) -> bool:
-    """Whether :meth:`ItemWeightStatistics.of` cuts long histories; users cannot be subtracted from such statistics."""
+    """Returns whether :meth:`ItemWeightStatistics.of` cuts long histories.
+
+    Users cannot be subtracted from statistics of cut histories.
+    """
     return pairs_bound(histories, n_items) > _PAIRS
 
 
 def pairs_bound(histories: Ragged, n_items: int) -> int:
-    """Upper bound of the number of pairs of items in the statistics of histories."""
+    """Returns an upper bound of the number of pairs of items in the statistics of the histories."""
     return min(n_items**2, int((histories.lengths**2).sum()))
 
 
 def _pieces(histories: Ragged, pairs: int) -> Ragged:
-    """The histories cut into pieces of the same length, the longest that leaves at most ``pairs`` pairs of events."""
+    """Cuts the histories into pieces of the greatest length with which they have at most ``pairs`` pairs of events."""
     lengths = histories.lengths
 
     def pairs_in(length: int) -> int:
@@ -649,7 +663,7 @@ def _pieces(histories: Ragged, pairs: int) -> Ragged:
 
 
 def _place(histories: Ragged) -> np.ndarray:
-    """Of each event, how many there are before it in its history."""
+    """Returns the number of events before each event in its history."""
     return np.arange(len(histories.values)) - np.repeat(histories.offsets[:-1], histories.lengths)
 
 
@@ -657,15 +671,15 @@ def _place(histories: Ragged) -> np.ndarray:
 
 
 def ease_weights(histories: Ragged, n_items: int, l2: float) -> np.ndarray:
-    """EASE: float32 ``[N, N]`` with a zero diagonal. Takes about 12 s for 12,000 items on two cores.
+    """Solves EASE: float32 ``[N, N]`` with a zero diagonal. Takes about 12 s for 12,000 items on two cores.
 
     Args:
       histories: Item indices of each training user; order and repeats do not matter.
       n_items: N.
-      l2: Lambda, above 0. Larger is smoother; good values grow with the number of users.
+      l2: Lambda, above 0. Larger values smooth more; good values grow with the number of users.
 
     Raises:
-      ModelError: Too many items, an item outside the catalogue, or a bad ``l2``.
+      ModelError: There are too many items, an item is not in the catalogue, or ``l2`` is invalid.
     """
     _check_size(n_items)
     _check_l2(l2)
@@ -680,9 +694,9 @@ def ease_weights(histories: Ragged, n_items: int, l2: float) -> np.ndarray:
 
 
 def _inverse(matrix: np.ndarray, l2: float) -> np.ndarray:
-    """The inverse of a symmetric positive definite float32 ``[N, N]``, in its own memory."""
+    """Inverts a symmetric positive definite float32 ``[N, N]`` in place."""
     n_items = len(matrix)
-    # The transpose of a symmetric C array is the same matrix in LAPACK's own order: nothing is copied.
+    # The transpose of a symmetric C-ordered array is the same matrix in Fortran order, so LAPACK does not copy it.
     lower, failed = lapack.spotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
     if not failed:
         lower, failed = lapack.spotri(lower, lower=1, overwrite_c=1)
@@ -711,7 +725,7 @@ def _check_l2(l2: float) -> None:
 
 
 def _checked_text(n_items: int, settings: ItemWeightSettings, text_vectors: np.ndarray | None) -> np.ndarray | None:
-    """The text vectors where the settings use them."""
+    """Returns the text vectors if the settings use them, after checking ``l2`` and their number of rows."""
     assert settings.l2 is not None
     _check_l2(settings.l2)
     if settings.text and (text_vectors is None or len(text_vectors) != n_items):
@@ -726,15 +740,16 @@ def _checked_text(n_items: int, settings: ItemWeightSettings, text_vectors: np.n
 def between_domains(
     weights: PrunedWeights, domains: np.ndarray | None, factors: Mapping[str, float] | None
 ) -> PrunedWeights:
-    """The weights times the factor of each pair of domains: how much an event in one domain says of items of another.
+    """Multiplies the weights between items of different domains by the factor of the two domains.
 
     Args:
-      weights: of joined data.
-      domains: object ``[N]``, the domain of each item; those of a shared item are separated by ``|``.
-      factors: by ``FROM>TO``; 1 for pairs that it lacks, and for items that share a domain.
+      weights: The weights of joined data.
+      domains: The domain of each item, object ``[N]``; the domains of a shared item are separated by ``|``.
+      factors: The factors by ``FROM>TO``. The factor is 1 for missing pairs, and for items that share a domain. If
+        items have several domains, the largest factor counts.
 
     Returns:
-      The same weights where there are no domains or no factors.
+      The new weights; ``weights`` itself if there are no domains or no factors.
     """
     if domains is None or not factors:
         return weights
@@ -746,10 +761,11 @@ def between_domains(
 
 
 def check_domains(domains: np.ndarray | None, settings: ItemWeightSettings) -> None:
-    """Checks what the settings say of domains; without domains, factors have no effect.
+    """Checks the settings about domains; without domains, factors have no effect and are not checked.
 
     Raises:
-      ConfigError: a factor names a domain that no item has, or there is a map and only one domain.
+      ConfigError: A factor names a domain that no item has, or ``settings.map`` is set and there are fewer than two
+        domains.
     """
     known = set() if domains is None else {name for cell in set(domains) for name in cell.split(BOTH)}
     unknown = {name for pair in settings.domains or () for name in pair.split(">")} - known
@@ -766,10 +782,10 @@ def check_domains(domains: np.ndarray | None, settings: ItemWeightSettings) -> N
 
 
 def strongest(rows: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns int64 and values ``[R, kept]`` of the largest magnitudes in each of R rows, strongest first."""
+    """Returns columns int64 and values ``[R, kept]`` of the largest magnitudes in each of R rows, strongest first."""
     n_rows, n_columns = rows.shape
-    # The `kept` groups of columns with the largest maxima have the `kept` largest values among them; finding those
-    # groups first is several times as fast.
+    # The `kept` groups of columns with the largest maxima contain the `kept` largest values. Finding these groups first
+    # is several times faster.
     depth = max(1, int(np.sqrt(n_columns / kept)))
     width = -(-n_columns // depth)
     magnitude = np.full((n_rows, depth * width), -1, rows.dtype)
@@ -777,7 +793,7 @@ def strongest(rows: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
     groups = np.argpartition(-magnitude.reshape(n_rows, depth, width).max(axis=1), kept - 1, axis=1)[:, :kept]
     within = (groups[:, None] + width * np.arange(depth)[:, None]).reshape(n_rows, -1)
     best = np.argpartition(-np.take_along_axis(magnitude, within, 1), kept - 1, axis=1)[:, :kept]
-    columns = np.sort(np.take_along_axis(within, best, 1), axis=1)  # equal weights: item order
+    columns = np.sort(np.take_along_axis(within, best, 1), axis=1)  # equal weights are ordered by item
     order = np.argsort(-np.take_along_axis(magnitude, columns, 1), axis=1, kind="stable")
     columns = np.take_along_axis(columns, order, 1)
     return columns, np.take_along_axis(rows, columns, 1)
@@ -792,22 +808,22 @@ def score_history(
 ) -> np.ndarray:
     """Scores all items from recency-weighted histories, ``m_u W``.
 
-    The most recent item of a history weighs 1, the one before it ``decay``, then ``decay^2``; earlier uses of an item
-    that is used again count for less, see :func:`recency_matrix`. An empty history scores 0 everywhere.
+    The newest item of a history weighs 1, the one before it ``decay``, then ``decay^2``. Earlier uses of an item that
+    is used again count less, see :func:`recency_matrix`. All scores of an empty history are 0.
 
     Args:
       history: B rows of item indices, oldest first.
-      weights: float32 ``[N, N]`` or its pruned form.
-      decay: Above 0, up to 1 (order does not matter).
-      of_events: :func:`event_weights`.
-      domains: int64 ``[N]`` (:func:`tfllmrec.data.domains.domain_bits`), with pruned weights: the order of events has
-        no effect on items of other domains, as ``item_weights.map`` has it. By default it has.
+      weights: The weights, float32 ``[N, N]``, or their pruned form.
+      decay: The recency decay, above 0 and up to 1; with 1, the order does not matter.
+      of_events: The result of :func:`event_weights`.
+      domains: The domains of the items, int64 ``[N]`` (:func:`tfllmrec.data.domains.domain_bits`); only for pruned
+        weights. If given, there is no decay for weights between different domains, as ``item_weights.map`` requires.
 
     Returns:
-      float32 ``[B, N]``.
+      The scores, float32 ``[B, N]``.
 
     Raises:
-      ModelError: A history item outside the catalogue, or a bad ``decay``.
+      ModelError: An item of a history is not in the catalogue, or ``decay`` is invalid.
     """
     if isinstance(weights, PrunedWeights):
         n_items, width = weights.neighbours.shape
@@ -825,12 +841,11 @@ def score_history(
 
 
 def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragged | None = None) -> sparse.csr_array:
-    """``m_u`` of every history as a sparse float32 ``[B, N]``.
+    """Computes ``m_u`` of every history, sparse float32 ``[B, N]``.
 
-    An event of weight w (1 without ``of_events``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item, which
-    is the c-th newest use of the item by this user. So n uses without a decay add up to ``log2(1 + n)``: an item that
-    was used a hundred times counts 7 times as much as one that was used once. Events of weight 0 are no steps and no
-    uses.
+    An event with weight w (1 without ``of_events``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item if
+    it is the user's c-th newest use of the item. So n uses without decay add up to ``log2(1 + n)``: an item used a
+    hundred times counts 7 times as much as an item used once. Events with weight 0 count neither as steps nor as uses.
     """
     _check_decay(decay)
     history.check_items(n_items, "history")
@@ -845,17 +860,17 @@ def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragge
 
 
 def event_weights(queries: Queries, settings: ItemWeightSettings) -> Ragged | None:
-    """How much each event of the histories counts: by its kind, and by whether it shares the context of the request.
+    """Computes the weight of each event of the histories from its kind and the context that it shares with the request.
 
-    The weight of an event is that of its kind, times ``exp(k_f)`` for each field f of the request that has the same
-    value in the event. A missing or unknown value equals no other.
+    The weight of an event is the weight of its kind, times ``exp(k_f)`` for each field f that has the same value in the
+    request and in the event. Missing and unknown values are not equal to any value.
 
     Args:
-      queries: with the fields ``event.f`` and ``request.f``, categories of one value.
-      settings: ``context`` has k by the name of the field; ``kinds`` says whether kinds count.
+      queries: Queries with the fields ``event.f`` and ``request.f``, categories with a single value.
+      settings: ``context`` has k by the name of the field; ``kinds`` tells whether events are weighted by kind.
 
     Returns:
-      float32 in rows like the histories; ``None``: all count 1.
+      The weights, float32, one row per history; ``None`` if all weights are 1.
     """
     of_kinds = queries.weights if settings.kinds else None
     if not settings.context:
@@ -873,7 +888,7 @@ def event_weights(queries: Queries, settings: ItemWeightSettings) -> Ragged | No
 
 
 def _uses(history: Ragged, n_items: int) -> np.ndarray:
-    """int ``[E]``: 1 for the newest use of an item in its history, 2 for the one before, and so on."""
+    """Numbers the uses of each item in a history, int ``[E]``: 1 for the newest use, 2 for the one before, ..."""
     newest_first = (history.row_of_value * n_items + history.values)[::-1]
     order = np.argsort(newest_first, kind="stable")
     of_item = newest_first[order]
@@ -883,10 +898,10 @@ def _uses(history: Ragged, n_items: int) -> np.ndarray:
 
 
 def interactions(histories: Ragged, n_items: int) -> sparse.csr_array:
-    """X: float32 ``[U, N]``, 1 where the user has had the item, however often."""
+    """Returns X, sparse float32 ``[U, N]``: 1 where the user has had the item, regardless of repeats."""
     histories.check_items(n_items, "history")
     ones = np.ones(len(histories.values), dtype=np.float32)
-    # A copy: sum_duplicates sorts in place, and these rows are somebody's histories, oldest first.
+    # A copy, because sum_duplicates sorts in place, and the rows are the caller's histories, oldest first.
     shape = (len(histories), n_items)
     matrix = sparse.csr_array((ones, histories.values, histories.offsets), shape=shape, copy=True)
     matrix.sum_duplicates()
@@ -895,10 +910,10 @@ def interactions(histories: Ragged, n_items: int) -> sparse.csr_array:
 
 
 def co_occurrence(histories: Ragged, n_items: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """``X^T X`` in blocks of rows: how many users have had both items, the item's own users on the diagonal.
+    """Yields ``X^T X`` in blocks of rows: the number of users who have had both items; on the diagonal, of each item.
 
     Yields:
-      The rows, and float32 ``[R, N]``.
+      The rows, and the block, float32 ``[R, N]``.
     """
     x = interactions(histories, n_items)
     by_item = x.T.tocsr()

@@ -12,15 +12,15 @@ import tensorflow_recommenders as tfrs
 class MeasuredModel(tfrs.Model):
     """A ``tfrs.Model`` whose ``fit`` and ``evaluate`` compute the metrics given to ``compile``.
 
-    ``tfrs.Model`` itself accepts ``compile(metrics=...)`` and never updates them. The loss comes from ``compute_loss``;
-    ``compile`` needs none.
+    ``tfrs.Model`` itself accepts ``compile(metrics=...)`` but never updates these metrics. The loss comes from
+    ``compute_loss``, so ``compile`` needs none.
     """
 
     _has_metrics = False
 
     @abstractmethod
     def targets_and_predictions(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """``y_true`` and ``y_pred`` of the metrics for one batch; ``y_pred`` without dropout, in ``fit`` as well."""
+        """Returns ``y_true`` and ``y_pred`` of one batch for the metrics; ``y_pred`` never has dropout."""
 
     def compile(
         self,
@@ -35,13 +35,13 @@ class MeasuredModel(tfrs.Model):
         super().compile(optimizer, loss, metrics, loss_weights, weighted_metrics, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As ``tf.keras.Model`` does it where ``compile`` is its own."""
+        """Compiles the model from its config, as ``tf.keras.Model`` does if ``compile`` is not overridden."""
         self.compile(**tf.keras.saving.deserialize_keras_object(config))
-        if isinstance(self.optimizer, tf.keras.optimizers.Optimizer):  # legacy ones build themselves
+        if isinstance(self.optimizer, tf.keras.optimizers.Optimizer):  # legacy optimizers build themselves
             self.optimizer.build(self.trainable_variables)
 
     def train_step(self, inputs: Any) -> dict[str, tf.Tensor]:
-        """As ``tfrs.Model`` does it; also gives ``gradient_norm``, that of the step before it is clipped."""
+        """Trains on one batch like ``tfrs.Model``; also returns ``gradient_norm``, the norm before any clipping."""
         self._update_metrics(inputs)
         with tf.GradientTape() as tape:
             loss = self.compute_loss(inputs, training=True)

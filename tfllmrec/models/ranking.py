@@ -1,12 +1,13 @@
-"""Orders a few hundred candidates: target attention and feature crosses on top of the hybrid's score.
+"""Ranks a few hundred candidates with target attention and feature crosses, in addition to the hybrid's score.
 
-    click_c  = softmax over the offered c of  w score(u, c) + s f(u, c)
+    click_c  = softmax over the candidates c of  w score(u, c) + s f(u, c)
     rating_c = mean + b_c + b_u + <f_c, g_u> + t g(u, c)
 
-``f`` and ``g`` are two small heads on one network, and start at nothing: an untrained model orders as the hybrid does,
-and rates as the factor model does (:mod:`tfllmrec.models.rating_factors`), or as biases where factors do not help
-(Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems").
-``s`` and ``t`` are 1 in training and chosen on validation afterwards; 0 where a head does not help held-out users.
+``f`` and ``g`` are two small heads on one network, and are 0 before training. So an untrained model ranks like the
+hybrid, and predicts ratings like the factor model (:mod:`tfllmrec.models.rating_factors`). If factors do not help, the
+ratings come from item and user biases alone (Koren, Bell and Volinsky 2009, "Matrix factorization techniques for
+recommender systems"). ``s`` and ``t`` are 1 in training and chosen on validation afterwards; 0 if a head does not help
+held-out users.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.rating_factors import RatingFactors
 from tfllmrec.models.servable import Query, Servable, empty_query
 
-#: Ratings that an item and a user need for half of their bias to be believed.
+#: Number of ratings of an item, and of a user, at which shrinkage halves their bias.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
 ABSENT = -1e9
 #: The entries that training lists have in addition to those of :meth:`RankingModel.given`; see
@@ -48,12 +49,13 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class RatingScale:
-    """What ratings are like before anything is known of a user.
+    """The mean and the range of the training ratings, and the biases of the items.
 
     Attributes:
-      mean, low, high: of the training ratings.
-      item_bias: float32 ``[N]``, how far an item's ratings are from the mean, shrunk towards 0; 0 where it has none.
-      item_counts: float32 ``[N]``, its ratings.
+      mean, low, high: The mean, the minimum and the maximum of the training ratings.
+      item_bias: The mean difference of an item's ratings from ``mean``, shrunk towards 0, float32 ``[N]``; 0 for items
+        without ratings.
+      item_counts: The number of ratings of each item, float32 ``[N]``.
     """
 
     mean: float
@@ -64,7 +66,7 @@ class RatingScale:
 
     @classmethod
     def of(cls, items: np.ndarray, ratings: np.ndarray, n_items: int) -> RatingScale:
-        """From int ``[E]`` item indices and their ratings float32 ``[E]``, at least one of which is not NaN."""
+        """Computes the scale from item indices, int ``[E]``, and ratings, float32 ``[E]``; at least one is not NaN."""
         rated = np.isfinite(ratings)
         items, ratings = items[rated], ratings[rated].astype(np.float64)
         mean = ratings.mean()
@@ -76,10 +78,11 @@ class RatingScale:
 
     @classmethod
     def of_split(cls, split: Split, n_items: int | None = None) -> RatingScale | None:
-        """That of a split's training events; ``None`` where they have no ratings, or the data only one value.
+        """Computes the scale of a split's training events; ``None`` if they have no ratings, or all ratings are equal.
 
         Args:
-          n_items: of a grown catalogue, whose further items nobody has rated.
+          split: The split.
+          n_items: The number of items of a catalogue that has grown since. The new items have no ratings.
         """
         ratings = split.train[RATING].to_numpy(np.float32)
         if not split.dataset.has_ratings or not np.isfinite(ratings).any():
@@ -87,7 +90,7 @@ class RatingScale:
         return cls.of(split.train[ITEM_INDEX].to_numpy(), ratings, n_items or split.dataset.n_items)
 
     def ratings(self, queries: Queries, items: np.ndarray) -> np.ndarray:
-        """The ratings by biases, float32 ``[B, M]``, of ``items`` int ``[B, M]``."""
+        """Predicts the ratings of ``items`` int ``[B, M]`` from the biases of items and users, float32 ``[B, M]``."""
         history, ratings = queries.history, queries.ratings.values
         rated = np.isfinite(ratings)
         row, item = history.row_of_value[rated], history.values[rated]
@@ -96,21 +99,21 @@ class RatingScale:
         return np.clip(self.mean + user[:, np.newaxis] + self.item_bias[items], self.low, self.high).astype(np.float32)
 
     def bias_without(self, items: np.ndarray, ratings: np.ndarray) -> np.ndarray:
-        """The biases of ``items``, had the training events not had these ``ratings`` of them, one each."""
+        """Returns the biases that ``items`` would have without these training ratings, one of each item."""
         total = self.item_bias[items] * (ITEM_SHRINKAGE + self.item_counts[items]) - (ratings - self.mean)
         return total / (ITEM_SHRINKAGE + self.item_counts[items] - 1)
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class RankingNetwork(tf.keras.layers.Layer):
-    """All that is learnt: float32 ``[B, M]`` for the order, and ``[B, M]`` for the ratings.
+    """The trained part of the ranking model: logits for the order and corrections of the ratings, ``[B, M]`` each.
 
     Args:
-      config: sizes.
-      terms: how many numbers come for each pair of user and candidate.
-      seed: of all initialisers.
-      factors: the sizes of the layer ``prior``, which rates before the rating head does: ``RatingFactors.sizes``. None:
-        there is no such layer.
+      config: The sizes.
+      terms: Number of terms for each pair of user and candidate.
+      seed: Random seed of all initialisers.
+      factors: The sizes of the layer ``prior``, ``RatingFactors.sizes``; the rating head corrects the ratings of this
+        layer. ``None``: there is no such layer.
     """
 
     def __init__(
@@ -137,10 +140,10 @@ class RankingNetwork(tf.keras.layers.Layer):
                 name=name,
             )
         frozen = {"dtype": tf.float32, "trainable": False}
-        #: Of the terms, so that each is about 0 and 1 wide.
+        #: Mean and deviation of the terms, which are standardised by them.
         self.shift = self.add_weight(name="shift", shape=(terms,), initializer="zeros", **frozen)
         self.scale = self.add_weight(name="scale", shape=(terms,), initializer="ones", **frozen)
-        #: How much of each head counts, chosen on validation.
+        #: Weights of the two heads, chosen on validation.
         self.strengths = self.add_weight(name="strengths", shape=(2,), initializer="ones", **frozen)
         self.log_weight = self.add_weight(name="log_weight", shape=(), initializer="zeros")
 
@@ -153,7 +156,13 @@ class RankingNetwork(tf.keras.layers.Layer):
         features: tf.Tensor,
         present: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Candidates, events, features and present as in :class:`TargetAttention`; terms ``[B, M, T]``, scores."""
+        """Computes the logits and the corrections of the ratings, float32 ``[B, M]`` each.
+
+        Args:
+          candidates, events, features, present: As in :class:`TargetAttention`.
+          terms: The terms of each candidate, ``[B, M, T]``.
+          scores: The hybrid's scores, ``[B, M]``.
+        """
         read, keys = self.attention(candidates, events, features, present)
         known = tf.math.log1p(tf.reduce_sum(tf.cast(present, tf.float32), axis=1))[:, tf.newaxis, tf.newaxis]
         x = start = tf.concat(
@@ -161,7 +170,7 @@ class RankingNetwork(tf.keras.layers.Layer):
         )
         for cross in self.crosses:
             x = cross(start, x)
-        # Of somebody of whom nothing is known, nothing was learnt either.
+        # Without a history, the heads have no effect and get no gradient.
         known = known[:, 0] > 0
         click, rating = (tf.where(known, head(x)[..., 0], 0.0) for head in self.heads.values())
         return tf.exp(self.log_weight) * scores + self.strengths[0] * click, self.strengths[1] * rating
@@ -178,24 +187,24 @@ class RankingNetwork(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class RankingModel(MeasuredModel):
-    """Ranks candidates for a query: how likely each is the next item, and its expected rating.
+    """Ranks candidates for a query: predicts the probability that each is the next item, and its rating.
 
     It is a ``tfrs.Model`` for ``compile`` and ``fit`` on batches from ``training.ranking``. It contains a fitted
-    hybrid, which is frozen. Items are represented by the hybrid's ``e_i``, which come from text. So cold and new items
-    are ranked, too.
+    hybrid, which is frozen. Items are represented by the hybrid's ``e_i``, which come from text, so cold and new items
+    are also ranked.
 
     ``save("m.keras")`` and ``.weights.h5`` files also store the hybrid, and loading them sets its weights. Other weight
     files contain only the weights of the ranking model: load them into a model that was made with the same hybrid.
     Keras cannot save the model as a SavedModel, because it has no ``call``. Use :func:`tfllmrec.export` instead.
 
     Args:
-      hybrid: a fitted hybrid.
-      config: sizes.
-      scale: the scale of the ratings; ``None`` if the data has none. No ratings are predicted then.
-      seed: random seed of all initialisers.
-      factors: the factor model of the base ratings; ``None``: item and user biases. The factors may cover only the
-        first items of a catalogue that has grown since. Other items are then rated by the mean rating plus the user's
-        bias.
+      hybrid: A fitted hybrid.
+      config: The sizes.
+      scale: The scale of the ratings; ``None`` if the data has none. No ratings are predicted then.
+      seed: Random seed of all initialisers.
+      factors: The factor model of the base ratings; ``None``: item and user biases. The factors may cover only the
+        first items of a catalogue that has grown since. The base rating of other items is then the mean rating plus the
+        user's bias.
       kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
@@ -216,12 +225,12 @@ class RankingModel(MeasuredModel):
         self.mean, self.low, self.high = scale.mean, scale.low, scale.high
         self.item_bias = tf.Variable(scale.item_bias, trainable=False, name="item_bias")
         self.counts = hybrid.train_counts
-        # A function: the hybrid's own variables stay out of this model's.
+        # A function, so that Keras does not track the hybrid's variables as those of this model.
         self._hybrid = lambda: hybrid
         sizes = None if factors is None else factors.sizes
         terms = len(hybrid.term_names) + 1
         self.network = RankingNetwork(config, terms=terms, seed=seed, factors=sizes, name="network")
-        # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
+        # Under tf.distribute, Keras cannot average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
             loss=FocalCrossentropy(config.focal_gamma, reduction="sum", name="focal"), name="click_task"
         )
@@ -231,7 +240,7 @@ class RankingModel(MeasuredModel):
         self.click_loss = tf.keras.metrics.Mean("click_loss")
         self.rating_loss = tf.keras.metrics.Mean("rating_loss")
         self.item_vectors = tf.Variable(hybrid.item_vectors(), trainable=False, name="item_vectors")
-        # Every variable exists from the start: weights are read before any call.
+        # This call creates all variables, because weights may be loaded before any other call.
         nobody = empty_query(hybrid.query_spec, self.n_items)
         self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, nobody["history"]))
         if self.network.prior is not None and factors is not None:
@@ -245,11 +254,11 @@ class RankingModel(MeasuredModel):
 
     @property
     def reorders(self) -> bool:
-        """Whether the click head counts. If not, the order is that of the hybrid."""
+        """Whether the click head has a weight above 0. If not, the order is that of the hybrid."""
         return float(self.network.strengths[0]) > 0
 
     def get_config(self) -> dict[str, Any]:
-        """Settings of this model and of the hybrid; what is large is in the weights."""
+        """Returns the settings of this model and of the hybrid; large arrays are in the weights."""
         return {
             "name": self.name,
             "hybrid": tf.keras.saving.serialize_keras_object(self.hybrid),
@@ -261,7 +270,7 @@ class RankingModel(MeasuredModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """A model of the same sizes, with a hybrid of the same sizes, until weights are loaded into both."""
+        """Creates a model and a hybrid of the same sizes; their weights must be loaded afterwards."""
         config = dict(config)
         hybrid = tf.keras.saving.deserialize_keras_object(config.pop("hybrid"))
         none = np.zeros(hybrid.n_items, np.float32)
@@ -278,18 +287,24 @@ class RankingModel(MeasuredModel):
         items: tf.Tensor,
         terms: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """What is known of queries and candidates before anything is learnt here, as :meth:`learned` takes it.
+        """Computes the inputs of :meth:`learned`, which do not depend on trained weights of this model.
 
         Args:
           item_vectors: ``Servable.item_vectors``, or the same as a constant.
-          query: its history may have any length. items: int32 ``[B, M]``; N for none.
-          terms: ``Servable.terms_of_items``, where they are known already.
+          query: The queries; their histories may have any length.
+          items: The candidates, int32 ``[B, M]``; N for no item.
+          terms: ``Servable.terms_of_items``, if they have been computed already.
 
         Returns:
-          ``recent`` int32 ``[B, L']``, the newest events; ``marks`` float32 ``[B, L']``, how much better each was rated
-          than its item and the user would have it, NaN for none; ``items``; ``terms`` float32 ``[B, M, 4]``, those of
-          the hybrid and the log popularity; ``scores`` float32 ``[B, M]``, the hybrid's; ``prior`` float32 ``[B, M]``,
-          the rating by factors, or by biases alone.
+          A mapping with these entries:
+
+          - ``recent``: The newest events, int32 ``[B, L']``.
+          - ``marks``: The rating of each of these events minus the mean and the biases of its item and the user,
+            float32 ``[B, L']``; NaN for no rating.
+          - ``items``: The candidates.
+          - ``terms``: The T terms of the hybrid and the log popularity, float32 ``[B, M, T + 1]``.
+          - ``scores``: The hybrid's scores, float32 ``[B, M]``.
+          - ``prior``: The base rating from factors, or from biases alone, float32 ``[B, M]``.
         """
         history, ratings = query["history"], query[RATING_KEY]
         present = history < self.n_items
@@ -308,7 +323,7 @@ class RankingModel(MeasuredModel):
         if self.network.prior is None:
             prior = self.mean + user + rows_of(self.item_bias, known_items)
         else:
-            # Takes [B, L, 1 + D + P] numbers.
+            # Needs an array of [B, L, 1 + D + P] numbers.
             prior = self.network.prior(
                 newest_events(history, lengths, LONGEST, self.n_items),
                 newest_events(ratings, lengths, LONGEST, NAN),
@@ -333,7 +348,7 @@ class RankingModel(MeasuredModel):
         scores: tf.Tensor,
         prior: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Logits and ratings of the candidates, float32 ``[B, M]`` each; arguments are what :meth:`given` gives."""
+        """Computes logits and ratings of the candidates, float32 ``[B, M]`` each, from the result of :meth:`given`."""
         present = recent < self.n_items
         events = rows_of(item_vectors, tf.where(present, recent, 0))
         candidates = rows_of(item_vectors, tf.where(items < self.n_items, items, 0))
@@ -344,15 +359,16 @@ class RankingModel(MeasuredModel):
         logits, better = self.network(candidates, terms, scores, events, tf.stack(features, axis=-1), present)
         return tf.where(items < self.n_items, logits, ABSENT), prior + better
 
-    @tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds to find that out
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it
     def compute_loss(self, inputs: dict[str, dict[str, tf.Tensor]], training: bool = False) -> tf.Tensor:
-        """The sum of the losses of both tasks.
+        """Computes the sum of the losses of both tasks.
 
         Args:
-          inputs: ``lists``, what :meth:`given` gives with ``label`` int32 ``[B]``, the place of the next item in each,
-            ``log_times`` float32 ``[B, M]``, the logarithm of how many items each of them stands for, and ``weight``
-            float32 ``[B]``, how much each list counts;
-            and where ratings are learnt ``rated``, the same of lists of one item with ``rating`` float32 ``[B]``.
+          inputs: The candidate lists as ``lists``: the result of :meth:`given`, with the position of the next item in
+            each list as ``label``, int32 ``[B]``; the logarithm of the number of items that each candidate represents
+            as ``log_times``, float32 ``[B, M]``; and the weight of each list as ``weight``, float32 ``[B]``. If ratings
+            are learned, also ``rated``: the result of :meth:`given` for lists of one item, with ``rating``, float32
+            ``[B]``.
         """
         lists = dict(inputs["lists"])
         label, log_times, weight = (lists.pop(name) for name in LEARNT_FROM)
@@ -370,31 +386,33 @@ class RankingModel(MeasuredModel):
         return share_of_replica(loss)
 
     def targets_and_predictions(self, inputs: dict[str, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The place of the next item in each list, int32 ``[B]``, and the logits of its items, float32 ``[B, M]``."""
+        """Returns the position of the next item in each list, int32 ``[B]``, and the logits, float32 ``[B, M]``."""
         lists = {name: values for name, values in inputs["lists"].items() if name not in LEARNT_FROM}
         return inputs["lists"]["label"], self.learned(self.item_vectors, **lists)[0]
 
     @traced_once
     def rank(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.
+        """Computes the probability and the rating of each candidate, float32 ``[B, M]`` each.
 
         The probability is that the candidate is the user's next item, given that the next item is among the candidates.
-        So the probabilities of a row sum to 1, more candidates make each less likely, and a single candidate has 1. An
-        item that is given twice counts as two candidates. The rating is the expected one, within the range of the
-        ratings in the data. Both are 0 where there is no item.
+        So the probabilities of a row sum to 1, more candidates lower each probability, and a single candidate has 1. An
+        item that is given twice counts as two candidates. The rating is the expected rating, clipped to the range of
+        the ratings in the data. Both are 0 where there is no item. The arguments are those of :meth:`given`.
         """
         logits, told = self.learned(item_vectors, **self.given(item_vectors, query, items))
         there = items < self.n_items
         told = tf.clip_by_value(told, self.low, self.high)
-        # TensorFlow's optimizer loses the rank of what comes from a lookup table, and would warn at each load.
+        # TensorFlow's optimizer loses the rank of values from a lookup table and would log a warning at each load.
         return tf.where(there, tf.nn.softmax(tf.ensure_shape(logits, items.shape)), 0.0), tf.where(there, told, 0.0)
 
 
 class Reranked:
-    """The hybrid's best items in the order of the ranking model, all others behind them: a ``Recommender``.
+    """A ``Recommender`` that ranks the hybrid's best items by the ranking model, and all other items below them.
 
     Args:
-      hybrid, model: fitted. candidates: how many are put into order.
+      hybrid: The fitted hybrid.
+      model: The fitted ranking model.
+      candidates: The number of items that the ranking model ranks.
     """
 
     def __init__(self, hybrid: Servable, model: RankingModel, candidates: int) -> None:
@@ -410,9 +428,9 @@ class Reranked:
         )
 
     def rank(self, queries: Queries, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and ratings of ``items`` int ``[B, M]``, N for none: float32 ``[B, M]`` each."""
+        """Computes probabilities and ratings of ``items`` int ``[B, M]`` (N for no item), float32 ``[B, M]`` each."""
         probability, rating = np.empty(items.shape, np.float32), np.empty(items.shape, np.float32)
-        order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
+        order = np.argsort(queries.history.lengths, kind="stable")  # groups similar lengths, as the model's score does
         size = self.hybrid.rows_at_once
         for start in range(0, len(queries), size):
             rows = order[start : start + size]
@@ -421,7 +439,7 @@ class Reranked:
         return probability, rating
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Keeps the ``Recommender`` contract: what is excluded takes no candidate's place."""
+        """Scores all items for each query, float32 ``[B, N]``; items that a query excludes are not candidates."""
         scores = self.hybrid.score(queries)
         best = self.best(scores, queries)
         probability, _ = self.rank(queries, best)
@@ -432,6 +450,11 @@ class Reranked:
         return scores
 
     def best(self, scores: np.ndarray, queries: Queries) -> np.ndarray:
-        """The candidates of each query by the hybrid's scores ``[B, N]``, best first: int64 ``[B, M]``, N for none."""
+        """Returns the candidates of each query, best first, int64 ``[B, M]``; N for no item.
+
+        Args:
+          scores: The hybrid's scores, ``[B, N]``.
+          queries: The queries, whose excluded items are no candidates.
+        """
         best = top_items(masked(scores, queries), min(self.candidates, self.model.n_items))
         return np.where(best >= 0, best, self.model.n_items)

@@ -1,16 +1,16 @@
 """Predicts ratings by a Bayesian factor model that computes a user's factors from the history, in closed form.
 
     rating(u, i) = mean + b_i + b_u + <f_i, g_u> + noise
-    (b_u, g_u)   ~ Normal(map of what u has met, prior covariance of users)
-    (b_i, f_i)   ~ Normal(map of the item's text and of who has met it, prior covariance of items)
+    (b_u, g_u)   ~ Normal(map of the items that u has had, prior covariance of users)
+    (b_i, f_i)   ~ Normal(map of the item's text and of the users who have had it, prior covariance of items)
 
-Items and priors are learnt by variational EM: Bayesian matrix factorization (Salakhutdinov and Mnih 2008, "Bayesian
-probabilistic matrix factorization using Markov chain Monte Carlo") with Gaussian posteriors in the place of samples
-(Lim and Teh 2007, "Variational Bayesian approach to movie rating prediction"), and priors that are regressions on side
-information (Agarwal and Chen 2009, "Regression-based latent factor models"). A new user needs no training: the
-posterior mean is the solution of a linear system with D + 1 unknowns. As in SVD++ (Koren 2008, "Factorization meets
-the neighborhood"), the items that a user has met say something of the user, rated or not. A cold item is rated by its
-text.
+Items and priors are learned by variational EM. This is Bayesian matrix factorization (Salakhutdinov and Mnih 2008,
+"Bayesian probabilistic matrix factorization using Markov chain Monte Carlo") with Gaussian posteriors instead of
+samples (Lim and Teh 2007, "Variational Bayesian approach to movie rating prediction"), and with priors that are
+regressions on side information (Agarwal and Chen 2009, "Regression-based latent factor models"). A new user needs no
+training: the posterior mean is the solution of a linear system with D + 1 unknowns. As in SVD++ (Koren 2008,
+"Factorization meets the neighborhood"), all items that a user has had are informative, whether rated or not. The
+rating of a cold item is predicted from its text.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from scipy.sparse.linalg import svds
 
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
 
-#: Columns of what is known of a history: its principal components, and those of the items' texts that are read.
+#: Number of principal components of the histories, and of the items' texts.
 MET_COMPONENTS, TEXT_COMPONENTS = 20, 40
-#: Events that an item needs for its component of what was met to be half of what it is for a frequent item.
+#: Number of events at which an item's components from its users are shrunk to half of those of a frequent item.
 MET_SHRINKAGE = 5.0
-#: Deviations from the mean beyond which a log number of events is clipped.
+#: The log number of events is clipped at this many standard deviations from the mean.
 FAR = 2.0
-#: Ridge penalty of the maps of the priors, in rows.
+#: Ridge penalty of the maps of the priors, in units of rows.
 MAP_PENALTY = 30.0
-#: Steps of EM, and those before the prior covariances are learnt, too.
+#: Largest number of EM steps, and number of steps before the prior covariances are learned too.
 STEPS, WARM_UP = 24, 2
 #: Share of the ratings that the noise and the number of steps are chosen on.
 HELD_OUT = 0.1
-#: Users whose ratings are learnt from, at most.
+#: Largest number of users whose ratings are learned from.
 USERS = 50_000
-#: Rows that are solved for at once.
+#: Number of rows that are solved at once.
 BLOCK = 2048
-#: Items of a catalogue whose ratings factors are learnt for, at most: the covariances of more would not fit in memory.
-#: EM keeps ``(rank + 2) ** 2`` numbers of 8 bytes for each item twice, 1 GB for 200,000 items and 16 factors.
+#: Largest number of items of a catalogue for which factors are learned: more covariances would not fit in memory. EM
+#: keeps ``(rank + 2) ** 2`` numbers of 8 bytes for each item twice, 1 GB for 200,000 items and 16 factors.
 ITEMS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
 class RatingFactors:
-    """All that predicts ratings; N items, D factors.
+    """The learned parameters that predict ratings, for N items and D factors.
 
     Attributes:
-      mean: of the ratings.
-      low, high: of the ratings; predictions are clipped to them.
-      noise: variance of a rating around its expectation, measured on held-out ratings.
-      item_bias: float32 ``[N]``, b_i.
-      item_factors: float32 ``[N, D]``, f_i.
-      met: float32 ``[N, P]``, the contribution of each item met to the user's prior.
-      met_map: float32 ``[P + 2, D + 1]``, from 1, the standardized log number of items met, and the sum of ``met`` over
-        the square root of that number to the prior mean of (b_u, g_u).
-      count_shift, count_scale: mean and deviation of log(1 + number of items met).
-      precision: float32 ``[D + 1, D + 1]``, the inverse of the prior covariance of (b_u, g_u).
-      steps: of EM.
-      item_covariances: float32 ``[N, D + 1, D + 1]``, of the posterior of (b_i, f_i), which only :meth:`without` needs;
-        ``None`` where it is not known any more.
+      mean: The mean of the ratings.
+      low, high: The minimum and maximum of the ratings; predictions are clipped to this range.
+      noise: The variance of a rating around its expectation, measured on held-out ratings.
+      item_bias: The biases b_i, float32 ``[N]``.
+      item_factors: The factors f_i, float32 ``[N, D]``.
+      met: The contribution of each item of a history to the user's prior, float32 ``[N, P]``.
+      met_map: The map to the prior mean of (b_u, g_u), float32 ``[P + 2, D + 1]``. Its inputs are 1, the standardised
+        log length of the history, and the sum of ``met`` divided by the square root of the length.
+      count_shift, count_scale: Mean and standard deviation of log(1 + length of the history).
+      precision: The inverse of the prior covariance of (b_u, g_u), float32 ``[D + 1, D + 1]``.
+      steps: The number of EM steps.
+      item_covariances: The posterior covariances of (b_i, f_i), float32 ``[N, D + 1, D + 1]``. Only :meth:`without`
+        needs them; ``None`` if they were not kept.
     """
 
     mean: float
@@ -81,7 +81,7 @@ class RatingFactors:
 
     @classmethod
     def empty(cls, n_items: int, rank: int, components: int) -> RatingFactors:
-        """An untrained instance of these sizes."""
+        """Creates an untrained instance of these sizes."""
         none = np.zeros((n_items, rank + components), np.float32)
         met_map = np.zeros((components + 2, rank + 1), np.float32)
         precision = np.eye(rank + 1, dtype=np.float32)
@@ -90,21 +90,22 @@ class RatingFactors:
 
     @property
     def sizes(self) -> list[int]:
-        """The numbers of items, factors, and components of what was met."""
+        """The numbers of items, factors, and components of ``met``."""
         return [*self.item_factors.shape, self.met.shape[1]]
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """Float32 arrays, in the order of the weights of :class:`tfllmrec.layers.rating_posterior.RatingPosterior`."""
+        """The float32 weights of :class:`tfllmrec.layers.rating_posterior.RatingPosterior`, in its order."""
         scales = [self.mean, self.noise, self.count_shift, self.count_scale]
         of_items = np.column_stack([self.item_bias, self.item_factors, self.met])
         return [of_items, self.met_map, self.precision, np.array(scales, np.float32)]
 
     def users(self, history: Ragged, ratings: Ragged) -> np.ndarray:
-        """The posterior means of (b_u, g_u), float64 ``[B, D + 1]``, by the newest :data:`LONGEST` events.
+        """Computes the posterior means of (b_u, g_u) from the newest :data:`LONGEST` events, float64 ``[B, D + 1]``.
 
         Args:
-          history: item indices. ratings: one for each, NaN for none.
+          history: Item indices.
+          ratings: The rating of each event, NaN for no rating.
         """
         history, ratings = history.last(LONGEST), ratings.last(LONGEST)
         n, of_item = len(history), np.column_stack([np.ones(len(self.item_bias)), self.item_factors])
@@ -128,7 +129,7 @@ class RatingFactors:
         return out
 
     def ratings(self, queries: Queries, items: np.ndarray) -> np.ndarray:
-        """The expected ratings, float32 ``[B, M]``, of items int ``[B, M]`` by the users of queries."""
+        """Predicts the ratings of ``items`` int ``[B, M]`` by the users of ``queries``, float32 ``[B, M]``."""
         users = self.users(queries.history, queries.ratings)
         told = (
             self.mean
@@ -139,13 +140,15 @@ class RatingFactors:
         return np.clip(told, self.low, self.high).astype(np.float32)
 
     def without(self, users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> np.ndarray:
-        """How much higher each of E predictions is because its item was learnt from that rating, float64 ``[E]``.
+        """Computes how much each of E training ratings raises its own prediction, float64 ``[E]``.
 
-        It is exact for a linear regression: with the leverage h = x' S x / noise, x = (1, g_u) and the covariance S of
-        the item, the prediction without the rating is lower by h / (1 - h) times its residual.
+        This is exact for a linear regression: with the leverage h = x' S x / noise, x = (1, g_u) and the covariance S
+        of the item, the prediction without the rating is lower by h / (1 - h) times its residual.
 
         Args:
-          users: ``[E, D + 1]``, (b_u, g_u) by all training ratings. items: int ``[E]``. ratings: ``[E]``.
+          users: (b_u, g_u) from all training ratings, ``[E, D + 1]``.
+          items: Item indices, int ``[E]``.
+          ratings: The training ratings, ``[E]``.
         """
         assert self.item_covariances is not None
         own = np.column_stack([np.ones(len(users)), users[:, 1:]])
@@ -168,25 +171,28 @@ def fit_rating_factors(
 ) -> RatingFactors:
     """Learns the factors of all items.
 
-    A tenth of the ratings is held out first. The noise after a step is the mean squared error there, which is larger
-    than the error on the ratings that are learnt from, and EM ends after the step with the lowest error there. Then all
-    ratings are learnt from, with the same noise at each step: with the last noise from the start, EM would overfit
-    the first factors, which are random.
+    First, a tenth of the ratings is held out. The noise after each step is the mean squared error on the held-out
+    ratings, which is larger than the error on the training ratings. The best number of steps is that with the lowest
+    held-out error. Then EM learns from all ratings, with that number of steps and the same noise at each step. With the
+    last noise from the start, EM would overfit the initial factors, which are random.
 
     Args:
-      users: int ``[E]``, user indices of the training events. Of more than :data:`USERS` users a sample is learnt from.
-      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. If all are the same, that one is predicted.
-      n_items: N, :data:`ITEMS` at most for what fits in memory.
-      text: float ``[N, Dt]``, the items' text vectors.
+      users: User indices of the training events, int ``[E]``. If there are more than :data:`USERS` users, a sample of
+        them is used.
+      items: Item indices, int ``[E]``.
+      ratings: Ratings, ``[E]``; NaN for no rating, but at least one must be given. If all are equal, this value is
+        predicted.
+      n_items: N; with more than :data:`ITEMS` items, EM may not fit in memory.
+      text: The items' text vectors, float ``[N, Dt]``.
       rank: D.
-      seed: of the held-out ratings, the sample of users and the first factors.
-      progress: called after each step with its number, and the number of all.
+      seed: Random seed of the held-out ratings, the sample of users and the initial factors.
+      progress: Called after each step with its number and the total number of steps.
     """
     generator = np.random.default_rng(seed)
     users = np.unique(users, return_inverse=True)[1]
     if (n_users := int(users.max()) + 1) > USERS:
         kept = np.isin(users, generator.choice(n_users, USERS, replace=False))
-        if not _differ(ratings[kept]):  # few users rate at all
+        if not _differ(ratings[kept]):  # if few users rate, samples users with ratings
             kept = np.isin(users, generator.permutation(np.unique(users[np.isfinite(ratings)]))[:USERS])
         users, items, ratings = np.unique(users[kept], return_inverse=True)[1], items[kept], ratings[kept]
         n_users = int(users.max()) + 1
@@ -194,7 +200,7 @@ def fit_rating_factors(
     told = progress or (lambda done, total: None)
     held_out = np.isfinite(ratings) & (generator.random(len(ratings)) < HELD_OUT)
     if not _differ(ratings[~held_out]):
-        held_out[:] = False  # so few ratings that those that would be left say nothing
+        held_out[:] = False  # too few ratings would be left to learn from
     table = _Ratings(users[~held_out], items[~held_out], ratings[~held_out], n_users, n_items, text)
     asked = users[held_out], items[held_out], ratings[held_out]
     noises, best = [0.75 * table.variance], 1
@@ -214,13 +220,13 @@ def fit_rating_factors(
 
 
 def _differ(ratings: np.ndarray) -> bool:
-    """Whether there are two distinct ratings, beside NaN."""
+    """Returns whether there are two distinct ratings, ignoring NaN."""
     known = ratings[np.isfinite(ratings)]
     return len(known) > 0 and bool(np.ptp(known) > 0)
 
 
 class _Ratings:
-    """The training events: sparse tables, and what is known of users and items beside the ratings."""
+    """The training events: sparse matrices of the ratings, and side features of users and items."""
 
     def __init__(
         self,
@@ -236,7 +242,7 @@ class _Ratings:
         shape = (n_users, n_items)
         self.mean = float(ratings[rated].mean())
         self.low, self.high = float(ratings[rated].min()), float(ratings[rated].max())
-        #: Of the ratings; 1 where all are the same.
+        #: The variance of the ratings; 1 if all are equal.
         self.variance = float(ratings[rated].var()) if self.low < self.high else 1.0
         place = users[rated], items[rated]
         self.there = sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
@@ -246,7 +252,7 @@ class _Ratings:
         weight = 1 / np.sqrt(np.maximum(lengths, 1)[users] * (counts + MET_SHRINKAGE)[items])
         met = sparse.csr_array((weight, (users, items)), shape=shape)
         components = min(MET_COMPONENTS, min(shape) - 1)
-        # Fixed: the components that scipy finds from a random start differ in sign alone.
+        # A fixed start: with a random start, the signs of the components that scipy finds may change.
         start = np.ones(min(shape)) / np.sqrt(min(shape))
         left, _, right = (
             svds(met, k=components, v0=start) if components > 0 else (np.empty((n_users, 0)), 0, np.empty((0, n_items)))
@@ -269,27 +275,28 @@ class _Ratings:
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """The standard deviation of each column; 1 where all values are the same."""
+    """Returns the standard deviation of each column; 1 if all values are equal."""
     spread = values.std(axis=0)
     return np.where(spread > 1e-12, spread, 1.0)
 
 
 def _history_features(met: np.ndarray, lengths: np.ndarray, scales: _Ratings | RatingFactors) -> np.ndarray:
-    """1, the standardized log length and ``met`` ``[B, P]``, of histories of ``lengths`` ``[B]``."""
+    """Stacks the columns 1, standardised log length, and ``met`` ``[B, P]``, for histories of ``lengths`` ``[B]``."""
     length = _clipped((np.log1p(lengths) - scales.count_shift) / scales.count_scale)
     return np.column_stack([np.ones(len(met)), length, met])
 
 
 def _clipped(standardized: np.ndarray) -> np.ndarray:
-    """Lengths and counts far from those of training, such as 0, count as the last usual ones."""
+    """Clips lengths and counts that are far from those in training, such as 0."""
     return np.clip(standardized, -FAR, FAR)
 
 
 @dataclass
 class _Side:
-    """Users or items: vectors ``[n, K]``, covariances ``[n, K, K]``, and their prior.
+    """The posterior and the prior of users, or of items: vectors ``[n, K]``, covariances ``[n, K, K]``.
 
-    Of the K = D + 2 places one is the bias of users and one that of items. Where one side has its bias the other has 1.
+    Two of the K = D + 2 dimensions are for biases: the first for the bias of users, the second for that of items. Where
+    one side has its bias, the other side has the constant 1.
     """
 
     vectors: np.ndarray
@@ -312,7 +319,7 @@ class _Side:
         )
 
     def moments(self) -> np.ndarray:
-        """The expected outer products, ``[n, K * K]``."""
+        """Computes the expected outer products, ``[n, K * K]``."""
         return (self.vectors[:, :, np.newaxis] * self.vectors[:, np.newaxis] + self.covariances).reshape(
             len(self.vectors), -1
         )
@@ -320,7 +327,7 @@ class _Side:
     def update(
         self, other: _Side, there: sparse.csr_array, above: sparse.csr_array, noise: float, learn_precision: bool
     ) -> None:
-        """The posterior given the other side, and the prior given the posterior."""
+        """Updates the posterior given the other side, and then the prior given the posterior."""
         n, size = self.vectors.shape
         fixed = 1 - self.free[0]
         prior, moments, right = self.features @ self.map, other.moments(), above @ other.vectors
@@ -343,12 +350,12 @@ class _Side:
 
 
 class _Fit:
-    """Variational EM."""
+    """The state of variational EM."""
 
     def __init__(self, table: _Ratings, rank: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
         self.table, self.noise, self.steps = table, 1.0, 0
-        # Of unit factors of users; biases are about half as wide as ratings.
+        # Prior precisions: the factors of users have variance 1; biases are about half as wide as ratings.
         variance = table.variance
         scale = float(np.sqrt(variance))
         of_users = np.diag(np.concatenate([[5 / variance], np.ones(rank)]))
@@ -357,14 +364,14 @@ class _Fit:
         self.items = _Side.start(table.of_items, 1, scale, of_items, generator)
 
     def step(self, noise: float) -> None:
-        """One step at this noise, the variance of ratings around their expectations."""
+        """Runs one step at this noise, the variance of ratings around their expectations."""
         learn, self.noise = self.steps >= WARM_UP, noise
         self.users.update(self.items, self.table.there, self.table.above, self.noise, learn)
         self.items.update(self.users, self.table.there_by_item, self.table.above_by_item, self.noise, learn)
         self.steps += 1
 
     def error(self, users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> float:
-        """The mean squared error of predictions for some ratings."""
+        """Computes the mean squared error of the predictions of some ratings."""
         told = self.table.mean + np.einsum("ek,ek->e", self.users.vectors[users], self.items.vectors[items])
         return float(np.mean((np.clip(told, self.table.low, self.table.high) - ratings) ** 2))
 

@@ -1,8 +1,8 @@
-"""The reasons of recommendations, in words that say nothing but facts.
+"""Writes the reasons of recommendations in words. A reason states only facts.
 
-A reason names the event behind the part of a score that adds the most, with one exception: where the texts of an item
-and of the closest event share two labels and the meaning term is a quarter of what speaks for the item, the reason says
-so.
+A reason names the event behind the term that adds the most to the score. There is one exception: if an item and its
+closest event share at least two labels, and the meaning term is at least a quarter of the sum of the positive terms,
+the reason is the similar text.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from tfllmrec.models.interests import content_words
 
 #: The terms of a score that reasons are made of.
 TERMS = ("meaning", "feedback", "behaviour")
-#: Where another term adds more, a shared text is the reason if the meaning term is at least this share of what speaks
-#: for an item, and at least so many labels are shared.
+#: If another term adds more, similar text is the reason nevertheless if the meaning term is at least this share of the
+#: sum of the positive terms, and at least this many labels are shared.
 SUBSTANTIAL, SEVERAL = 0.25, 2
-#: Labels that a reason names.
+#: Largest number of labels that a reason names.
 NAMED = 3
-#: Labels of an item that are looked at.
+#: Largest number of labels of an item that are compared.
 PER_ITEM = 12
-#: A label of more than this share of the items says nothing; among fewer than :data:`FEW` items no share is known.
+#: Labels of more than this share of the items are never named. With fewer than :data:`FEW` items, the share is computed
+#: as if there were that many.
 COMMON, FEW = 0.5, 20
 
 
 class Subjects(NamedTuple):
-    """What the items are about.
+    """The labels of the items, such as categories and title words.
 
     Attributes:
-      columns: int32 ``[N + 1, P]``, places in ``names``, padded with C; the last row is padding.
-      names: string ``[C]``; ``""`` is never named.
+      columns: The labels of each item as indices into ``names``, int32 ``[N + 1, P]``, padded with C; the last row is
+        padding.
+      names: The names of the labels, string ``[C]``; a label with the name ``""`` is never shown.
     """
 
     columns: tf.Tensor | tf.Variable
@@ -42,7 +44,7 @@ class Subjects(NamedTuple):
 
     @classmethod
     def of_texts(cls, titles: Iterable[str], categories: Iterable[Sequence[str]]) -> Subjects:
-        """The categories of each item, and the words of its title but for those that say nothing."""
+        """Collects the categories and the title's content words of each item; very common labels are never shown."""
         places: dict[str, int] = {}
         names: list[str] = []
         rows = []
@@ -61,18 +63,23 @@ class Subjects(NamedTuple):
 
 
 def telling(names: Sequence[str], share: np.ndarray) -> list[str]:
-    """The names with ``""`` in the place of those that too many items have; ``share`` float ``[C]`` of the items."""
+    """Replaces the names of labels that too many items have by ``""``.
+
+    Args:
+      names: The names of the C labels.
+      share: The share of the items with each label, float ``[C]``.
+    """
     return [name if of <= COMMON else "" for name, of in zip(names, share, strict=True)]
 
 
 class Reasons(tf.Module):
-    """Writes the reasons inside a graph, so that a server answers with them in the same call as with the list.
+    """Writes the reasons inside a TensorFlow graph, so that a server returns them in the same call as the list.
 
     Args:
-      titles: string ``[N + 1]``; the last one is ``""``.
-      subjects: what the items are about.
-      popular: bool ``[N]``, the items with the most training events.
-      ordered: whether the order of events is known; without it nothing is said to come after something else.
+      titles: The titles of the items, string ``[N + 1]``; the last one is ``""``.
+      subjects: The labels of the items.
+      popular: Whether an item is among those with the most training events, bool ``[N]``.
+      ordered: Whether the order of events is known. If not, no reason says that an item was chosen after another.
     """
 
     def __init__(self, titles: tf.Tensor, subjects: Subjects, popular: np.ndarray, ordered: bool) -> None:
@@ -86,11 +93,12 @@ class Reasons(tf.Module):
     def __call__(
         self, explained: Mapping[str, tf.Tensor], history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
     ) -> tf.Tensor:
-        """The reason of each item, string ``[B, M]``; ``""`` where no fact is behind a score.
+        """Returns the reason for each item, string ``[B, M]``; ``""`` if no fact explains the score.
 
         Args:
-          explained: as :meth:`Hybrid.explain_items` gives it. history, ratings: of the query, ``[B, L]``.
-          items: int32 ``[B, M]``; N for none.
+          explained: The result of :meth:`Hybrid.explain_items`.
+          history, ratings: The events and ratings of the queries, ``[B, L]``.
+          items: The recommended items, int32 ``[B, M]``; N for no item.
         """
         terms = tf.stack([explained[term] for term in TERMS], axis=-1)
         behind = explained["behind"]
@@ -119,7 +127,16 @@ class Reasons(tf.Module):
         return tf.where(tf.reduce_any(there, axis=-1), found, popular)
 
     def _shared(self, items: tf.Tensor, events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Up to :data:`NAMED` labels of items that an event has, too, joined: string ``[B, M]``; and if several are."""
+        """Finds the labels that each item shares with an event.
+
+        Args:
+          items: The items, int32 ``[B, M]``.
+          events: The item of the event compared with each of them, int32 ``[B, M]``.
+
+        Returns:
+          The names of up to :data:`NAMED` shared labels, joined by commas, string ``[B, M]``; and whether at least
+          :data:`SEVERAL` labels are shared, bool ``[B, M]``.
+        """
         own, others = rows_of(self.columns, items), rows_of(self.columns, events)
         both = tf.reduce_any(own[..., tf.newaxis] == others[..., tf.newaxis, :], axis=-1)
         names = tf.gather(self.names, own)

@@ -1,4 +1,4 @@
-"""What a model needs to be exported, to be ranked with and to be extended with new items."""
+"""The interface of models that can be exported, used by a ranking model, and extended with new items."""
 
 from __future__ import annotations
 
@@ -17,128 +17,145 @@ from tfllmrec.progress import Tell
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Catalogue
 
-#: Queries that are scored at once.
+#: Number of queries that are scored at once.
 SCORE_BATCH = 128
 Query = Mapping[str, tf.Tensor]
-"""What is known of B queries: ``history`` int32 ``[B, L]``, left-aligned, padded with N, and fields by their keys."""
+"""The inputs of B queries: ``history`` int32 ``[B, L]``, left-aligned and padded with N, and fields by their keys."""
 
 
 class Servable(Protocol):
-    """A model of N items whose score is an inner product and a sparse sum, so that an item index can answer for it.
+    """A model of N items whose score is an inner product plus a sparse sum, so that an item index can rank by it.
 
     Every argument ``item_vectors`` is the result of :meth:`item_vectors`, or the same as a constant. Every ``query``
-    holds ``history`` and the fields of :attr:`reads`; its history may have any length.
+    has ``history`` and the fields of :attr:`reads`; its history may have any length.
     """
 
     @property
     def n_items(self) -> int:
-        """N."""
+        """The number of items, N."""
 
     @property
     def reads(self) -> Sequence[str]:
-        """Keys of the fields that a query needs beside its ``history``."""
+        """Keys of the fields that a query needs in addition to its ``history``."""
 
     @property
     def query_spec(self) -> dict[str, tf.TensorSpec]:
-        """Types and shapes of a query: of ``history`` and of the fields of :attr:`reads`."""
+        """Types and shapes of ``history`` and of the fields of :attr:`reads`."""
 
     def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays of a query for each of ``queries``; fields that these lack are missing.
+        """Returns the inputs of the model for ``queries``; fields that ``queries`` lack are filled with missing values.
 
-        Texts of events that are read as vectors may have fewer columns than ``history``: without a ``length`` those of
-        the newest :attr:`history_length` events, and a single one where all are missing.
+        Texts of events that are read as vectors may have fewer columns than ``history``: without a ``length``, only the
+        newest :attr:`history_length` events have columns; if all texts are missing, there is a single column.
 
         Args:
-          length: as in :meth:`Queries.inputs`.
+          queries: The queries.
+          length: As in :meth:`Queries.inputs`.
         """
 
     @property
     def rows_at_once(self) -> int:
-        """Queries whose :meth:`query_inputs` may be in memory at once, at most :data:`SCORE_BATCH`."""
+        """Number of queries whose :meth:`query_inputs` fit in memory at once, at most :data:`SCORE_BATCH`."""
 
     @property
     def reads_texts(self) -> Sequence[str]:
-        """Keys of the fields whose texts are read as vectors: those of the encoder of queries, NaN for no text."""
+        """Keys of the fields whose texts are read as vectors of the query encoder; NaN where there is no text."""
 
     @property
     def history_length(self) -> int:
-        """Events of a history that are read, the newest ones."""
+        """Largest number of events of a history that are read; the newest ones are."""
 
     @property
     def train_counts(self) -> tf.Variable:
-        """float32 ``[N]``, training events of each item."""
+        """Number of training events of each item, float32 ``[N]``."""
 
     @property
     def term_names(self) -> Sequence[str]:
-        """Names of the terms that add up to a score."""
+        """Names of the terms whose sum is the score."""
 
     @property
     def settings(self) -> Mapping[str, Section]:
-        """The sections of a config that the model was made with, by their names."""
+        """The config sections that the model was created with, by name."""
 
     @property
     def learned(self) -> list[np.ndarray]:
-        """What training changed, in a fixed order."""
+        """The trained values, in a fixed order."""
 
     @property
     def resources(self) -> list[Any]:
-        """Variables and lookup tables that the functions below read: a SavedModel must hold them."""
+        """Variables and lookup tables that the functions below read; a SavedModel must contain them."""
 
     def item_vectors(self) -> tf.Tensor:
-        """Unit vectors of the items, float32 ``[N, D]``; zeros for an item of which nothing is known."""
+        """Returns the unit vectors of the items, float32 ``[N, D]``; zeros for an item of which nothing is known."""
 
     def fold(self) -> Folded:
-        """The score as an item index answers for it; later changes of the model do not reach it."""
+        """Returns the score in the form that an item index ranks by; later changes of the model do not affect it."""
 
     def score_items(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
-        """The score of every item, float32 ``[B, N]``; by popularity where nothing is known of a query."""
+        """Returns the score of every item, float32 ``[B, N]``; the popularity if nothing is known of a query."""
 
     def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The terms of the scores of ``items`` int32 ``[B, M]`` (N: unknown), and the event behind each.
+        """Returns the terms of the scores of some items, and the event behind each score.
+
+        Args:
+          item_vectors, query: See the class.
+          items: Item indices, int32 ``[B, M]``; N for an unknown item.
 
         Returns:
-          The terms by :attr:`term_names`, float32 ``[B, M]``; ``because`` int32 ``[B, M]``, a position in the history,
-          -1 where no event is behind a score.
+          The terms by :attr:`term_names`, float32 ``[B, M]`` each; and ``because``, the position in the history of the
+          event behind each score, int32 ``[B, M]``, -1 if there is none.
         """
 
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
-        """The terms of ``items`` int32 ``[B, M]``, all of the catalogue: float32 ``[B, M, T]``."""
+        """Returns the terms of the scores of some items, float32 ``[B, M, T]``.
+
+        Args:
+          item_vectors, query: See the class.
+          items: Item indices, int32 ``[B, M]``; all must be in the catalogue.
+        """
 
     def terms_after(
         self, item_vectors: tf.Tensor, query: Query, row: tf.Tensor, at: tf.Tensor, items: tf.Tensor
     ) -> tf.Tensor:
-        """:meth:`terms_of_items`, had histories ended earlier: float32 ``[R, M, T]``.
+        """Returns the :meth:`terms_of_items` for histories that end earlier, float32 ``[R, M, T]``.
 
         Args:
-          row: int32 ``[R]``, rows of the query. at: int32 ``[R]``, position of the last event that is known; events
-            are no more than :attr:`history_length`. items: int32 ``[R, M]``.
+          item_vectors: See the class.
+          query: The queries, with at most :attr:`history_length` events.
+          row: Rows of the query, int32 ``[R]``.
+          at: Position of the last known event, int32 ``[R]``.
+          items: Item indices, int32 ``[R, M]``.
         """
 
     def score(self, queries: Queries) -> np.ndarray:
-        """The ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
+        """Scores all items for each query, float32 ``[B, N]``, without masking, as ``Recommender`` requires."""
 
     def extend(self, catalogue: Catalogue, text: np.ndarray, histories: Ragged, tell: Tell) -> Servable:
-        """The model over a larger catalogue, without training.
+        """Returns the model for a larger catalogue, without training.
 
         Args:
-          catalogue: the N items in their order, then the new ones; texts may have changed.
-          text: float32 ``[N, Dt]``, the texts that the model was fitted with.
-          histories: of the training events.
-          tell: called with a line for each step.
+          catalogue: The N items in their order, followed by the new ones; texts may have changed.
+          text: The text vectors that the model was fitted with, float32 ``[N, Dt]``.
+          histories: The histories of the training events.
+          tell: Called with a line of text for each step.
 
         Raises:
-          ModelError: the model knows nothing of items that were not there when it was fitted.
+          ModelError: The model does not support items that it was not fitted with, or the catalogue lacks a field that
+            it reads.
         """
 
 
 def spec_of(field: Field) -> tf.TensorSpec:
-    """Type and shape of a field in a query: ``[B, L]`` of events, ``[B]`` of others, followed by the width."""
+    """Returns the type and shape of a field in a query.
+
+    The shape is ``[B, L]`` for fields of events and ``[B]`` for others, followed by the width of the field, if any.
+    """
     sizes = [None, *([None] if field.owner == "event" else []), *([field.width] if field.width else [])]
     return tf.TensorSpec(sizes, tf.string if field.dtype == object else field.dtype)
 
 
 def empty_query(spec: Mapping[str, tf.TensorSpec], n_items: int) -> Query:
-    """A query of which nothing is known, with sizes of 1."""
+    """Returns a query of which nothing is known; all its sizes are 1."""
     padding = {key: padding_of(np.dtype(one.dtype.as_numpy_dtype)) for key, one in spec.items()} | {"history": n_items}
     return {
         key: tf.fill([size or 1 for size in one.shape], tf.constant(padding[key], one.dtype))

@@ -1,4 +1,4 @@
-"""The plain two-tower of the TFRS tutorial: the baseline that a TensorFlow team starts from."""
+"""The two-tower model of the TFRS tutorial, as a baseline: the model that a TensorFlow team would start from."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ BATCH = 1024
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TwoTower(MeasuredModel):
-    """A user embedding, an item embedding, in-batch softmax (TFRS "basic retrieval" tutorial: 32 wide, Adagrad 0.1).
+    """User embeddings and item embeddings, trained with in-batch softmax.
 
-    It knows users by id alone: an unknown user gets the mean of all users. It is saved and loaded like any Keras model.
+    The sizes are those of the TFRS "basic retrieval" tutorial: 32 dimensions, Adagrad with learning rate 0.1. The model
+    knows users only by id; an unknown user gets the mean vector of all users. It is saved and loaded like any Keras
+    model.
 
     Args:
-      user_ids: the known users, whose places here are their indices. n_items: N. dim: D. seed: of the initialisers.
+      user_ids: The ids of the known users. Their positions are the user indices.
+      n_items: N.
+      dim: D.
+      seed: Random seed of the initialisers.
       kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
@@ -47,16 +52,16 @@ class TwoTower(MeasuredModel):
         self.items.build(None)
         self.task = tfrs.tasks.Retrieval(name="retrieval")
         self.built = True
-        self._set_save_spec({USER_INDEX: tf.TensorSpec((None,), tf.int32)})  # TFRS' train_step calls no model
+        self._set_save_spec({USER_INDEX: tf.TensorSpec((None,), tf.int32)})  # TFRS' train_step never calls the model
 
     def get_config(self) -> dict[str, Any]:
-        """Sizes and settings; the users' ids are in the weights."""
+        """Returns sizes and settings; the users' ids are in the weights."""
         sizes = {"n_users": self.user_ids.n_ids, "id_width": self.user_ids.width, "n_items": self.n_items}
         return {"name": self.name, **sizes, "dim": self.dim, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """A model of the same sizes; the users' ids are placeholders until weights are loaded."""
+        """Creates a model of the same sizes; the users' ids are placeholders until weights are loaded."""
         config = dict(config)
         return cls(placeholder_ids(config.pop("n_users"), config.pop("id_width")), **config)
 
@@ -69,11 +74,11 @@ class TwoTower(MeasuredModel):
         return {user: row for row, user in enumerate(self.user_ids.ids)}
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """``user_index`` int ``[B]`` -> the score of every item, float32 ``[B, N]``."""
+        """Returns the score of every item, float32 ``[B, N]``, for the users in ``user_index``, int ``[B]``."""
         return tf.matmul(self.users(inputs[USER_INDEX]), self.items.embeddings, transpose_b=True)
 
     def targets_and_predictions(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The item of each event, int32 ``[B]``, and the scores of all items for its user, ``[B, N]``."""
+        """Returns the item of each event, int32 ``[B]``, and the scores of all items for its user, ``[B, N]``."""
         return inputs[ITEM_INDEX], self(inputs)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -87,7 +92,7 @@ class TwoTower(MeasuredModel):
 
 
 def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Dataset]:
-    """The compiled, untrained model, and its training batches: ``BATCH`` pairs of user and item in random order."""
+    """Returns the compiled, untrained model, and its training batches: ``BATCH`` user-item pairs in random order."""
     tf.keras.utils.set_random_seed(seed)
     users, rows = np.unique(split.train[USER_INDEX], return_inverse=True)
     model = TwoTower(split.dataset.users["user_id"].to_numpy()[users], split.dataset.n_items, seed=seed)
@@ -98,11 +103,11 @@ def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Da
 
 @dataclass(frozen=True)
 class TwoTowerOptions:
-    """How the two-tower is trained.
+    """The settings of the training of a two-tower model.
 
     Attributes:
-      epochs: trained at most.
-      patience: epochs in a row without gain on validation before training stops.
+      epochs: Largest number of epochs.
+      patience: Training stops after this many epochs in a row without a gain on validation.
     """
 
     epochs: int = 20
@@ -113,16 +118,16 @@ class TwoTowerOptions:
 def fit_two_tower(
     data: TrainingData, options: TwoTowerOptions | None = None, progress: Progress | None = None
 ) -> Fitted[TwoTower, TwoTowerOptions]:
-    """Trains until there is no gain on validation any more, and keeps the best epoch.
+    """Trains a two-tower model until validation no longer improves, and keeps the best epoch.
 
     Args:
-      data: its training events are used, and the validation sample, which epochs are compared on by
-        :func:`selection_value`. Its seed is that of the initial weights and the order of the events.
-      options: by default those of :class:`TwoTowerOptions`.
+      data: The training data. Epochs are compared by :func:`selection_value` on its validation sample. Its seed
+        determines the initial weights and the order of the events.
+      options: The options; by default those of :class:`TwoTowerOptions`.
       progress: Called before each epoch.
 
     Returns:
-      The model of the best epoch, whose :func:`selection_value` is under ``selection``.
+      The model of the best epoch. The figure ``selection`` is its :func:`selection_value`.
     """
     options = options or TwoTowerOptions()
     model, batches = two_tower_and_batches(data.split, data.seed)

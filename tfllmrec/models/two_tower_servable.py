@@ -1,4 +1,4 @@
-"""Any two-tower model as a :class:`tfllmrec.models.servable.Servable`: a query model, and a vector for each item."""
+"""Wraps any two-tower model, that is a query model and item vectors, as :class:`tfllmrec.models.servable.Servable`."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
 
-#: The id of the user, for models that know users by their ids; a request has it in its context as ``user_id=42``.
+#: The id of the user, for models that know users by id; a request passes it in its context as ``user_id=42``.
 USER_FIELD = Field(USER, "user", "id")
 
 
 class TwoTowerServable:
-    """``score(u, i) = <query_model(u), v_i>``; items by popularity for a query of which nothing is known.
+    """A two-tower model with the score ``<query_model(u), v_i>``; the popularity if nothing is known of a query.
 
     Args:
-      query_model: a Keras model or layer, another ``tf.Module``, or a method of one: an input as in ``takes`` ->
-        float32 ``[B, D]``.
-      vectors: float32 ``[N, D]``, ``v_i``.
-      train_counts: int ``[N]``, training events of each item.
-      schema: fields of the data.
-      takes: the input of the query model. A list of keys: a mapping of ``history`` and these fields; one key as a
-        string, such as ``history`` or ``user.user_id``: that tensor alone; ``None``: a mapping of ``history`` and all
-        fields of events, requests and users. ``history`` is int32 ``[B, L]``, item indices, left-aligned and padded
-        with N. Fields are as :meth:`tfllmrec.data.schema.Field.encode` gives them: those of requests and users ``[B]``
-        (vectors ``[B, width]``), those of events ``[B, L]``.
+      query_model: A Keras model or layer, another ``tf.Module``, or a method of one. It takes the input described by
+        ``takes`` and returns float32 ``[B, D]``.
+      vectors: The item vectors ``v_i``, float32 ``[N, D]``.
+      train_counts: Number of training events of each item, int ``[N]``.
+      schema: The fields of the data.
+      takes: The input of the query model. With a list of keys, it is a mapping with ``history`` and these fields. With
+        a single key as a string, such as ``history`` or ``user.user_id``, it is that tensor. With ``None``, it is a
+        mapping with ``history`` and all fields of events, requests and users. ``history`` has item indices, int32
+        ``[B, L]``, left-aligned and padded with N. Fields are encoded by :meth:`tfllmrec.data.schema.Field.encode`:
+        those of requests and users as ``[B]`` (vectors ``[B, width]``), those of events as ``[B, L]``.
 
     Raises:
-      ModelError: the query model is a plain function or gives vectors of another width, ``vectors`` do not fit the
-        counts, or the schema lacks a field.
+      ModelError: The query model is a plain function or returns vectors of another width, ``vectors`` are not finite or
+        do not fit the counts, or the schema lacks a field.
     """
 
     term_names = ("score",)
     history_length = 1000
     rows_at_once = SCORE_BATCH
-    reads_texts = ()  # texts are strings to the query model
+    reads_texts = ()  # the query model gets texts as strings
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class TwoTowerServable:
                 f"The query model gives vectors of shape {list(found)} for one query; expected "
                 f"[1, {vectors.shape[1]}], as wide as the vectors of the items."
             )
-        # A function of its own: it may need AutoGraph, and the exported signatures are traced without.
+        # A separate tf.function, because it may need AutoGraph, and the exported signatures are traced without it.
         self._query_model = tf.function(query_model, reduce_retracing=True)
         self._score_batch = tf.function(
             self.score_items,
@@ -133,7 +133,7 @@ class TwoTowerServable:
         return tf.where(self.nothing_known(query)[:, tf.newaxis], tf.math.log1p(self.train_counts), scores)
 
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
-        """The score as the only term, float32 ``[B, M, 1]``; 0 for a query of which nothing is known."""
+        """Returns the score as the only term, float32 ``[B, M, 1]``; 0 for a query of which nothing is known."""
         vectors = rows_of(item_vectors, items) * rows_of(self.lengths, items)[..., tf.newaxis]
         scores = tf.einsum("bmd,bd->bm", vectors, self._query_vectors(query))
         return tf.where(self.nothing_known(query)[:, tf.newaxis], 0.0, scores)[..., tf.newaxis]
@@ -152,13 +152,13 @@ class TwoTowerServable:
         return self.terms_of_items(item_vectors, before, items)
 
     def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The score as the only term, ``score``; no event is known to be behind it, so ``because`` is -1."""
+        """Returns the score as the only term, ``score``. The event behind it is not known, so ``because`` is -1."""
         there = items < self.n_items
         scores = self.terms_of_items(item_vectors, query, tf.where(there, items, 0))[..., 0]
         return {"score": tf.where(there, scores, 0.0), "because": tf.fill(tf.shape(items), -1)}
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
+        """Scores all items for each query, float32 ``[B, N]``, without masking, as ``Recommender`` requires."""
         scores = np.empty((len(queries), self.n_items), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
             inputs = self.query_inputs(queries.slice(start, start + SCORE_BATCH))
@@ -173,7 +173,7 @@ class TwoTowerServable:
         )
 
     def nothing_known(self, query: Query) -> tf.Tensor:
-        """bool ``[B]``: neither an event nor a field of the request or its user."""
+        """Returns which queries have no event and no field of the request or its user, bool ``[B]``."""
         known = tf.reduce_any(query["history"] < self.n_items, axis=1)
         for key, padding in self._query_fields:
             values = query[key]
@@ -190,7 +190,7 @@ class _FoldedTowers(Folded):
     def __init__(self, model: TwoTowerServable) -> None:
         vectors = model.item_vectors().numpy() * model.lengths.numpy()[:, np.newaxis]
         super().__init__(vectors, np.log1p(model.train_counts.numpy()))
-        # Methods: the Keras model stays out of a SavedModel.
+        # Storing methods instead of the model keeps the Keras model out of a SavedModel.
         self._query_vectors, self._nothing_known = model._query_vectors, model.nothing_known
 
     def queries(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
@@ -201,5 +201,5 @@ class _FoldedTowers(Folded):
 
 
 def with_user_ids(queries: Queries) -> Queries:
-    """The queries with :data:`USER_FIELD` among their fields."""
+    """Returns the queries with :data:`USER_FIELD` added to their fields."""
     return replace(queries, fields={**queries.fields, USER_FIELD.key: queries.user_ids})

@@ -1,9 +1,9 @@
-"""What each word of an item's text adds to the meaning term of its score.
+"""Computes the contribution of each word of an item's text to the meaning term of its score.
 
-By leave-one-out: the text is encoded again without the word; the drop in the term is what the word adds. And by
-integrated gradients (Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017) through the encoder:
-the rows of its word embedding that the text uses grow from zero to what they are, and the gradients along the way are
-shared out among the words; what the other tokens and an empty text add is the remainder.
+There are two methods. Leave-one-out encodes the text again without the word; the contribution is the drop of the term.
+Integrated gradients (Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017) go through the encoder:
+the rows of its word embedding that the text uses are scaled from zero to their values, and the gradients along this
+path are divided among the words. The contribution of the other tokens and of an empty text is the remainder.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.text.side_by_side import Encoder
 
-#: Words of a text that are explained, and steps of the path of integrated gradients.
+#: Largest number of words of a text that are explained, and number of steps of the integration path.
 MOST_WORDS, STEPS = 64, 32
 
 
 class Words(NamedTuple):
-    """The words of a text.
+    """The words of a text and their contributions.
 
     Attributes:
-      text: the whole text. spans: where each of its first :data:`MOST_WORDS` words stands, ``(start, end)``.
-      added: float32 ``[W]``, what each adds to the meaning term.
+      text: The whole text.
+      spans: The position ``(start, end)`` of each of the first :data:`MOST_WORDS` words.
+      added: The contribution of each of these W words to the meaning term, float32 ``[W]``.
     """
 
     text: str
@@ -44,12 +45,15 @@ class Words(NamedTuple):
 
 
 class TextOfItem:
-    """An item's text as a model reads it for one query.
+    """Explains the meaning term of an item for one query by the words of the item's text.
 
     Args:
-      model: fitted. query: a single one. item: index of the catalogue. text: of the item.
-      encoder: that encoded the catalogue. catalogue: float32 ``[N, Dt]``, the vectors that it gave, before they were
-        centred.
+      model: The fitted hybrid.
+      query: A single query.
+      item: The index of the item in the catalogue.
+      text: The text of the item.
+      encoder: The encoder that encoded the catalogue.
+      catalogue: The vectors of all items from this encoder, before centring, float32 ``[N, Dt]``.
     """
 
     def __init__(
@@ -64,14 +68,19 @@ class TextOfItem:
         self._asked = meaning[0] * factor
 
     def _meaning(self, vectors: tf.Tensor) -> tf.Tensor:
-        """The meaning term, had the item texts with these vectors, centred float32 ``[W, Dt]``: float32 ``[W]``."""
+        """Computes the meaning term that the item would have with other texts, float32 ``[W]``.
+
+        Args:
+          vectors: The centred vectors of the texts, float32 ``[W, Dt]``.
+        """
         return tf.linalg.matvec(self.model.item_vectors_of_texts(self.item, vectors), self._asked)
 
     def left_out(self, store: VectorStore | None = None, progress: Progress | None = None) -> Words:
-        """By leave-one-out.
+        """Computes the contributions by leave-one-out.
 
         Args:
-          store: where vectors are looked up and kept. progress: called with (done, total) of the texts encoded.
+          store: The store in which vectors are looked up and saved.
+          progress: Called with (done, total) of the texts to encode.
         """
         texts = [self.text, *(f"{self.text[:start]}{self.text[end:].lstrip()}" for start, end in self.spans)]
         terms = self.terms_of(texts, store, progress)
@@ -80,15 +89,20 @@ class TextOfItem:
     def terms_of(
         self, texts: Sequence[str], store: VectorStore | None = None, progress: Progress | None = None
     ) -> np.ndarray:
-        """The meaning term, had the item each of ``texts``: float32 ``[n]``; other arguments as :meth:`left_out`."""
+        """Computes the meaning term that the item would have with each of ``texts``, float32 ``[n]``.
+
+        The other arguments are those of :meth:`left_out`.
+        """
         vectors = encode_items(texts, self.encoder, store, progress)
         return self._meaning(tf.constant(centred_unit(vectors, self.catalogue, self.encoder.widths))).numpy()
 
     def by_gradients(self) -> Words:
-        """By integrated gradients; a word that is there several times shares what its pieces add.
+        """Computes the contributions by integrated gradients.
+
+        The contribution of a token that occurs several times is divided equally among its occurrences.
 
         Raises:
-          ModelError: there are several encoders, or the encoder has no word embedding that can be trained.
+          ModelError: There are several encoders, or the encoder has no trainable word embedding.
         """
         if len(self.encoder.encoders) > 1:
             raise ModelError(
@@ -107,7 +121,7 @@ class TextOfItem:
         return Words(self.text, self.spans, np.array(added, np.float32))
 
     def _along(self, tower: tf.Module, tokens: dict[str, tf.Tensor], used: np.ndarray) -> np.ndarray:
-        """What the embeddings of the token ids ``used`` int ``[P]`` add, float ``[P]``."""
+        """Returns the contribution of the embedding of each token id in ``used`` int ``[P]``, float ``[P]``."""
         table = _word_table(tower.encoder, int(used.max(initial=0)))
         if not len(used):
             return np.zeros(0)
@@ -133,10 +147,12 @@ class TextOfItem:
 
 
 def _word_table(encoder: tf.Module, largest: int) -> tf.Variable:
-    """The encoder's word embedding: the trainable matrix with the most rows, and more than the largest id.
+    """Returns the encoder's word embedding: the trainable matrix with the most rows, which must exceed ``largest``.
+
+    Matrices whose names contain "embedding" are preferred.
 
     Raises:
-      ModelError: there is none.
+      ModelError: There is no such matrix.
     """
     variables: Sequence[tf.Variable] = list(getattr(encoder, "trainable_variables", ()))
     found = [v for v in variables if v.shape.rank == 2 and v.dtype.is_floating and v.shape[0] > largest]

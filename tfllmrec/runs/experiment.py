@@ -1,4 +1,4 @@
-"""An experiment from raw files to figures: each step of a run, in order; a run that was killed continues."""
+"""Runs an experiment from raw files to figures, step by step; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from tfllmrec.training.ranking import RankingRecord
 
 
-#: What a run folder may hold before its first epoch is done.
+#: What a run folder may contain before its first epoch is complete.
 BEFORE_TRAINING = {
     *("config.yaml", "source.json", PARENT, UPDATE, TRAINED, TRANSFER, SCHEMA, "data", "vectors.npy", "vectors.json"),
     *("logs", GRAPH, READ_LOG),
@@ -85,22 +85,22 @@ def fit_experiment(
     resume: bool = False,
     tell: Tell = to_stderr,
 ) -> Run:
-    """Reads the data, splits it, encodes the texts, fits, measures, and writes a run folder.
+    """Reads and splits the data, encodes the texts, fits and measures the models, and writes a run folder.
 
         run = fit_experiment(ExperimentConfig(data=DataConfig(events="events.csv")), Path("runs/shop"))
         run.metrics["results"]["hybrid"]["ndcg@10"]
 
-    The folder is locked during the fit: a second process that wants to write to it ends with an error.
-    Its ``logs/`` have the curves of the fit. :func:`tfllmrec.write_board` adds what TensorBoard shows of a complete
-    run, as ``tfllmrec fit`` does.
+    The folder is locked during the fit: a second process that tries to write to it ends with an error. The folder
+    ``logs/`` in it contains the curves of the fit; :func:`tfllmrec.write_board` adds the other TensorBoard pages of a
+    complete run, as ``tfllmrec fit`` does.
 
     Args:
-      config: the settings. Those that are *auto* are chosen from the data.
-      out: the run folder; by default ``runs/NAME``, with a number if this folder exists.
-      base: the folder that relative data paths start from.
-      resume: continue the interrupted run in ``out``. The run keeps its own config and data. Of ``config``, only
-        ``tuning.paraphrase`` is used, and the function is called only if the run has the same one.
-      tell: called with a line for each step.
+      config: The settings. *auto* settings are chosen from the data.
+      out: The run folder; by default ``runs/NAME``, with a number if this folder exists.
+      base: The folder that relative data paths refer to.
+      resume: Whether to continue the interrupted run in ``out``. The run keeps its own config and data. Of ``config``,
+        only ``tuning.paraphrase`` is used, and the function is called only if the run has the same one.
+      tell: Called with a line of text for each step.
 
     Returns:
       The complete run.
@@ -108,8 +108,8 @@ def fit_experiment(
     Raises:
       ConfigError: ``out`` exists (without ``resume``) or does not exist (with it), or another process uses it; or the
         run would call a function that ``config`` does not name.
-      WriteError: the disk is full, read-only or broken. Finished steps are kept, and ``resume`` continues after them.
-      DataError, ModelError: a step failed.
+      WriteError: The disk is full, read-only or broken. Finished steps are kept, and ``resume`` continues after them.
+      DataError, ModelError: A step failed.
     """
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
@@ -126,7 +126,7 @@ def fit_experiment(
 
 
 def continue_run(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
-    """Runs the steps of a fit, or of an update, that are not done yet; the caller holds the lock."""
+    """Runs the remaining steps of a fit or an update; the caller must hold the lock of the folder."""
     with writing(run.folder, f"Once it can be written, continue with: {run.resume_command}"):
         return _fit_and_measure(run, config, tell)
 
@@ -145,12 +145,12 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
     from tfllmrec.board.fit import board_callbacks
 
-    callbacks = board_callbacks(config, split, out, tell)  # first: a tracker that is not installed is found at once
+    callbacks = board_callbacks(config, split, out, tell)  # first: reports missing trackers at once
     source = read_source(run, config) if config.transfer.sources else None
     text = encode(run, config, tell)
     graph = graph_of_fit(run, config.graph, tell)
     if run.query_encoder_folder:
-        # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
+        # Made before the training, which does not need it, so that an unsuitable encoder is reported at once.
         run.query_encoder(run.text_encoder(tell), tell)
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
@@ -162,12 +162,12 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
     from tfllmrec.training.transfer import alignment, fit_from
 
-    # A run that was interrupted after training has nothing left to choose, and knows why from before.
+    # A run that was interrupted after training has made its choices, and its record contains the reasons.
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
-    of_ranking = of_interests = None  # what they go on from
+    of_ranking = of_interests = None  # their starting points in an update
     if source is not None:
         data = replace(data, source_histories=source.histories)
         fitted = fit_from(source, data, config, out, tell, callbacks)
@@ -176,7 +176,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         start = warm_start(run, data, config, tell)
         fitted = fit_hybrid(data, start.config, out, tell, callbacks, start.hybrid)
         of_ranking, of_interests = start.ranking, start.interests
-        del start  # it holds the parent
+        del start  # frees the parent's model
     else:
         fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
@@ -184,7 +184,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if reads_events and "behaviour" in fitted.options.model.terms:
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]
-    if run.update is None:  # the settings of an update are its parent's, those of training included
+    if run.update is None:  # an update keeps its parent's settings, including those of training
         config = fitted.options
     if said := settle_epochs(config.ranking, split):
         tell(f"chosen: {said}")
@@ -193,7 +193,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - began, earlier), indent=1))
     write_text(out / "config.yaml", dump_config(config))
 
-    # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
+    # Load the saved model, in float32 whatever the training precision: it is evaluated now and exported later.
     hybrid = run.load_model()
     order = None
     if config.ranking.epochs:
@@ -227,7 +227,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
 
 def _on_validation(data: TrainingData, baseline: Recommender) -> dict[str, float | None]:
-    """A baseline's figures on the queries that epochs are measured on, and what these are compared by."""
+    """Returns a baseline's metrics on the validation queries of the epochs, and its comparison value ``selection``."""
     result = data.measure(baseline)
     return {"selection": selection_value(result), **result.metrics}
 
@@ -236,22 +236,23 @@ def _on_validation(data: TrainingData, baseline: Recommender) -> dict[str, float
 def start_run(
     config: ExperimentConfig, out: Path | None, *, base: Path, tell: Tell
 ) -> Iterator[tuple[Run, ExperimentConfig]]:
-    """Reads the data, and makes a run folder that stands alone: its config reads the data beside it.
+    """Reads the data and creates a self-contained run folder: its config refers to the data in the folder.
 
-    The folder is locked until the block ends.
+    The folder is locked until the ``with`` block ends.
 
     Args:
-      config: may say *auto*; it is not changed.
-      out: the folder; by default ``runs/NAME``, with a number where that is taken.
-      base: where relative data paths start.
+      config: The settings, which may be *auto*; it is not changed.
+      out: The folder; by default ``runs/NAME``, with a number if this folder exists.
+      base: The folder that relative data paths refer to.
+      tell: Called with a line of text for each step.
 
     Yields:
-      The run, and its config, whose data paths start in its folder.
+      The run, and its config, whose data paths refer to its folder.
 
     Raises:
       ConfigError: ``out`` is taken, or in use by another process.
-      DataError: the data cannot be read or split.
-      WriteError: the disk is full, read-only or broken.
+      DataError: The data cannot be read or split.
+      WriteError: The disk is full, read-only or broken.
     """
     source = config.data.model_dump(mode="json", exclude_defaults=True)
     tell("reading the data")
@@ -264,9 +265,10 @@ def start_run(
 
 
 def log_place(events: Path) -> LogPlace | None:
-    """The newest event of an event log now; ``None`` if it has none, or the path is no event log.
+    """Returns the newest event of an event log; ``None`` if it is empty, or if ``events`` is not an event log.
 
-    Asked before the log is read: events that come meanwhile are read again by the next update, which knows them.
+    Call it before the log is read: events that arrive in between are then read again by the next update, which drops
+    them as known.
     """
     if not is_event_log(events):
         return None
@@ -275,7 +277,7 @@ def log_place(events: Path) -> LogPlace | None:
 
 
 def note_log_place(folder: Path, place: LogPlace | None) -> None:
-    """Writes down how far the log was read, for :func:`tfllmrec.runs.update.update_run`."""
+    """Records how far the log was read, for :func:`tfllmrec.runs.update.update_run`."""
     if place is not None:
         write_text(folder / READ_LOG, json.dumps(asdict(place)))
 
@@ -283,9 +285,9 @@ def note_log_place(folder: Path, place: LogPlace | None) -> None:
 def _begun(
     config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, out: Path, base: Path, tell: Tell
 ) -> tuple[Run, ExperimentConfig]:
-    """Writes what a run starts from into its folder, which is free."""
-    write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
-    # The best config of a search, or the config of a run, each with its own data.
+    """Writes the starting point of a run into its folder, which must be free."""
+    write_text(out / "source.json", json.dumps(source, indent=1))  # first: it marks the folder as a run folder
+    # The config is the best one of a search, or that of a run, and names their data.
     of_search = (base / PLAN).is_file() and source.get("source") == "base/data"
     if of_search or ((base / "run.json").is_file() and source.get("source") == "data"):
         parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
@@ -318,7 +320,7 @@ def _begun(
 
 
 def data_beside(section: DataConfig, name: str) -> DataConfig:
-    """The ``data`` section of a run, whose data set is saved beside its config."""
+    """Returns the ``data`` section of a run whose data set is saved next to its config."""
     return section.model_copy(
         update={"name": name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
                 "users": None, "more_items": [], "vectors": {}, "columns": {}, "fields": {}}
@@ -326,7 +328,7 @@ def data_beside(section: DataConfig, name: str) -> DataConfig:
 
 
 def _absolute(handle: str, base: Path) -> str:
-    """A handle with the paths of folders in it made absolute."""
+    """Returns an encoder handle with the folder paths in it made absolute."""
     from tfllmrec.text.bundled import encoder_names
 
     def one(name: str) -> str:
@@ -336,12 +338,12 @@ def _absolute(handle: str, base: Path) -> str:
 
 
 def _choose_encoder(config: ExperimentConfig, split: Split, tell: Tell) -> None:
-    """Sets ``text.encoder`` of ``config`` to one that can read the items."""
+    """Sets ``text.encoder`` of ``config`` to an encoder that can read the items."""
     from tfllmrec.text.reading import AUTO, choose_encoder
 
     try:
         template = ItemTemplate.from_items(split.items, config.text.template)
-    except ConfigError:  # there is nothing to read, or :func:`encode` says what is wrong
+    except ConfigError:  # there is no text, or :func:`encode` reports the error
         config.text.encoder = AUTO[0]
         return
     config.text.encoder, said = choose_encoder(template.texts(split.items))
@@ -349,9 +351,10 @@ def _choose_encoder(config: ExperimentConfig, split: Split, tell: Tell) -> None:
 
 
 def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
-    """The items' text vectors, float32 ``[N, Dt]``: read from the run folder or the vector store, or encoded now.
+    """Returns the items' text vectors, float32 ``[N, Dt]``, from the run folder, the vector store or the encoder.
 
-    The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
+    The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``. If no
+    item has text, the vectors are zeros ``[N, 1]``.
     """
     from tfllmrec.text.bundled import encoder_names
     from tfllmrec.text.preprocessor import pieces_of
@@ -382,7 +385,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
                 f"warning: text.encoder {name} cannot read these texts ({found}), so that items with different texts "
                 f"may get equal vectors. {advice(name)}"
             )
-    # Before the vectors, which so are never without it.
+    # Written before the vectors, so that these never exist without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint, "widths": encoder.widths}))
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
@@ -390,7 +393,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python and of :data:`PACKAGES`; ``None`` for a package that is not installed."""
+    """Returns the versions of Python and of :data:`PACKAGES`; ``None`` for a package that is not installed."""
 
     def installed(package: str) -> str | None:
         try:
@@ -409,7 +412,7 @@ def _record(
     earlier: dict[str, Any],
     ranking: RankingRecord | None = None,
 ) -> dict[str, Any]:
-    """The content of ``run.json``; time and memory include an ``earlier`` process that ended after the training."""
+    """Returns the content of ``run.json``; time and memory include an ``earlier`` process that ended after training."""
     return {
         "seed": seed,
         "data_sha256": run.dataset.fingerprint,
@@ -431,7 +434,7 @@ def _record(
 
 @contextlib.contextmanager
 def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Iterator[Path]:
-    """Locks ``out``, or the next free ``NAME`` in ``beside``, and empties it of a run that learnt nothing.
+    """Locks ``out``, or the next free ``NAME`` in ``beside``, and empties it of a run that completed no epoch.
 
     Raises:
       ConfigError: ``out`` is taken, or in use by another process.
@@ -450,16 +453,19 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         ours = (out / "source.json").is_file() and all(path.name in before for path in held)
         if held and not ours:
             raise ConfigError(taken)
-        # A run that ended before it had learnt anything is started again: its settings may have been the mistake.
+        # A run that ended before its first epoch is started from scratch, because its settings may have been wrong.
         for path in held:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield out
 
 
 def _taken_over(out: Path) -> tuple[str, ...]:
-    """Folders that a run which learnt nothing may have from another run: an update, or one that starts from sources."""
+    """Returns the folders that a run without a complete epoch may have copied from other runs.
+
+    Such a run is an update, or a run that starts from sources.
+    """
     if (out / UPDATE).is_file():
         return TAKEN_OVER
-    begun = (out / "config.yaml").is_file()  # else it ended while it was begun
+    begun = (out / "config.yaml").is_file()  # otherwise the run ended while it was being set up
     from_source = (out / TRANSFER).is_file() and (not begun or bool(Run(out).config.transfer.sources))
     return ("text",) if from_source else ()

@@ -1,4 +1,4 @@
-"""The graph of a run's items: made in a fit where the config asks for it, or for a complete run."""
+"""Builds the graph of a run's items, in a fit if the config asks for it, or for a complete run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tfllmrec.runs.run import GRAPH, Run
 
 
 def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemGraph:
-    """Builds the graph of a run that has its text vectors, and writes it into the run's folder ``graph``.
+    """Builds the graph of a run that has its text vectors, and writes it into the folder ``graph`` of the run.
 
     Args:
-      run: its training events, catalogue and text vectors are read.
-      settings: relations, file of edges, neighbours.
-      tell: called with a line for each relation.
+      run: The run; its training events, catalogue and text vectors are read.
+      settings: The relations, the file of edges and the number of neighbours.
+      tell: Called with a line of text for each relation.
 
     Raises:
-      ConfigError: two relations have the same name, or no relation is asked for.
-      DataError: the file of edges cannot be used.
-      ModelError: the run's model was fitted with its graph.
-      WriteError: the disk is full, read-only or broken.
+      ConfigError: Two relations have the same name, or no relation is configured.
+      DataError: The file of edges cannot be used.
+      ModelError: The run's model was fitted with its graph.
+      WriteError: The disk is full, read-only or broken.
     """
     from tfllmrec.models.graph import build_graph
 
@@ -50,15 +50,16 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
 
 
 def graph_of_fit(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemGraph | None:
-    """The graph that a fit reads: that of an interrupted fit, or made now; ``None`` where none is asked for.
+    """Returns the graph of a fit, that of an interrupted fit or a new one; ``None`` if no graph is configured.
 
     Args:
-      run: it has its text vectors.
-      settings: of the fit.
+      run: A run that has its text vectors.
+      settings: The graph settings of the fit.
+      tell: Called with a line of text for each relation.
 
     Raises:
-      ModelError: that of an interrupted fit is damaged.
-      ConfigError, DataError, WriteError: see :func:`make_graph`.
+      ModelError: The graph of an interrupted fit is damaged.
+      ConfigError, DataError, WriteError: See :func:`make_graph`.
     """
     if not settings.wanted:
         return None
@@ -68,14 +69,17 @@ def graph_of_fit(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> Ite
 def graph_of(
     folder: Path, settings: GraphConfig | None, tell: Tell = to_stderr, graphml: Path | None = None
 ) -> ItemGraph:
-    """The graph of a complete run: made now if ``settings`` are given, else the one that is there.
+    """Returns the graph of a complete run: a new one if ``settings`` are given, else the existing one.
 
     Args:
-      graphml: file that the graph is also written to, as GraphML with the items' ids and titles.
+      folder: The run folder.
+      settings: The graph settings; ``None`` to read the existing graph.
+      tell: Called with a line of text for each relation.
+      graphml: File to which the graph is also written, as GraphML with the items' ids and titles.
 
     Raises:
-      ModelError: the run is not complete, or it has no graph and ``settings`` are ``None``.
-      ConfigError, DataError, WriteError: see :func:`make_graph`.
+      ModelError: The run is not complete, or it has no graph and ``settings`` are ``None``.
+      ConfigError, DataError, WriteError: See :func:`make_graph`.
     """
     run = Run.open(folder)
     if settings is not None:

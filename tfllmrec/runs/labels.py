@@ -1,4 +1,4 @@
-"""The labels of the items of a run, as its interests and its exports have them."""
+"""Finds the labels of a run's items, which its interests and its exports use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
-    """Labels of interests for ``items``, from the columns that the run's template reads and from their categories.
+    """Finds labels of interests for ``items``, in the columns that the run's template reads and in their categories.
 
     Args:
-      run: its template is resolved, as it is once the texts are encoded.
-      items: ``run.split.items``, which may be followed by new items.
-      tell: called with a line on how many labels there are.
+      run: A run whose template is resolved, as it is after the texts were encoded.
+      items: ``run.split.items``, optionally followed by new items.
+      tell: Called with a line on the number of labels.
 
     Returns:
-      The labels; ``None`` where no word of the columns makes one.
+      The labels; ``None`` if no word of the columns is suitable as a label.
     """
     template = run.config.text.template
     read = [] if template is None else ItemTemplate(template).columns
@@ -37,7 +37,7 @@ def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None
 def choose_labels(
     items: pd.DataFrame, columns: Sequence[str], histories: Queries, ordered: bool, tell: Tell
 ) -> Interests | None:
-    """Runs :func:`fit_interests` with a progress bar, and tells how many labels were found."""
+    """Runs :func:`fit_interests` with a progress bar, and reports how many labels were found."""
     with show_progress("Choosing labels of interests", "phrases") as progress:
         labels = fit_interests(items, columns, histories, ordered=ordered, progress=progress)
     if labels is not None:

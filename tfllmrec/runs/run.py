@@ -1,31 +1,30 @@
-"""A run folder: everything that one ``fit`` read, chose, learnt and measured.
+"""A run folder, with everything that one ``fit`` read, chose, learnt and measured.
 
 RUN/
   config.yaml     the resolved config; itself a valid input
-  run.json        seed, versions, data hash, time and memory, what was chosen and why
-  source.json     the data section as it was asked for
-  parent.json     the search or run that it was made from, if there is one
-  update.json     of an update: the folder of the run that it goes on from, and how much was new
+  run.json        seed, versions, data hash, time and memory, automatic choices and their reasons
+  source.json     the data section as the user set it
+  parent.json     the search or run from which the run was made, if any
+  update.json     of an update: the folder of the run that it continues from, and the amount of new data
   log.json        how far an event log was read, if the events came from one
   trained.npy     of an update: the rows of the events that its parent was trained on
-  transfer.json   which runs of other domains it starts from, and what it shares with them, if there are any
+  transfer.json   the runs of other domains that it starts from, and what it shares with them, if any
   data/           the data set as it was used (Parquet)
   schema.json     the fields: owner, kind, vocabulary and statistics of training
-  text/           what pretraining and tuning made of the text tower, where the config asks for it
-  vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: of which encoder they are
-  graph/          the graph of the items (Parquet, JSON), where the config or 'tfllmrec graph' asks for one
-  query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
-  checkpoints/    the newest epoch, the best one, and how far training is
+  text/           the pretrained or tuned weights of the text tower, if the config asks for them
+  vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: the encoder that computed them
+  graph/          the graph of the items (Parquet, JSON), if the config or 'tfllmrec graph' asks for one
+  query_encoder/  by its name, the small tower that encodes queries, if the config asks for one
+  checkpoints/    the newest epoch, the best epoch, and the progress of training
   logs/           TensorBoard
   model/          the fitted weights, and the statistics of events that the item-item weights were solved from
-  ranking/        the model that puts candidates into order, where the config asks for one; without weights where it
-                  does not help
-  interests/      the forecast of the next items' labels, and a record, which says whether it helps and is used
-  per_query.npz   the ranking metrics of each test query, of the model and of every baseline
-  ablation/       results of the model without one of its parts, where ``benchmarks/ablation.py`` has measured them
-  gate.json       the verdict of the gate, where the run was to be promoted
-  report.html, comparison.html, CARD.md    what ``tfllmrec report`` writes
-  metrics.json    figures of the model and of every baseline; written last: a run with it is complete
+  ranking/        the model that sorts candidates, if the config asks for one; without weights if it does not help
+  interests/      the forecast of the next items' labels, and a record that says whether it helps and is used
+  per_query.npz   the ranking metrics of each test query, for the model and every baseline
+  ablation/       results of the model without one of its parts, if ``benchmarks/ablation.py`` has measured them
+  gate.json       the verdict of the promotion gate, if the run was to be promoted
+  report.html, comparison.html, CARD.md    written by ``tfllmrec report``
+  metrics.json    figures of the model and every baseline; written last: a run with this file is complete
 """
 
 from __future__ import annotations
@@ -67,19 +66,19 @@ if TYPE_CHECKING:
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY, SCHEMA, INTERESTS, GRAPH = "per_query.npz", "schema.json", "interests", "graph"
-#: What a run took from runs of other domains.
+#: The file that records what a run took from runs of other domains.
 TRANSFER = "transfer.json"
 #: The folder of results of the model without one of its parts, which ``benchmarks/ablation.py`` writes.
 ABLATION = "ablation"
-#: In the folder of a search: the settings that are searched.
+#: The file in a search folder with the searched settings.
 PLAN = "search.json"
-#: In the folder of a run that was made from another one: which one.
+#: The file in a run folder that names the run or search from which it was made.
 PARENT = "parent.json"
-#: In the folder of an update: what it goes on from, and the rows of events that stay training events.
+#: The files in an update's folder with its starting point, and with the rows of events that stay training events.
 UPDATE, TRAINED = "update.json", "trained.npy"
-#: How far the run has read an event log: its newest event by then.
+#: The file that records how far the run has read an event log: the newest event at that time.
 READ_LOG = "log.json"
-#: In the folder of a run: the verdict of the gate before promotion.
+#: The file in a run folder with the verdict of the promotion gate.
 GATE = "gate.json"
 #: Folders that an update copies from its parent: the text tower and the small tower of queries.
 TAKEN_OVER = ("text", "query_encoder")
@@ -92,7 +91,7 @@ REFIT_SPLITS = ("leave_last_out", "leave_random_out", "random", "fixed")
 
 
 class _Measured(BaseModel, extra="allow"):
-    """``metrics.json``. Only the keys that are read are checked."""
+    """The content of ``metrics.json``. Only the keys that are read are checked."""
 
     class Data(BaseModel, extra="allow"):
         name: str
@@ -119,11 +118,11 @@ class _Measured(BaseModel, extra="allow"):
 
 
 class Parent(BaseModel):
-    """``parent.json``: the search or run that a run was made from.
+    """The content of ``parent.json``: the search or run from which a run was made.
 
     Attributes:
-      folder: its name.
-      data_sha256: the fingerprint of its data set.
+      folder: Name of its folder.
+      data_sha256: Fingerprint of its data set.
     """
 
     folder: str
@@ -131,12 +130,14 @@ class Parent(BaseModel):
 
 
 class Update(BaseModel):
-    """``update.json``: what a run goes on from that was made by an update.
+    """The content of ``update.json``: the starting point of a run that was made by an update.
 
     Attributes:
-      parent: the folder of the run that it goes on from; it is read until the update is trained.
-      new_events, new_items, new_users: how many more there are than in the parent.
-      overrides: the settings that were given, such as ``update.epochs=5``.
+      parent: The folder of the run that the update continues from; it is read until the update is trained.
+      new_events: Number of events that the parent does not have.
+      new_items: Number of items that the parent does not have.
+      new_users: Number of users that the parent does not have.
+      overrides: The settings that were given, such as ``update.epochs=5``.
     """
 
     parent: str
@@ -147,7 +148,7 @@ class Update(BaseModel):
 
 
 class Recorded(BaseModel, extra="allow"):
-    """``run.json``. Only the keys that are read are checked."""
+    """The content of ``run.json``. Only the keys that are read are checked."""
 
     seed: int
     data_sha256: str
@@ -163,9 +164,9 @@ class SourceRun(BaseModel):
     """A run that another one starts from.
 
     Attributes:
-      folder: absolute.
-      name: of its data set.
-      data_sha256: the fingerprint of its data set.
+      folder: Its absolute path.
+      name: Name of its data set.
+      data_sha256: Fingerprint of its data set.
     """
 
     folder: Path
@@ -174,14 +175,14 @@ class SourceRun(BaseModel):
 
 
 class Transferred(BaseModel):
-    """``transfer.json``.
+    """The content of ``transfer.json``.
 
     Attributes:
-      sources: the first one gives its model.
-      overlaps: what the target shares with each, as :meth:`tfllmrec.data.domains.Overlap.as_dict` gives it.
-      missing: columns that the source's model reads and the target lacks; they are read as missing.
-      unread: columns of the target that the source's model does not know.
-      alignment: distances between the domains' vectors; none with ``joint``.
+      sources: The source runs; the model comes from the first one.
+      overlaps: What the target shares with each source, as returned by :meth:`tfllmrec.data.domains.Overlap.as_dict`.
+      missing: Columns that the source's model reads and the target lacks; their values are treated as missing.
+      unread: Columns of the target that the source's model does not know.
+      alignment: Distances between the vectors of the domains; empty with ``joint``.
     """
 
     sources: list[SourceRun]
@@ -191,7 +192,7 @@ class Transferred(BaseModel):
     alignment: dict[str, dict[str, float] | None] = {}
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Returns the content as readable lines."""
         lines = [str(Overlap.from_dict(each)) for each in self.overlaps]
         lines += [f"the target lacks {', '.join(self.missing)}"] if self.missing else []
         lines += [f"the source does not know {', '.join(self.unread)}"] if self.unread else []
@@ -204,7 +205,7 @@ class Transferred(BaseModel):
 
 
 class _ReadBy(BaseModel):
-    """``vectors.json``."""
+    """The content of ``vectors.json``."""
 
     encoder: str
     widths: list[int] | None = None
@@ -212,12 +213,12 @@ class _ReadBy(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder that exists; see the module's text for its content.
+    """An existing run folder; the docstring of the module lists its content.
 
     Attributes:
-      folder: the run's.
-      paraphrase: the ``tuning.paraphrase`` that the caller allows to be called. A run that records another one trains
-        no text tower.
+      folder: The run folder.
+      paraphrase: The ``tuning.paraphrase`` function that the caller allows to be called. If a run records another one,
+        its text tower is not trained.
     """
 
     folder: Path
@@ -225,11 +226,11 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
-        """A complete run.
+        """Opens a complete run.
 
         Raises:
-          ModelError: there is none, or it was interrupted.
-          ConfigError: it was interrupted, and its config is damaged.
+          ModelError: The folder is not a run folder, or the run was interrupted.
+          ConfigError: The run was interrupted, and its config is damaged.
         """
         run = cls(Path(folder))
         if not (run.folder / "config.yaml").is_file():
@@ -246,7 +247,7 @@ class Run:
 
     @property
     def config(self) -> ExperimentConfig:
-        """The config as it is in the folder now: resolved once the model is fitted."""
+        """The present config in the folder; it is resolved once the model is fitted."""
         return load_config(self.folder / "config.yaml", of_run=True).config
 
     @property
@@ -255,28 +256,28 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The content of ``metrics.json``, which ``evaluate --json`` prints.
+        """The content of ``metrics.json``, which is also printed by ``evaluate --json``.
 
         Raises:
-          ModelError: the file is missing or damaged.
+          ModelError: The file is missing or damaged.
         """
         return self.read("metrics.json", _Measured)
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """``run.json``: seed, versions, data hash, time and memory, source, choices.
+        """The content of ``run.json``: seed, versions, data hash, time and memory, source, choices.
 
         Raises:
-          ModelError: the file is missing or damaged.
+          ModelError: The file is missing or damaged.
         """
         return self.read("run.json", Recorded)
 
     @cached_property
     def per_query(self) -> dict[str, np.ndarray]:
-        """``user_ids`` of the test queries, and by ``RECOMMENDER:LABEL`` the float64 ``[B]`` of each ranking metric.
+        """The ``user_ids`` of the test queries, and each ranking metric by ``RECOMMENDER:LABEL``, float64 ``[B]``.
 
         Raises:
-          ModelError: the file is missing or damaged.
+          ModelError: The file is missing or damaged.
         """
         with reading_npz(self.folder / PER_QUERY, REMEDY) as stored:
             columns = dict(stored.items())
@@ -288,7 +289,11 @@ class Run:
 
     @cached_property
     def results(self) -> dict[str, Result]:
-        """The results on the test queries, the hybrid's and every baseline's, with their values per query."""
+        """The results of the hybrid and every baseline on the test queries, with their values per query.
+
+        Raises:
+          ModelError: A file is missing or damaged.
+        """
         users = users_of(self.per_query["user_ids"])
         results = {name: replace(result, users=users) for name, result in results_of(self.metrics).items()}
         for column, values in self.per_query.items():
@@ -300,7 +305,7 @@ class Run:
         return results
 
     def read(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
-        """The content of a JSON file, checked as ``kind``."""
+        """Returns the content of a JSON file, validated as ``kind``."""
         return read_json(self.folder / name, kind, REMEDY).model_dump(mode="json", exclude_unset=True)
 
     @cached_property
@@ -309,36 +314,36 @@ class Run:
 
     @cached_property
     def split(self) -> Split:
-        """The split, with the schema that the run began with.
+        """The split, with the schema that the run was started with.
 
         Raises:
-          ModelError: the schema is damaged.
+          ModelError: The schema is damaged.
         """
         path = self.folder / SCHEMA
         schema = Schema.from_dict(read_json(path, list[dict[str, Any]], REMEDY)) if path.is_file() else None
         return self.split_by(schema)
 
     def split_by(self, schema: Schema | None) -> Split:
-        """The split, with the fields of another schema; ``None``: that of its training events."""
+        """Returns the split with the fields of another schema; with ``None`` those of its training events."""
         trained = _read_rows(self.folder / TRAINED) if self.update is not None else None
         return make_split(self.dataset, self.config.split, self.config.seed, schema, trained)
 
     @cached_property
     def update(self) -> Update | None:
-        """What the run goes on from; ``None`` if it was made by a fit.
+        """The starting point of an update; ``None`` if the run was made by a fit.
 
         Raises:
-          ModelError: the record is damaged.
+          ModelError: The record is damaged.
         """
         path = self.folder / UPDATE
         return read_json(path, Update, REMEDY) if path.is_file() else None
 
     @cached_property
     def text(self) -> np.ndarray:
-        """float32 ``[N, Dt]``.
+        """The items' text vectors, float32 ``[N, Dt]``.
 
         Raises:
-          ModelError: the file is missing or damaged.
+          ModelError: The file is missing or damaged.
         """
         from tfllmrec.text.store import read_vectors
 
@@ -347,10 +352,10 @@ class Run:
 
     @property
     def encoder_fingerprint(self) -> str | None:
-        """Of the encoder that gave :attr:`text`; ``None`` if no item has text.
+        """The fingerprint of the encoder that computed :attr:`text`; ``None`` if no item has text.
 
         Raises:
-          ModelError: the file that has it is damaged.
+          ModelError: The file with the fingerprint is damaged.
         """
         path = self.folder / "vectors.json"
         return self.read(path.name, _ReadBy)["encoder"] if path.is_file() else None
@@ -360,7 +365,7 @@ class Run:
         """What the run took from runs of other domains; ``None`` if it took nothing.
 
         Raises:
-          ModelError: the file that says so is damaged.
+          ModelError: The file that records it is damaged.
         """
         path = self.folder / TRANSFER
         return Transferred.model_validate(self.read(TRANSFER, Transferred)) if path.is_file() else None
@@ -370,7 +375,7 @@ class Run:
         """The widths of the encoders' vectors in :attr:`text`; ``None`` if no item has text, or in older runs.
 
         Raises:
-          ModelError: the file that has them is damaged.
+          ModelError: The file with the widths is damaged.
         """
         path = self.folder / "vectors.json"
         return self.read(path.name, _ReadBy).get("widths") if path.is_file() else None
@@ -380,28 +385,28 @@ class Run:
         """The run's training events, validation queries and text vectors, and the graph that it was fitted with.
 
         Raises:
-          ModelError: the text vectors are missing or damaged, or the graph is.
+          ModelError: The text vectors are missing or damaged, or the graph is damaged.
         """
         from tfllmrec.models.fitting import TrainingData
 
-        graph = self.graph if self.config.graph.wanted else None  # one that was made later is not the model's
+        graph = self.graph if self.config.graph.wanted else None  # a later graph is not the model's
         return TrainingData.of(self.split, self.text, self.config, self.text_widths, self.user_texts, graph)
 
     @property
     def graph(self) -> ItemGraph | None:
-        """The graph of the items; ``None`` where there is none.
+        """The graph of the items; ``None`` if there is none.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: The graph is damaged.
         """
         folder = self.folder / GRAPH
         return ItemGraph.load(folder) if folder.is_dir() else None
 
     @cached_property
     def user_texts(self) -> UserTexts | None:
-        """Encodes what users write, by the encoder of queries, which is loaded when it is needed.
+        """Encodes texts of users with the encoder of queries, which is loaded when it is needed.
 
-        ``None`` if no item has text: the run then has no encoder.
+        ``None`` if no item has text, because the run then has no encoder.
         """
         from tfllmrec.text.store import VectorStore
         from tfllmrec.text.user_texts import UserTexts
@@ -411,11 +416,11 @@ class Run:
         return UserTexts(lambda: self.query_encoder(self.text_encoder()), VectorStore(cache_folder() / "vectors"))
 
     def text_encoder(self, tell: Tell = to_stderr) -> Encoder:
-        """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
+        """Returns the encoder of the run's item texts; trains it if the config asks for that and the run has none yet.
 
         Raises:
-          ConfigError, DataError, ModelError: the encoder cannot be loaded or trained, is missing from a complete run,
-            is not the one that encoded the items, or would be trained with a function that nobody allowed.
+          ConfigError, DataError, ModelError: The encoder cannot be loaded or trained, is missing from a complete run,
+            is not the one that encoded the items, or would be trained with a function that the caller did not allow.
         """
         from tfllmrec.training.text.tower import is_trained, is_tuned, prepared_encoder
 
@@ -445,16 +450,16 @@ class Run:
         return encoder
 
     def query_encoder(self, encoder: Encoder, tell: Tell = to_stderr) -> Encoder | Student:
-        """The encoder of queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
+        """Returns the encoder of queries: that of the items, or the small tower that ``text.query_encoder`` names.
 
-        The tower is trained now if the run has none yet.
+        The small tower is trained now if the run has none yet.
 
         Args:
-          encoder: the run's own, see :meth:`text_encoder`.
-          tell: called with a line for each step.
+          encoder: The run's encoder of items, see :meth:`text_encoder`.
+          tell: Called with a line of text for each step.
 
         Raises:
-          DataError, ModelError: the tower cannot be trained, or belongs to another encoder.
+          DataError, ModelError: The small tower cannot be trained, or belongs to another encoder.
         """
         from tfllmrec.text.store import VectorStore
         from tfllmrec.training.text.query_encoder import prepared_query_encoder
@@ -476,10 +481,10 @@ class Run:
 
     @property
     def query_encoder_record(self) -> QueryEncoderRecord | None:
-        """What the small tower loses and gains; ``None`` where queries are read as the items are.
+        """The quality and speed of the small query tower; ``None`` if the items' encoder encodes queries.
 
         Raises:
-          ModelError: there should be one, and it is damaged or not made yet.
+          ModelError: The record is damaged, or the small tower does not exist yet.
         """
         from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
@@ -519,7 +524,8 @@ class Run:
           refit: As it is exported: if :attr:`is_refit`, with the item-item weights that were solved again.
 
         Raises:
-          ModelError: the saved weights are damaged or not of this data, or the graph that the model reads is missing.
+          ModelError: The saved weights are damaged or do not fit this data, or the graph that the model reads is
+            missing.
         """
         from tfllmrec.models.item_weights import PrunedWeights
         from tfllmrec.training.callbacks import read_weights
@@ -529,7 +535,7 @@ class Run:
         if config.model.propagation != "none" and config.graph.wanted and data.graph is None:
             raise ModelError(f"{self.folder / GRAPH} is missing, and the model reads it: {REMEDY}.")
         model = build_hybrid(data, config, blank=True)
-        # Older runs did not store what follows from the data: the ids, and how negatives are drawn.
+        # Older runs did not store the weights that follow from the data: the ids, and the sampling of negatives.
         derived = [*model.ids.weights, *model.retrieval.weights]
         read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=derived)
         if refit and self.is_refit:
@@ -537,13 +543,13 @@ class Run:
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
-        """What puts candidates into order; ``None`` where the run was made without, or left it out.
+        """Loads the model that sorts candidates; ``None`` if the run has none, or left it out.
 
         Args:
-          hybrid: :meth:`load_model`, or one over a catalogue that has further items at its end.
+          hybrid: The result of :meth:`load_model`, or that model with a catalogue that has further items at its end.
 
         Raises:
-          ModelError: it is damaged, or missing.
+          ModelError: The ranking model is damaged or missing.
         """
         from tfllmrec.training.ranking import load_ranking
 
@@ -552,10 +558,10 @@ class Run:
         return load_ranking(self.folder / "ranking", hybrid, self.split, self.config.ranking, self.config.seed)
 
     def load_label_forecast(self) -> LabelForecast | None:
-        """What was learned of the labels of the next items; ``None`` where nothing was, or it was left out.
+        """Loads the forecast of the next items' labels; ``None`` if none was learned, or if it was left out.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: The forecast is damaged.
         """
         from tfllmrec.training.interests import load_forecast
 
@@ -563,10 +569,10 @@ class Run:
 
     @property
     def ranking_record(self) -> RankingRecord | None:
-        """How the ranking model was made; ``None`` where the run was made without.
+        """How the ranking model was made; ``None`` if the run has none.
 
         Raises:
-          ModelError: there should be one, and it is damaged or not made yet.
+          ModelError: The record is damaged, or does not exist yet.
         """
         from tfllmrec.training.ranking import RankingRecord
 
@@ -574,10 +580,10 @@ class Run:
 
 
 def _read_rows(path: Path) -> np.ndarray:
-    """Rows of events.
+    """Reads the rows of events from a file.
 
     Raises:
-      ModelError: the file is missing or damaged.
+      ModelError: The file is missing or damaged.
     """
     try:
         rows = np.load(path, allow_pickle=False)
@@ -589,5 +595,5 @@ def _read_rows(path: Path) -> np.ndarray:
 
 
 def unfinished(path: Path) -> bool:
-    """Whether a file of a run folder is its lock, or was left half-written by a killed process."""
+    """Returns whether a file of a run folder is its lock, or was left half-written by a killed process."""
     return path.name.startswith(".") or path.name.endswith(".tmp")

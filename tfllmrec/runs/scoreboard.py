@@ -1,4 +1,4 @@
-"""The model and every baseline on the test queries of a run."""
+"""Measures the model and every baseline on the test queries of a run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 
 def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) -> dict[str, Recommender]:
-    """Every baseline of the config, fitted on the training events.
+    """Fits every baseline of the config on the training events.
 
-    Settings and epochs are chosen on the validation queries that the hybrid's are chosen on, by the same measure.
+    Their settings and epochs are chosen by the same measure and on the same validation queries as those of the hybrid.
+    Baselines that the data does not support are left out.
     """
     names = [name for name in config.baselines if name != "two_tower"]
-    if not any(map(segmented, data.split.schema.of_query())):  # it would be popularity once more
+    if not any(map(segmented, data.split.schema.of_query())):  # it would equal popularity
         names = [name for name in names if name != "popularity_by_segment"]
     if ages(data) is None:
         names = [name for name in names if name != "recent_popularity"]
@@ -63,7 +64,7 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
 
 
 def measure_all(recommenders: Mapping[str, Recommender], split: Split, config: ExperimentConfig) -> dict[str, Result]:
-    """Each on the test queries, by name."""
+    """Measures each recommender on the test queries and returns the results by name."""
     results: dict[str, Result] = {}
     total = len(split.test) * len(recommenders)
     done = 0
@@ -82,7 +83,7 @@ def measure_all(recommenders: Mapping[str, Recommender], split: Split, config: E
 def measure_with_ranking(
     hybrid: Hybrid, model: RankingModel, split: Split, config: ExperimentConfig, hybrids: Result, tell: Tell
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds under ``ranking``, where it is not left out."""
+    """Returns the content of ``metrics.json`` under ``ranking`` for a ranking model that is not left out."""
     from tfllmrec.models.ranking import Reranked
     from tfllmrec.training.ranking import measure_ranking, ranking_lines
 
@@ -101,7 +102,7 @@ def measure_one(
     config: ExperimentConfig,
     progress: Callable[[int], None] | None = None,
 ) -> Result:
-    """One recommender on queries of a split, with all that the config asks to be measured."""
+    """Measures one recommender on queries of a split, with all metrics that the config asks for."""
     settings = config.evaluation
     return evaluate(
         recommender,
@@ -118,7 +119,11 @@ def measure_one(
 
 
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
-    """The run's report and alarms with the figures of ``recommenders`` computed now, and all others as recorded."""
+    """Returns the run's report and alarms with newly measured figures of ``recommenders``, and all others as recorded.
+
+    Raises:
+      ModelError: The run was measured by an earlier version on another number of test queries.
+    """
     if len(run.split.test) != run.metrics["split"]["queries"]:
         raise ModelError(
             f"{run.folder} was measured on {run.metrics['split']['queries']:,} test queries by an earlier version, and "
@@ -134,14 +139,14 @@ def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, 
 
 
 def save_per_query(path: Path, queries: Queries, results: Mapping[str, Result]) -> None:
-    """Writes what :attr:`Run.per_query` reads."""
+    """Writes the file that :attr:`Run.per_query` reads."""
     columns = {f"{name}:{label}": v for name, result in results.items() for label, v in result.per_query.items()}
     with replacing(path) as fresh, fresh.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, user_ids=queries.user_ids.astype(str), **columns)
 
 
 def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -> dict[str, Any]:
-    """What ``metrics.json`` holds and ``evaluate --json`` prints."""
+    """Returns the content of ``metrics.json``, which is also printed by ``evaluate --json``."""
     dataset = split.dataset
     return {
         "data": {
@@ -166,7 +171,7 @@ def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -
 
 
 def _groups(split: Split, settings: EvaluationConfig, results: Mapping[str, Result]) -> dict[str, Any]:
-    """By the key of each field of ``evaluation.by``, the figures of the queries with each of its values."""
+    """Returns, by the key of each field of ``evaluation.by``, the figures of the queries with each of its values."""
     k = max(settings.ks) if 10 not in settings.ks else 10
     fields = [field for field in split.schema.of_query() if field.key in settings.by and field.kind == "category"]
     return {

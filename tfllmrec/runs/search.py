@@ -1,17 +1,17 @@
-"""Hyperparameter search: many fits on the same data, each judged on the validation queries; test is never looked at.
+"""Hyperparameter search: many fits on the same data, compared on the validation queries; the test is never used.
 
 OUT/
-  search.json   the settings that are searched, with their different values, and the number of trials
-  base/         what every trial shares: data, text vectors, and the config that trials vary
-  study.log     optuna's journal: every trial that was begun
+  search.json   the searched settings with their distinct values, and the number of trials
+  base/         what all trials share: data, text vectors, and the config that trials vary
+  study.log     optuna's journal: every trial that was started
   trial-N/      checkpoints of the running trial and of the best one so far
   logs/         TensorBoard: HParams, and each trial's curves
   trials.json   settings and figures of all finished trials
   best.yaml     the config of the best trial: 'tfllmrec fit OUT/best.yaml'
 
-A search that was killed goes on where it was, in the training of its text tower too. Each trial is drawn with a seed
-of its own, from the finished trials before it, and its fit goes on from its last epoch: the trials are those of an
-undisturbed search.
+An interrupted search continues where it stopped, including the training of its text tower. The settings of each trial
+depend only on its own seed and on the finished trials before it, and its fit continues from its last epoch, so the
+trials are the same as those of an uninterrupted search.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ from tfllmrec.training.fit import choose, fit_hybrid
 if TYPE_CHECKING:
     import optuna
 
-#: Figures on validation that are kept of a trial, beside ``selection``.
+#: Validation metrics that are stored for each trial, in addition to ``selection``.
 METRICS = ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
 TRIALS = 20
 _REMEDY = "search again into another folder"
-#: Drawn at random before the sampler draws by what it has seen.
+#: Number of trials with random settings, before the sampler uses the results of earlier trials.
 RANDOM_TRIALS = 10
-#: No trial is given up before so many are complete, nor in its first epoch.
+#: No trial is stopped early before this many are complete, nor in its first epoch.
 UNPRUNED_TRIALS = 5
-#: With fewer complete trials than these, how much each setting matters is not said.
+#: With fewer complete trials, the importance of the settings is not computed.
 IMPORTANCE_TRIALS = 8
 
 
@@ -87,13 +87,16 @@ class Trial:
     """A finished trial.
 
     Attributes:
-      number: from 1.
-      state: ``complete``; ``pruned``: stopped early, being worse than most were by then; ``failed``: see ``error``.
-      selection: what trials are compared by (:func:`selection_value`), of the best epoch on all validation queries.
-      settings: by ``section.name``; lists as JSON text.
-      metrics: by label, on validation; ``None`` where there is no value.
-      epochs: trained.
-      seconds: of the process that finished it.
+      number: Number of the trial, from 1.
+      state: ``complete``; ``pruned``: stopped early, because it was worse than most trials at that epoch; ``failed``:
+        see ``error``.
+      selection: The value by which trials are compared (:func:`selection_value`), of the best epoch on all validation
+        queries.
+      settings: Settings by ``section.name``; lists as JSON text.
+      metrics: Validation metrics by label; ``None`` for a metric without a value.
+      epochs: Number of trained epochs.
+      seconds: Run time of the process that finished the trial.
+      error: The error of a failed trial.
     """
 
     number: int
@@ -111,8 +114,10 @@ class Search:
     """The finished trials of a search, in their order.
 
     Attributes:
-      importance: share of each setting in what makes a trial one of the best quarter (PED-ANOVA, Watanabe et al. 2023,
-        arXiv:2304.10255), largest first; empty after a few trials only, and where no setting mattered.
+      folder: The search folder.
+      trials: The finished trials.
+      importance: The share of each setting in what makes a trial one of the best quarter (PED-ANOVA, Watanabe et al.
+        2023, arXiv:2304.10255), largest first; empty if there are too few trials, or if no setting mattered.
     """
 
     folder: Path
@@ -121,12 +126,12 @@ class Search:
 
     @property
     def best_config(self) -> Path:
-        """The config of the best trial."""
+        """The path of the best trial's config."""
         return self.folder / "best.yaml"
 
     @property
     def fit_command(self) -> str:
-        """The command that fits the best config into a run folder beside the search."""
+        """The command that fits the best config into a run folder next to the search."""
         function = load_config(self.best_config, of_run=True).config.tuning.paraphrase
         return f"tfllmrec fit {self.best_config} --out {self.folder}-best{paraphrase_option(function)}"
 
@@ -137,7 +142,7 @@ class Search:
         return sorted(complete, key=lambda trial: -(trial.selection or 0.0))
 
     def as_json(self) -> dict[str, Any]:
-        """What ``trials.json`` holds and ``tune --json`` prints."""
+        """Returns the content of ``trials.json``, which is also printed by ``tune --json``."""
         return {
             "best": self.ranking[0].number if self.ranking else None,
             "trials": [asdict(trial) for trial in self.trials],
@@ -154,27 +159,28 @@ def tune(
     trials: int = TRIALS,
     tell: Tell = to_stderr,
 ) -> Search:
-    """Reads, splits and encodes once, then fits the hybrid with one drawing of settings after the other.
+    """Reads and splits the data and encodes the texts once, then fits the hybrid once for each trial's settings.
 
-    The first trial has the config's own values, or what a fit would choose for *auto*, as far as the space holds them:
-    the best trial is no worse than that. Item-item weights that no trial changes are chosen once, for all.
+    The first trial uses the config's own values, or the values that a fit would choose for *auto*, if the space
+    contains them: the best trial is no worse than that. Item-item weights that no trial changes are chosen once, for
+    all trials.
 
-    The folder is locked meanwhile: a second process that would write to it ends with an error.
+    The folder is locked during the search: a second process that tries to write to it ends with an error.
 
     Args:
-      config: what trials vary; may say *auto*.
-      out: folder to write; by default ``runs/tune``, with a number where that is taken.
-      base: where relative data paths start.
-      space: what to search; by default :func:`default_space`.
-      trials: how many to finish, those included that are given up early.
-      tell: called with a line for each step.
+      config: The settings that trials vary; they may be *auto*.
+      out: The folder to write; by default ``runs/tune``, with a number if this folder exists.
+      base: The folder that relative data paths refer to.
+      space: The settings to search; by default :func:`default_space`.
+      trials: Number of trials to finish, including those that are stopped early.
+      tell: Called with a line of text for each step.
 
     Raises:
-      ConfigError: optuna is not installed, ``out`` is taken or in use by another process, or a setting of ``space`` has
-        no two different values with this data.
-      WriteError: the disk is full, read-only or broken. The finished trials stay, and :func:`resume` continues.
-      DataError: see :func:`fit_experiment`.
-      ModelError: all trials failed.
+      ConfigError: Optuna is not installed; ``out`` is taken or in use by another process; a setting of ``space`` has
+        fewer than two different values with this data; or ``config`` has ``text.mode=joint`` or ``transfer.sources``.
+      WriteError: The disk is full, read-only or broken. The finished trials are kept, and :func:`resume` continues.
+      DataError: See :func:`fit_experiment`.
+      ModelError: All trials failed.
     """
     require_optuna()
     if config.text.mode == "joint":
@@ -195,13 +201,13 @@ def tune(
         tell(f"search folder: {out}")
         split = run.split
         space = distinct(space, config, lambda settled: sizes(split, settled))
-        # Before the texts are encoded, since a text tower may be trained for that: from here on resume continues it.
+        # Written before the texts are encoded, because that may train a text tower, which resume can then continue.
         plan = {"trials": trials, "space": [str(setting) for setting in space]}
         write_text(out / PLAN, json.dumps(plan, indent=1))
         try:
             text = encode(run, config, tell)
         except TfllmrecError:
-            if not (run.folder / "text").exists():  # nothing is learnt yet, and its settings may have been the mistake
+            if not (run.folder / "text").exists():  # nothing is learnt yet, and the settings may have been wrong
                 (out / PLAN).unlink()
             raise
         return _search(run, config, text, space, trials, out, tell)
@@ -211,15 +217,16 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
     """Continues an interrupted search, or a complete one for more trials.
 
     Args:
-      out: its folder.
-      trials: how many there should be in the end; by default as many as the search was started with.
-      paraphrase: the function of ``tuning.paraphrase``, if the search was started with one and tunes a text tower.
+      out: The search folder.
+      trials: The total number of trials; by default that with which the search was started.
+      paraphrase: The function of ``tuning.paraphrase``, if the search was started with one and tunes a text tower.
+      tell: Called with a line of text for each step.
 
     Raises:
-      ConfigError: optuna is not installed, there is no search in ``out``, another process writes to it, or it would
-        call a function that is not ``paraphrase``.
-      WriteError: as for :func:`tune`.
-      ModelError: the folder is damaged, or all trials failed.
+      ConfigError: Optuna is not installed, there is no search in ``out``, another process writes to it, or the search
+        would call a function other than ``paraphrase``.
+      WriteError: As for :func:`tune`.
+      ModelError: The folder is damaged, or all trials failed.
     """
     require_optuna()
     plan = out / PLAN
@@ -240,7 +247,7 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
 
 @contextmanager
 def _continued(out: Path, paraphrase: str | None) -> Iterator[None]:
-    """Adds to an error of a disk the command that continues the search."""
+    """Adds the command that continues the search to write errors."""
     try:
         with writing(out):
             yield
@@ -252,7 +259,7 @@ def _continued(out: Path, paraphrase: str | None) -> Iterator[None]:
 
 
 class Pruning(tf.keras.callbacks.Callback):
-    """Tells optuna the validation value of each epoch, and stops the fit where it says that the trial is hopeless."""
+    """A callback that reports the validation value of each epoch to optuna, and stops the fit of pruned trials."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         super().__init__()
@@ -263,13 +270,13 @@ class Pruning(tf.keras.callbacks.Callback):
             self.model.stop_training = True
 
     def hopeless(self, epoch: int, value: float) -> bool:
-        """Whether the trial is to be given up after this epoch."""
+        """Returns whether to stop the trial after this epoch."""
         self.trial.report(value, epoch)
         self.pruned = self.pruned or self.trial.should_prune()
         return self.pruned
 
     def catch_up(self, checkpoints: Path) -> None:
-        """Tells the epochs that a killed process had done; a trial that it was giving up trains no further."""
+        """Reports the epochs that a killed process completed; if they prune the trial, it is not trained further."""
         state = FitState.load(checkpoints)
         for epoch, value in enumerate(state.values):
             self.hopeless(epoch, value)
@@ -281,7 +288,7 @@ class Pruning(tf.keras.callbacks.Callback):
 def _search(
     run: Run, config: ExperimentConfig, text: np.ndarray, space: Sequence[Setting], trials: int, out: Path, tell: Tell
 ) -> Search:
-    write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
+    write_text(run.folder / "config.yaml", dump_config(config))  # with the chosen template
     graph = graph_of_fit(run, config.graph, tell)
     data = TrainingData.of(run.split, text, config, run.text_widths, run.user_texts, graph)
     chosen = config.model_copy(deep=True)
@@ -293,7 +300,7 @@ def _search(
         config.item_weights = chosen.item_weights
         write_text(run.folder / "config.yaml", dump_config(config))
     own = {setting.key: value_of(chosen, setting.key) for setting in space}
-    config.data.source = f"{run.folder.name}/data"  # as seen from best.yaml
+    config.data.source = f"{run.folder.name}/data"  # relative to best.yaml
     study = _open_study(out / "study.log")
     tf.get_logger().addFilter(_worth_saying)
     search = _save(study, space, out)
@@ -304,7 +311,7 @@ def _search(
             trial, settings = _draw(study, number, config.seed, space, own)
             _run_trial(study, trial, settings, number, data, config, out, tell)
             search = _save(study, space, out)
-            # What Keras keeps of a model would pile up from trial to trial.
+            # Otherwise Keras' state of all models would accumulate over the trials.
             tf.keras.backend.clear_session()
             gc.collect()
         progress(len(search.trials), trials)
@@ -314,17 +321,17 @@ def _search(
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Each trial is a model of its own, which TensorFlow traces anew; it warns of that from the fifth one on."""
+    """Filters out TensorFlow's retracing warning, which occurs from the fifth trial on: each trial is a new model."""
     return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _open_study(path: Path) -> optuna.Study:
-    """The search's trials so far; one that a killed process left running is set aside, to be drawn again."""
+    """Opens the study with the search's trials so far; a trial left running by a killed process is marked as failed."""
     optuna = require_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if path.is_file() and not (kept := path.read_bytes()).endswith(b"\n"):
         with replacing(path) as fresh:
-            fresh.write_bytes(kept[: kept.rfind(b"\n") + 1])  # a line that was cut off while it was written
+            fresh.write_bytes(kept[: kept.rfind(b"\n") + 1])  # drops a line that was cut off while it was written
     try:
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
         study = optuna.create_study(
@@ -334,9 +341,9 @@ def _open_study(path: Path) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=1),
             load_if_exists=True,
         )
-    except OSError:  # optuna writes the journal, too
+    except OSError:  # optuna also writes the journal: the disk may be full
         raise
-    except Exception as error:  # optuna raises nearly anything on a damaged journal
+    except Exception as error:  # optuna may raise any exception for a damaged journal
         raise ModelError(f"{path} is damaged ({error!r}): {_REMEDY}.") from error
     for left in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(left.number, state=optuna.trial.TrialState.FAIL)
@@ -353,7 +360,7 @@ def _run_trial(
     out: Path,
     tell: Tell,
 ) -> None:
-    """Fits, measures on validation, and tells the study."""
+    """Fits the settings of a trial, measures the model on validation, and reports the result to the study."""
     start = time.monotonic()
     said = json.dumps({key: label(value) for key, value in settings.items()})
     tell(f"trial {number}: {', '.join(f'{key} {_short(value)}' for key, value in settings.items())}")
@@ -364,7 +371,7 @@ def _run_trial(
     write_text(marker, said)
 
     def tell_epochs(line: str) -> None:
-        if not line.startswith("chosen: "):  # the same for each
+        if not line.startswith("chosen: "):  # the choices are the same for each trial
             tell(f"trial {number}: {line}")
 
     pruning = Pruning(trial)
@@ -382,7 +389,7 @@ def _run_trial(
             bootstrap=0,
         )
     except ModelError as error:
-        # Such as a learning rate that is too high: worth knowing, no reason to end the search.
+        # A learning rate that is too high, for example, must not end the search.
         tell(f"trial {number}: failed: {error}")
         trial.set_user_attr("error", str(error))
         value, early, epochs = None, True, 0
@@ -391,7 +398,7 @@ def _run_trial(
         trial.set_user_attr("selection", value)
         trial.set_user_attr("metrics", {name: result.metrics.get(name) for name in METRICS})
         trial.set_user_attr("config", fitted.options.model_dump(mode="json"))
-        # After the last epoch there was nothing left to save.
+        # A trial that was pruned after its last epoch is complete.
         early = pruning.pruned and epochs != fitted.options.training.epochs
         tell(f"trial {number}: {'stopped early, ' if early else ''}selection value {value:.4f}")
     trial.set_user_attr("epochs", epochs)
@@ -405,9 +412,9 @@ def _run_trial(
 def _draw(
     study: optuna.Study, number: int, seed: int, space: Sequence[Setting], own: dict[str, Any]
 ) -> tuple[optuna.Trial, dict[str, Any]]:
-    """A new trial and its settings; the first one's are the config's ``own``, as far as the space holds them."""
+    """Returns a new trial and its settings; the first trial has the config's ``own``, if the space contains them."""
     optuna = require_optuna()
-    # Nothing but the seed and the finished trials before it decides what is drawn: a killed trial is drawn again.
+    # Only the seed and the finished trials determine the settings, so that a killed trial gets the same ones again.
     mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=mixed, constant_liar=False)
     if number == 1 and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
@@ -417,7 +424,7 @@ def _draw(
 
 
 def _save(study: optuna.Study, space: Sequence[Setting], out: Path) -> Search:
-    """Writes what the study says to the folder, where it does not say so yet, and deletes what is needed no more."""
+    """Writes the state of the study to the search folder, and deletes folders of trials that are no longer needed."""
     optuna = require_optuna()
     states = optuna.trial.TrialState
     finished = study.get_trials(states=[states.COMPLETE, states.PRUNED])
@@ -462,7 +469,7 @@ def _importance(study: optuna.Study) -> dict[str, float]:
         warnings.simplefilter("error", UserWarning)
         try:
             shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        except UserWarning:  # too few trials differ from the others
+        except UserWarning:  # raised if too few trials differ from the others
             return {}
     return {key: float(share) for key, share in shares.items() if share > 0}
 
@@ -471,7 +478,7 @@ def _importance(study: optuna.Study) -> dict[str, float]:
 
 
 def _write_hparams(out: Path, space: Sequence[Setting], trials: Iterable[Trial]) -> None:
-    """One TensorBoard run a trial: its settings, its figures, and the curves that its fit wrote."""
+    """Writes one TensorBoard run per trial: its settings, its figures, and the curves that its fit wrote."""
     logs = out / "logs"
     if not logs.is_dir():
         with writing_to(logs):
@@ -489,7 +496,7 @@ def _write_hparams(out: Path, space: Sequence[Setting], trials: Iterable[Trial])
             for label, value in {"selection": trial.selection, **trial.metrics}.items():
                 if value is not None:
                     tf.summary.scalar(tag_of(label), value, step=trial.epochs)
-        publish_folder(written, target)  # only now, so that a kill leaves no run without its figures
+        publish_folder(written, target)  # last, so that an interruption leaves no TensorBoard run without its figures
 
 
 def _domain(setting: Setting) -> Any:
@@ -501,7 +508,7 @@ def _domain(setting: Setting) -> Any:
 
 
 def _plain(setting: Setting, value: Any) -> bool | int | float | str:
-    """A value as HParams takes it: all of a setting of one type, and none of them null."""
+    """Returns a value in the form that HParams needs: all values of a setting have one type, and none is null."""
     if isinstance(setting, Range) or len({type(label(each)) for each in setting.values}) == 1:
         return value
     return "auto" if value is None else str(value)
@@ -512,7 +519,11 @@ def _plain(setting: Setting, value: Any) -> bool | int | float | str:
 
 @contextmanager
 def _free_folder(out: Path | None) -> Iterator[Path]:
-    """Locks ``out`` if it is free, else the next free ``runs/tune``."""
+    """Locks ``out``, or by default the next free ``runs/tune``.
+
+    Raises:
+      ConfigError: ``out`` is taken, or in use by another process.
+    """
     if out is None:
         out, number = Path("runs/tune"), 1
         while out.exists():

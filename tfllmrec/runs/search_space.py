@@ -1,10 +1,10 @@
-"""What a hyperparameter search may change: settings of the model and its training, each with the values it may take.
+"""The space of a hyperparameter search: settings of the model and its training, each with its possible values.
 
-A line a setting, as ``tfllmrec tune --over`` takes it::
+The space is written with one line for each setting, as for ``tfllmrec tune --over``::
 
-    model.dropout=0.1..0.5                      anything between, both ends included
-    training.learning_rate=1e-4..1e-2:log       the same, each power of ten as likely as any other
-    model.blocks=1,2,3                          one of these
+    model.dropout=0.1..0.5                      any value in between, both ends included
+    training.learning_rate=1e-4..1e-2:log       the same, on a logarithmic scale: each power of ten is equally likely
+    model.blocks=1,2,3                          one of these values
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from tfllmrec.errors import ConfigError, not_installed
 if TYPE_CHECKING:
     import optuna
 
-#: The sections whose settings may differ between trials. Data, split, text and measure are what makes them comparable.
+#: The sections whose settings may differ between trials. Data, split, text and measure must be the same, so that trials
+#: are comparable.
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "item_weights": ItemWeightSettings,
     "training": TrainingConfig,
 }
-#: Searched where nothing else is asked for. Each holds the default, whatever the data.
+#: The space that is searched by default. Each setting includes its default value, whatever the data.
 DEFAULT = (
     "training.learning_rate=3e-4..1e-2:log",
     "training.weight_decay=1e-3..0.3:log",
@@ -41,15 +42,15 @@ DEFAULT = (
     "model.blocks=1,2,3",
     "model.history_length=10..400:log",
 )
-#: Of a range of whole numbers, as many are checked before the first trial.
+#: The approximate number of values of a range of whole numbers that are checked before the first trial.
 CHECKED = 1000
 
 
 def require_optuna() -> ModuleType:
-    """The library that searches.
+    """Returns the module of the search library, optuna.
 
     Raises:
-      ConfigError: it is not installed.
+      ConfigError: Optuna is not installed.
     """
     try:
         import optuna
@@ -60,7 +61,10 @@ def require_optuna() -> ModuleType:
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from ``low`` to ``high``, whole ones if these are ``int``; ``log``: even in their logarithm."""
+    """All numbers from ``low`` to ``high``, or all whole ones if both are ``int``.
+
+    With ``log`` they are evenly distributed on a logarithmic scale.
+    """
 
     key: str
     low: float
@@ -77,7 +81,7 @@ class Range:
         return self.low, self.high
 
     def checked(self) -> Sequence[float]:
-        """The values that are tried on the config before the first trial."""
+        """Returns the values that are tried on the config before the first trial."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return [*range(self.low, self.high, -(-(self.high - self.low) // CHECKED)), self.high]
         return self.ends()
@@ -90,7 +94,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of ``values``."""
+    """A choice among ``values``."""
 
     key: str
     values: tuple[Any, ...]
@@ -115,15 +119,15 @@ Setting = Range | Choice
 
 
 def label(value: Any) -> bool | int | float | str | None:
-    """A value as optuna and TensorBoard keep it: lists as text."""
+    """Returns a value as optuna and TensorBoard store it: lists as text."""
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def default_space(config: ExperimentConfig) -> tuple[Setting, ...]:
-    """The usual settings, without those that ``config`` sets in so many words.
+    """Returns the usual search space, without the settings that ``config`` sets explicitly.
 
     Raises:
-      ConfigError: nothing is left, or what is left changes nothing.
+      ConfigError: No setting is left, or the settings that are left have no effect.
     """
     if config.model.terms == ["behaviour"]:
         raise ConfigError(
@@ -147,8 +151,9 @@ def parse_space(lines: Sequence[str], config: ExperimentConfig) -> tuple[Setting
     """Reads lines such as ``model.dropout=0.1..0.5``, and tries their values on ``config``.
 
     Raises:
-      ConfigError: no such setting, or one that a search may not change; a line that cannot be read; a value that the
-        setting does not take, alone or beside another one of the space. It says which.
+      ConfigError: A setting does not exist, occurs twice, or may not be changed by a search; a line cannot be read; or
+        a setting does not accept a value, alone or in combination with another setting of the space. The message names
+        it.
     """
     space = tuple(_setting(line) for line in lines)
     keys = [setting.key for setting in space]
@@ -158,7 +163,7 @@ def parse_space(lines: Sequence[str], config: ExperimentConfig) -> tuple[Setting
     read: list[Setting] = []
     for setting in space:
         taken = [_try(config, first | {setting.key: value}, setting) for value in setting.checked()]
-        # As the config keeps them: 1 is 1.0 where the setting is a float.
+        # Values as the config stores them: 1 becomes 1.0 if the setting is a float.
         values = tuple(value_of(each, setting.key) for each in taken)
         if isinstance(setting, Choice):
             distinct = {label(value): value for value in values}
@@ -175,15 +180,17 @@ def parse_space(lines: Sequence[str], config: ExperimentConfig) -> tuple[Setting
 def distinct(
     space: Sequence[Setting], config: ExperimentConfig, settle: Callable[[ExperimentConfig], object]
 ) -> tuple[Setting, ...]:
-    """The space without values that mean the same as another one of their setting, so that trials differ.
+    """Returns the space without values that mean the same as another value of their setting, so that trials differ.
 
-    Such are *auto*, where it stands for another value, and the terms of a score in another order.
+    Such values are *auto*, if it stands for another value, and the terms of a score in another order.
 
     Args:
-      settle: fills in, in place, what a config leaves to *auto*.
+      space: The search space.
+      config: The config that the trials vary.
+      settle: Fills in the *auto* settings of a config, in place.
 
     Raises:
-      ConfigError: a setting has one value left.
+      ConfigError: A setting has only one value left.
     """
     first = {setting.key: setting.ends()[0] for setting in space}
     kept: list[Setting] = []
@@ -208,16 +215,16 @@ def distinct(
 
 
 def value_of(config: ExperimentConfig, key: str) -> Any:
-    """What ``config`` has at ``section.name``."""
+    """Returns the value of ``config`` at ``section.name``."""
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
 
 
 def with_settings(config: ExperimentConfig, settings: dict[str, Any]) -> ExperimentConfig:
-    """A config with other values, by ``section.name``.
+    """Returns a config with other values, given by ``section.name``.
 
     Raises:
-      ConfigError: it does not take them.
+      ConfigError: The config does not accept the values.
     """
     tree = config.model_dump(mode="json")
     for key, value in settings.items():
@@ -256,10 +263,10 @@ def _setting(line: str) -> Setting:
 
 
 def _numbers(key: str) -> set[type]:
-    """Which kinds of number a setting takes.
+    """Returns the number types that a setting accepts, ``int`` and ``float``.
 
     Raises:
-      ConfigError: there is no such setting, or a search may not change it.
+      ConfigError: There is no such setting, or a search may not change it.
     """
     section, _, name = key.partition(".")
     if section not in SECTIONS and section in ExperimentConfig.model_fields:
@@ -272,7 +279,7 @@ def _numbers(key: str) -> set[type]:
         tree: Any = None
         for part in reversed(key.split(".")):
             tree = {part: tree}
-        parse_config(tree, origin="--over")  # says what is wrong with the key, and which one is near
+        parse_config(tree, origin="--over")  # raises an error that names the nearest key
         raise ConfigError(f"--over {key} is not a setting.")
     kinds = set(get_args(field.annotation)) or {field.annotation}
     return {kind for kind in (int, float) if kind in kinds}

@@ -1,6 +1,6 @@
-"""Runs that start from complete runs of other domains: what such a run reads, and the file that records it.
+"""Prepares runs that start from complete runs of other domains, and records what they use in a file.
 
-The sources are read when the target run is begun and when it is fitted; once complete, it stands alone.
+The sources are read when the target run is started and when it is fitted; a complete run no longer needs them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from tfllmrec.training.transfer import Source
 
 
-#: Kinds of split that ask in one domain of joined data.
+#: Kinds of split whose queries can be restricted to one domain of joined data.
 _KINDS_WITH_DOMAIN = ("auto", "leave_last_out", "leave_random_out", "cold_domain")
 
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """What a run with sources begins with.
+    """The starting point of a run with sources.
 
     Attributes:
-      dataset: the target's, or with ``joint`` and ``map`` that of all domains.
-      config: with absolute paths of the sources, and what comes from them.
-      schema: of the first source; ``None`` with ``joint`` and ``map``.
+      dataset: The target's data set, or with ``joint`` and ``map`` that of all domains.
+      config: The config with absolute paths of the sources, and with the settings that come from them.
+      schema: The schema of the first source; ``None`` with ``joint`` and ``map``.
     """
 
     dataset: Dataset
@@ -56,14 +56,16 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
     """Compares the target with its sources, writes ``transfer.json``, and prepares data, config and schema.
 
     Args:
-      dataset: of the target. config: with ``transfer.sources``; it is not changed.
-      base: where relative paths start. out: the folder of the new run.
-      tell: called with a line for each overlap and column.
+      dataset: The data set of the target.
+      config: A config with ``transfer.sources``; it is not changed.
+      base: The folder that relative paths refer to.
+      out: The folder of the new run.
+      tell: Called with a line of text for each overlap and column.
 
     Raises:
-      ConfigError: domains with the same name, ids that are equal by chance, ``data.repeats`` of the source differs, or
-        ``map`` without shared users.
-      ModelError: a source is not complete.
+      ConfigError: Two domains have the same name, ids are equal by chance, ``data.repeats`` of the source differs, or
+        the method is ``map`` and there are no shared users.
+      ModelError: A source is not complete.
     """
     config = config.model_copy(deep=True)
     asked = config.transfer
@@ -98,7 +100,7 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         joined = join_datasets({**datasets, dataset.name: dataset}, share_users=True, share_items=True)
         if config.split.domain is None and config.split.kind in _KINDS_WITH_DOMAIN:
             config.split.domain = dataset.name
-        config.transfer = TransferConfig()  # the joined data stands alone
+        config.transfer = TransferConfig()  # the joined data no longer needs the sources
         return Begun(joined, config, None)
     first = runs[0]
     if first.dataset.repeats != dataset.repeats:
@@ -125,17 +127,17 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         tell(f"transfer: the target lacks {', '.join(record.missing)}, which the source reads: taken as missing")
     if record.unread:
         tell(f"transfer: the source does not know {', '.join(record.unread)}: not read")
-    record.write(out)  # before the folder, which may be removed where this file is
-    if (first.folder / "text").is_dir():  # a tower that was trained there
+    record.write(out)  # before the folder ``text``, which may be removed only if this file exists
+    if (first.folder / "text").is_dir():  # the source trained its text tower
         shutil.copytree(first.folder / "text", out / "text")
     return Begun(prepared, config, schema)
 
 
 def read_source(run: Run, config: ExperimentConfig) -> Source:
-    """What the fit of a run needs of its sources.
+    """Returns what the fit of a run needs from its sources.
 
     Raises:
-      ModelError: a source is gone, or has other data than when the run was begun.
+      ModelError: A source is missing, or its data changed after the run was started.
     """
     from tfllmrec.training.transfer import Source, histories_among, together
 
@@ -158,11 +160,14 @@ def read_source(run: Run, config: ExperimentConfig) -> Source:
 
 @dataclass(frozen=True)
 class Compared:
-    """A figure of a transferred run beside that of a run which was fitted on the target alone.
+    """A figure of a transferred run compared with that of a run that was fitted on the target alone.
 
     Attributes:
-      here, alone: of the two runs.
-      difference, low, high: the first minus the second, and its paired 95 % interval over users.
+      here: The figure of the transferred run.
+      alone: The figure of the run on the target alone.
+      difference: ``here`` minus ``alone``.
+      low: Lower end of the paired 95 % interval of the difference over users.
+      high: Upper end of the interval.
     """
 
     here: float
@@ -180,10 +185,10 @@ class Compared:
 
 
 def compared(run: Run, alone: Run) -> dict[str, Compared]:
-    """ndcg and recall of the models of two runs on the same test queries, by label.
+    """Compares ndcg and recall of the models of two runs on the same test queries, by label.
 
     Raises:
-      ModelError: the runs have other test queries, or lists of other lengths.
+      ModelError: The runs have different test queries, or lists of different lengths.
     """
     k, ours, theirs = list_length(run.results), run.results["hybrid"], alone.results["hybrid"]
     labels = [f"ndcg@{k}", f"recall@{k}"]
@@ -200,16 +205,16 @@ def compared(run: Run, alone: Run) -> dict[str, Compared]:
 
 
 def _asked(run: Run) -> list[tuple[str, list[str]]]:
-    """The user and the target items of each test query."""
+    """Returns the user and the target items of each test query."""
     items, test = run.dataset.items[ITEM].to_numpy(object), run.split.test
     return [(user, items[rows].tolist()) for user, rows in zip(test.user_ids, test.targets, strict=True)]
 
 
 def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:
-    """The distances between the item texts of each pair of runs, by a label of the comparison.
+    """Returns the distances between the item texts of each pair of runs, by a label of the comparison.
 
-    Each pair is compared twice: as the encoder gives the vectors, and after each domain is centred on its own mean.
-    Runs without text, and runs of different encoders, are left out.
+    Each pair is compared twice: with the vectors of the encoder, and after each domain is centred on its own mean. Runs
+    without text, and pairs of runs with different encoders, are left out.
     """
     from tfllmrec.evaluation.alignment import distances
     from tfllmrec.text.centring import centred_unit
@@ -226,7 +231,7 @@ def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:
 
 
 def note_alignment(run: Run, found: Mapping[str, Distances | None], tell: Tell) -> None:
-    """Adds the distances between the domains to ``transfer.json``, and tells them."""
+    """Adds the distances between the domains to ``transfer.json``, and reports them."""
     record = run.transferred
     assert record is not None
     record.alignment = {name: None if each is None else each.as_dict() for name, each in found.items()}
@@ -237,7 +242,11 @@ def note_alignment(run: Run, found: Mapping[str, Distances | None], tell: Tell) 
 
 
 def _matched(dataset: Dataset, run: Run, by: By) -> np.ndarray:
-    """:func:`same_items` of the target among those of a source."""
+    """Matches the target's items with those of a source by :func:`same_items`.
+
+    Raises:
+      ConfigError: The ids are equal by chance.
+    """
     rows = same_items(dataset.items, run.dataset.items, by)
     if by == "id" and titles_differ(dataset.items, run.dataset.items, rows):
         raise ConfigError(
@@ -261,9 +270,9 @@ def _overlap(dataset: Dataset, run: Run, rows: np.ndarray, same_users: bool) -> 
 
 
 def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: bool) -> Dataset:
-    """A source in which shared items have the target's ids; other items have the source's name before their ids.
+    """Returns a source in which shared items have the target's ids; other item ids are prefixed with the source's name.
 
-    Users have the source's name before their ids, too, unless equal ids are one user.
+    User ids are prefixed, too, unless equal ids mean one user.
     """
     ids = (source.name + SEPARATOR + source.items[ITEM].astype("str")).to_numpy(object)
     ids[rows[rows >= 0]] = target.items[ITEM].to_numpy(object)[rows >= 0]
@@ -282,7 +291,7 @@ def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: boo
 
 
 def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tuple[Dataset, list[str]]:
-    """The data set with an empty column for each one that the schema or the template reads and the data lacks."""
+    """Adds an empty column for each one that schema or template read and the data lacks; also returns their names."""
     tables = {"event": "events", "request": "events", "user": "users", "item": "items"}
     wanted = [(tables[field.owner], field.name) for field in schema if field.has_encoder]
     wanted += [("items", name) for name in (ItemTemplate(template).columns if template else ())]

@@ -1,11 +1,11 @@
-"""Makes a run from an earlier run and newer data, without training from the beginning.
+"""Makes a run from an earlier run (its parent) and newer data, without training from scratch.
 
-The catalogue and the users keep their places; new ones follow (:meth:`Dataset.extend`). The split is made again, so
-that what was held out before is trained on now and the newest events are held out; no event is held out that the parent
-was trained on. The settings are the parent's, and so are the vocabularies of fields: a value that the parent has not
-seen counts as unknown until the next fit. Only new texts are encoded. The item-item weights are solved again, from
-exact statistics (:mod:`tfllmrec.runs.warm_start`). Dense side, gates, ranking and interests go on from the parent's,
-and what the parent chose on validation changes only where the gain is beyond chance.
+Known items and users keep their indices; new ones follow (:meth:`Dataset.extend`). The data is split again: events that
+were held out before become training events, and the newest events are held out. No event that the parent was trained on
+is held out. Settings and vocabularies of fields are the parent's: a value that the parent has not seen counts as
+unknown until the next fit. Only new texts are encoded. The item-item weights are solved again, from exact statistics
+(:mod:`tfllmrec.runs.warm_start`). Dense side, gates, ranking and interests are trained further from the parent's state;
+the parent's choices on validation change only if the gain is beyond chance.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.experiment import continue_run, data_beside, free_folder, log_place, note_log_place
 from tfllmrec.runs.run import PARENT, READ_LOG, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
 
-#: Settings that decide what the parent's weights mean.
+#: Settings that determine the meaning of the parent's weights.
 KEPT = ("split", "text", "tuning", "distillation", "model", "item_weights", "seed")
 
 
 class NothingNew(DataError):
-    """The files have no event that the run does not know."""
+    """The files contain no event that the run does not know."""
 
 
 def update_run(
@@ -57,30 +57,30 @@ def update_run(
 
         update_run("runs/shop", "june.csv", "new_items.csv", out="runs/shop-june")
 
-    An update that was interrupted goes on where it stopped, if it is called again with the same ``out`` and files, or
-    by ``tfllmrec fit --resume OUT``.
+    An interrupted update continues where it stopped if it is called again with the same ``out`` and files, or by
+    ``tfllmrec fit --resume OUT``.
 
     Args:
-      parent: a complete run; it is only read.
-      events: new ones, in any format that :func:`tfllmrec.data.read_dataset` reads, or the folder of an event log.
-        Events that the run has already are dropped and counted.
-      items: new items, and new values of known ones.
-      users: the same of users.
-      out: the folder of the new run; by default that of the parent with a number.
-      overrides: settings such as ``update.epochs=5``; those that decide what the parent's weights mean cannot change,
-        and an update that goes on keeps those that it began with.
-      tell: called with a line for each step.
+      parent: The folder of a complete run; it is only read.
+      events: New events, in any format that :func:`tfllmrec.data.read_dataset` reads, or the folder of an event log.
+        Events that the run already has are dropped and counted.
+      items: New items, and new values of known ones.
+      users: New users, and new values of known ones.
+      out: The folder of the new run; by default that of the parent with a number.
+      overrides: Settings such as ``update.epochs=5``. Settings that determine the meaning of the parent's weights
+        cannot be changed, and a continued update keeps the settings that it was started with.
+      tell: Called with a line of text for each step.
 
     Returns:
       The new run. Its ``run.json`` names the parent.
 
     Raises:
-      ConfigError: a setting that cannot change, or settings that differ from those of the begun update;
-        ``out`` is taken, or in use by another process.
-      NothingNew: the files have nothing that the run does not know.
-      DataError: they cannot be read, or do not fit the run's data.
-      ModelError: the parent is not complete, or damaged.
-      WriteError: the disk is full, read-only or broken.
+      ConfigError: A setting cannot be changed, or the settings differ from those of the started update; the parent was
+        made by a transfer; or ``out`` is taken, or in use by another process.
+      NothingNew: The files contain no event that the run does not know.
+      DataError: The files cannot be read, or do not fit the run's data.
+      ModelError: The parent is incomplete or damaged.
+      WriteError: The disk is full, read-only or broken.
     """
     run, out = Run.open(parent), None if out is None else Path(out)
     if run.config.transfer.sources:
@@ -140,7 +140,7 @@ def _config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
 
 
 def _data_section(run: Run, events: Path | str, items: Path | str | None, users: Path | str | None) -> DataConfig:
-    """How the new tables are read: as those of the run were, with the mapped columns that they may have."""
+    """Returns the settings for reading the new tables: the run's own, with the mapped columns that these may have."""
     source = run.record["source"]
     may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}
     mapped = {name: column for name, column in source.get("columns", {}).items() if name in may_have}
@@ -151,10 +151,9 @@ def _data_section(run: Run, events: Path | str, items: Path | str | None, users:
 
 
 def _with_columns_there(came: DataConfig, since: int) -> DataConfig:
-    """``came`` without the mapped columns that none of a log's events after ``since`` has.
+    """Returns ``came`` without the mapped columns that no event of a log after ``since`` has.
 
-    A log has names of its own, whatever the columns of the run's files were called, and its new events may all lack a
-    field.
+    A log has its own column names, whatever those of the run's files were, and its new events may all lack a field.
     """
     assert came.events is not None
     if not came.columns or not is_event_log(Path(came.events)):
@@ -167,17 +166,17 @@ def _with_columns_there(came: DataConfig, since: int) -> DataConfig:
 
 
 def _log_place_of(run: Run) -> LogPlace | None:
-    """How far the run and its parents have read an event log; ``None`` if they have read none."""
+    """Returns how far the run and its parents have read an event log; ``None`` if they have read none."""
     path = run.folder / READ_LOG
     return read_json(path, LogPlace, "delete it: then the whole log is read") if path.is_file() else None
 
 
 def _log_since(run: Run, events: Path) -> int:
-    """The number of the newest event of the log ``events`` that the run has read; 0 to read the whole log.
+    """Returns the number of the newest event of the log ``events`` that the run has read; 0 to read the whole log.
 
-    A log numbers events in the order of receipt, so events that happened earlier and came late have larger numbers.
-    The whole log is read if the run has read another one, and with ``data.min_user_events``: the events of users who
-    had too few were dropped, and may count now.
+    A log numbers events in the order of receipt, so events that happened earlier and arrived late have larger numbers.
+    The whole log is read if the run has read another one, or if ``data.min_user_events`` is above 1: events of users
+    who had too few were dropped, and may count now.
     """
     place = _log_place_of(run)
     if place is None or not is_event_log(events) or run.config.data.min_user_events > 1:
@@ -187,7 +186,7 @@ def _log_since(run: Run, events: Path) -> int:
 
 
 def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
-    """The update in ``out`` of the same parent with the same files, if there is one that has begun to learn."""
+    """Returns the update in ``out`` of the same parent with the same files, if one has completed an epoch."""
     if not (out / UPDATE).is_file() or not (out / "checkpoints" / "state.json").is_file():
         return None
     run = Run(out)
@@ -197,7 +196,7 @@ def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
 
 
 def _of_this_reading(report: CleaningReport, earlier: CleaningReport) -> CleaningReport:
-    """The new findings and the earlier doubts, each once, so that the report does not grow with each update."""
+    """Returns the new findings and the earlier doubts, each once, so that the report does not grow with each update."""
     found = report.findings[len(earlier.findings) :]
     doubts = [finding for finding in earlier.findings if finding.action == "doubted" and finding not in found]
     rows_in = {table: n - earlier.rows_in.get(table, 0) for table, n in report.rows_in.items()}
@@ -224,7 +223,7 @@ def _begin(
     overrides: Sequence[str],
     tell: Tell,
 ) -> None:
-    """Writes what the update starts from into its folder, which is free."""
+    """Writes the starting point of the update into its folder, which must be free."""
     write_text(folder / "source.json", json.dumps(source, indent=1))
     lineage = Parent(folder=parent.folder.resolve().name, data_sha256=parent.dataset.fingerprint)
     write_text(folder / PARENT, lineage.model_dump_json(indent=1))
@@ -247,12 +246,12 @@ def _begin(
             ignored = [path.name for path in (parent.folder / name).iterdir() if unfinished(path)]
             shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns("checkpoints", *ignored))
     config.data = data_beside(config.data, dataset.name)
-    # Last: with it, the folder is a run that can be continued.
+    # Written last: with this file, the folder is a run that can be continued.
     write_text(folder / "config.yaml", dump_config(config))
 
 
 def _trained_rows(dataset: Dataset, before: Split) -> np.ndarray:
-    """int64 ``[T]``: the rows of ``dataset.events`` that are the training events of an earlier split."""
+    """Returns int64 ``[T]``: the rows of ``dataset.events`` that are the training events of an earlier split."""
     key = [USER_INDEX, ITEM_INDEX, TIMESTAMP]
     groups = pd.concat([before.train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
     trained, there = groups[: len(before.train)], groups[len(before.train) :]

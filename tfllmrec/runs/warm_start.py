@@ -1,6 +1,6 @@
-"""What the fits of an update go on from: its parent's weights, and the statistics of its item-item weights.
+"""Prepares the fits of an update: the parent's weights, and the statistics of its item-item weights.
 
-:mod:`tfllmrec.runs.update` makes the run.
+:mod:`tfllmrec.runs.update` creates the run.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from tfllmrec.training.ranking import RankingStart, weights_of
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The start of an update.
+    """The starting point of an update.
 
     Attributes:
-      hybrid: of the hybrid. config: to fit it with.
-      ranking: of the ranking model; ``None`` if it is fitted as in a fit, or not at all.
-      interests: of the head of labels; ``None`` if the parent has none.
+      hybrid: The starting point of the hybrid.
+      config: The config to fit the hybrid with.
+      ranking: The starting point of the ranking model; ``None`` if it is fitted from scratch, or not at all.
+      interests: The starting point of the head of labels; ``None`` if the parent has none.
     """
 
     hybrid: WarmStart
@@ -42,21 +43,21 @@ class Start:
 
 
 def warm_start(run: Run, data: TrainingData, config: ExperimentConfig, tell: Tell) -> Start:
-    """The start of an update.
+    """Returns the starting point of an update.
 
-    The statistics of ``data`` are those of the parent, without the users whose training events changed and with these
-    users as they are now. Trained on are the users with new training events, and ``update.replay`` times as many
-    others, drawn by the seed.
+    The item-item statistics of ``data`` are those of the parent: users whose training events changed are subtracted,
+    and added again in their present state. The models are trained on the users with new training events, and on
+    ``update.replay`` times as many other users, drawn with the seed.
 
     Args:
-      run: an update that was begun.
-      data: of the run; its statistics of item-item weights are set where the parent stored its own.
-      config: of the run.
-      tell: called with a line for each step.
+      run: An update that was started.
+      data: The training data of the run; its statistics of item-item weights are set if the parent stored its own.
+      config: The config of the run.
+      tell: Called with a line of text for each step.
 
     Raises:
-      DataError: no event is new to the training.
-      ModelError: the parent is gone or damaged.
+      DataError: None of the new events is a training event.
+      ModelError: The parent is missing or damaged.
     """
     assert run.update is not None
     parent = Run.open(Path(run.update.parent))
@@ -99,10 +100,14 @@ def warm_start(run: Run, data: TrainingData, config: ExperimentConfig, tell: Tel
 def _ranking_start(
     parent: Run, hybrid: Hybrid, validation: Queries, users: np.ndarray, config: ExperimentConfig
 ) -> RankingStart | None:
-    """The start of the ranking model; ``None`` if the parent has none, or one of other settings.
+    """Returns the starting point of the ranking model; ``None`` if the parent has none, or one with other settings.
 
     Args:
-      hybrid: the parent's.
+      parent: The run that the update continues from.
+      hybrid: The parent's model.
+      validation: The validation queries of the update.
+      users: Bool ``[U]``, the users to train on.
+      config: The config of the update.
     """
     record = parent.ranking_record
     if record is None or parent.config.ranking != config.ranking:
@@ -119,7 +124,7 @@ def _ranking_start(
 
 
 def _next_items(queries: Queries) -> pd.MultiIndex:
-    """The user and the first target of each query, -1 for none."""
+    """Returns the user and the first target of each query, -1 for no target."""
     has = queries.targets.lengths > 0
     first = np.full(len(queries), -1)
     first[has] = queries.targets.values[queries.targets.offsets[:-1][has]]
@@ -127,16 +132,16 @@ def _next_items(queries: Queries) -> pd.MultiIndex:
 
 
 def _changes(before: Queries, now: Queries, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What became of the training histories of some queries, one for each user.
+    """Compares the earlier and the present training histories, with one query for each user.
 
     Returns:
-      bool ``[E]``, the events of ``now`` that are not in ``before``; bool ``[U]``, the users of ``now`` with other
-      choices than before, or none before; bool ``[V]``, the users of ``before`` with other choices now, or none.
+      Bool ``[E]``, the events of ``now`` that are not in ``before``; bool ``[U]``, the users of ``now`` who had other
+      choices before, or none; bool ``[V]``, the users of ``before`` who have other choices now, or none.
     """
     row = pd.Index(before.user_ids).get_indexer(pd.Index(now.user_ids))
     was = row[now.history.row_of_value]
     known = pd.Series(before.history.row_of_value * n_items + before.history.values)
-    key = pd.Series(was * n_items + now.history.values)  # below 0 for new users
+    key = pd.Series(was * n_items + now.history.values)  # negative for new users
     new_events = ~known_occurrences(key, known)
     changed = np.array(
         [at < 0 or not np.array_equal(now.choices[user], before.choices[at]) for user, at in enumerate(row)], bool

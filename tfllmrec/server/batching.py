@@ -1,8 +1,8 @@
-"""Joins requests that come at the same time into one call of the model.
+"""Joins concurrent requests into one call of the model.
 
-While all workers are busy, and for a moment (``wait_s``) otherwise, requests wait for others that they may be joined
-with; what comes out is cut up again. An answer never depends on who else was in the batch, so only those are joined for
-which that is sure: see :class:`Joining`.
+Requests wait for others to be joined with while all workers are busy, and otherwise for a short time (``wait_s``). The
+outputs of the batch are split into the answers. An answer must never depend on the other requests of the batch, so only
+requests for which this is certain are joined: see :class:`Joining`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,36 @@ from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.tensors import STRING, Signature, Tensors
 from tfllmrec.server.work import CALL_CELLS, NO_TEXTS, TextFields, Work, check_rows, work_of
 
-#: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
+#: Inputs of signatures exported by tfllmrec whose rows may be padded without changing the answer, and their padding.
 PADDING: dict[str, Any] = {"ratings": np.nan} | dict.fromkeys(
     ("history", "exclude", "allow", "categories", "context", "event_fields", "pinned", "skip"), b""
 )
-#: The input of our own signatures whose largest value is the width of the answer.
+#: The input of signatures exported by tfllmrec whose largest value is the width of the answer.
 WIDTH = "k"
-# Joined are histories of at most so many entries, or of about one length: nobody waits for another's thousands.
+# Histories of at most this many entries are joined with each other, and longer ones with those of similar length, so
+# that no short request waits for a long one.
 SHORT = 16
 
 
 @dataclass(frozen=True)
 class Joining:
-    """What of a signature's requests may be joined.
+    """Decides which requests of a signature may be joined, and joins them.
 
-    Joinable are signatures whose every tensor has its rows, of any number, in the first dimension; requests whose other
-    dimensions are equal; and, as an answer may be as wide as the widest in the batch, models
+    All tensors of the signature must have any number of rows in their first dimension, and the other dimensions of the
+    requests must be equal. Because an answer may become as wide as the widest one in the batch, one of these must hold:
 
-    - whose outputs have fixed widths, or
-    - that are ours (``ours``): there the width follows from ``k`` and from the items to explain or rank, so the same of
-      these go together. Ids and ratings may have any width: they are filled up with what those models ignore.
+    - The outputs of the signature have fixed widths.
+    - The model was exported by tfllmrec (``ours``). Then the width of an answer follows from ``k`` and from the number
+      of items to explain or rank, and requests are joined if these are equal. Ids and ratings may have any width: they
+      are padded with values that these models ignore.
 
     Attributes:
-      catalogue, ranked, texts: items of a model of ours, those that the signature ranks, and the fields whose texts are
-        encoded, by which the work of a request is measured.
+      signature: The signature.
+      ours: Whether the model was exported by tfllmrec.
+      catalogue: The number of items of a model exported by tfllmrec; it determines the work of a request, as do the
+        following attributes.
+      ranked: The number of items that the signature orders by the ranking model.
+      texts: The fields whose texts the model encodes.
     """
 
     signature: Signature
@@ -53,13 +59,15 @@ class Joining:
     texts: TextFields = NO_TEXTS
 
     def checked(self, inputs: Tensors) -> Tensors:
-        """The inputs of a request, defaults filled in: those of a model of ours with a row for each row of the others.
+        """Checks the inputs of a request, and returns them with the defaults of omitted inputs.
+
+        The defaults of a model exported by tfllmrec are repeated for each row of the other inputs.
 
         Args:
-          inputs: may be without values, as :func:`tfllmrec.server.protos.declared` makes them.
+          inputs: The inputs; they may be placeholders without values, see :func:`tfllmrec.server.protos.declared`.
 
         Raises:
-          RequestError: as :meth:`Signature.checked`.
+          RequestError: See :meth:`Signature.checked`.
         """
         checked = self.signature.checked(inputs)
         if not self.ours:
@@ -71,14 +79,15 @@ class Joining:
         }
 
     def work(self, inputs: Tensors, max_rows: int) -> Work:
-        """The work that a request asks for.
+        """Returns the work of a request, and checks it.
 
         Args:
-          inputs: as :meth:`checked` returns them; see :func:`tfllmrec.server.work.work_of`.
-          max_rows: of a request.
+          inputs: The result of :meth:`checked`; see :func:`tfllmrec.server.work.work_of`.
+          max_rows: The largest number of rows of a request.
 
         Raises:
-          RequestError: INVALID_ARGUMENT where it is too much, or where inputs of a model of ours do not fit together.
+          RequestError: INVALID_ARGUMENT if the work is too much, or if the inputs of a model exported by tfllmrec do
+            not fit together.
         """
         work = work_of(self.signature, inputs, self.catalogue if self.ours else None, self.ranked, self.texts)
         work.check(max_rows)
@@ -87,10 +96,10 @@ class Joining:
         return work
 
     def key(self, inputs: Tensors) -> Hashable | None:
-        """Requests with the same key may be joined; ``None``: with nobody.
+        """Returns a key; requests with the same key may be joined. ``None`` if the request cannot be joined.
 
         Args:
-          inputs: as :meth:`checked` returns them.
+          inputs: The result of :meth:`checked`.
         """
         if not self._safe or len({len(tensor) if tensor.ndim else 0 for tensor in inputs.values()}) != 1:
             return None
@@ -118,7 +127,7 @@ class Joining:
         return self.ours and name in PADDING and tensor.ndim == 2
 
     def join(self, requests: Sequence[Tensors]) -> Tensors:
-        """One batch of requests with the same key, rows in order."""
+        """Joins requests with the same key into one batch, with the rows in order."""
         return {name: self._join_one(name, [request[name] for request in requests]) for name in requests[0]}
 
     def _join_one(self, name: str, tensors: list[np.ndarray]) -> np.ndarray:
@@ -134,11 +143,16 @@ class Joining:
 
 
 class _NotByRows(Exception):
-    """A model gave another number of rows than it got, whatever its signature says."""
+    """A model returned another number of rows than it was given, contrary to its signature."""
 
 
 def split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
-    """The outputs of a joined batch, for each of its requests."""
+    """Splits the outputs of a batch into those of its requests.
+
+    Args:
+      outputs: The outputs of the batch.
+      rows: The number of rows of each request.
+    """
     for tensor in outputs.values():
         if not tensor.ndim or len(tensor) != sum(rows):
             raise _NotByRows
@@ -150,9 +164,9 @@ def split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
 
 
 def put_together(parts: Sequence[Tensors]) -> Tensors:
-    """The outputs of one request of ours that was answered in parts, rows in order.
+    """Concatenates the outputs of a request that a model exported by tfllmrec has answered in parts.
 
-    A part is as wide as its largest ``k``; narrower parts are filled up as the model does it, with ``""`` or 0.
+    A part is as wide as its largest ``k``; narrower parts are padded as the model does, with ``""`` or 0.
     """
     joined = {}
     for name in parts[0]:
@@ -185,22 +199,25 @@ class _Batch:
     row_cells: int = 0
 
     def takes(self, rows: int, row_cells: int, max_rows: int) -> bool:
-        """Whether the batch stays within the limits with another request; every row becomes as wide as the widest."""
+        """Returns whether the batch stays within the limits with another request.
+
+        Each row of a batch takes as many cells as its largest row.
+        """
         rows += self.rows
         return rows <= max_rows and rows * max(self.row_cells, row_cells) <= CALL_CELLS
 
 
 class Batcher:
-    """Calls models from a few threads, with as many requests at once as may be joined.
+    """Calls models in a few threads, and joins requests into batches.
 
-    Belongs to one event loop; use it from there.
+    All calls must come from the same event loop.
 
     Args:
-      workers: calls at the same time.
-      max_rows: of a batch that is joined; a single request may have more.
-      wait_s: how long a request waits for others while a worker is free.
-      max_waiting: requests that may wait, beyond which more are refused.
-      on_batch: told the number of requests of each batch.
+      workers: The number of concurrent calls of models.
+      max_rows: The largest number of rows of a joined batch; a single request may have more.
+      wait_s: The time that a request waits for others while a worker is free.
+      max_waiting: The number of waiting requests above which further requests are refused.
+      on_batch: Called with the number of requests of each batch.
     """
 
     def __init__(
@@ -215,7 +232,8 @@ class Batcher:
         self._free = workers
         self._max_rows, self._wait_s, self._max_waiting = max_rows, wait_s, max_waiting
         self._on_batch = on_batch
-        # ``_open`` takes further requests and is in order of what is due; ``_closed`` takes none and only waits.
+        # Batches in ``_open`` accept more requests, and are in the order of their due times. Those in ``_closed`` only
+        # wait for a worker.
         self._open: dict[Hashable, _Batch] = {}
         self._closed: deque[_Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -229,15 +247,18 @@ class Batcher:
         inputs: Tensors,
         row_cells: int = 0,
     ) -> Tensors:
-        """The model's answer to one request.
+        """Returns the model's answer to one request.
 
         Args:
-          model: version and signature: only requests that have the same are joined.
-          call: batch to outputs, in a thread.
-          row_cells: of the request, see :class:`tfllmrec.server.work.Work`.
+          model: The version and the signature; only requests with the same ``model`` are joined.
+          call: Computes the outputs of a batch; called in a thread.
+          joining: Joins the requests of the signature.
+          inputs: The inputs of the request, checked.
+          row_cells: The cells of each row, see :class:`tfllmrec.server.work.Work`.
 
         Raises:
-          RequestError: UNAVAILABLE, as TF Serving has it, where too many wait; what ``call`` raises.
+          RequestError: UNAVAILABLE, as in TF Serving, if too many requests wait.
+          Exception: Any exception that ``call`` raises.
         """
         if self.waiting >= self._max_waiting:
             raise RequestError(
@@ -269,7 +290,7 @@ class Batcher:
         try:
             return await request.answer
         except asyncio.CancelledError:
-            # Gone before its turn came: nobody computes it.
+            # If the request still waits, it is removed, so that it is not computed.
             if request in batch.requests:
                 batch.requests.remove(request)
                 batch.rows -= rows
@@ -279,7 +300,7 @@ class Batcher:
             raise
 
     async def close(self) -> None:
-        """Waits for the calls that run; call it when nothing waits any more."""
+        """Waits for running calls; call it when no request waits any more."""
         if self._timer:
             self._timer.cancel()
         await asyncio.to_thread(self._pool.shutdown)
@@ -322,7 +343,7 @@ class Batcher:
             self._free += 1
             for request, answer in zip(requests, done.result(), strict=True):
                 if request.answer.done():
-                    continue  # its deadline was over, or its client gone
+                    continue  # the deadline has passed, or the client has disconnected
                 if isinstance(answer, Exception):
                     request.answer.set_exception(answer)
                 else:
@@ -335,7 +356,10 @@ class Batcher:
 def _answers(
     call: Callable[[Tensors], Tensors], joining: Joining, requests: Sequence[tuple[Tensors, int]]
 ) -> list[Tensors | Exception]:
-    """What to answer each; a batch that fails is asked again one by one, so that only who is at fault is told so."""
+    """Returns the outputs or the error of each request.
+
+    If a batch fails, its requests are computed one by one, so that only the faulty ones get an error.
+    """
     if len(requests) > 1:
         try:
             return list(split(call(joining.join([inputs for inputs, _ in requests])), [rows for _, rows in requests]))

@@ -1,4 +1,4 @@
-"""Limits of a connection that hold before its request is complete: before its path and its token are known."""
+"""Limits of a connection that apply before a request is complete, and thus before its path and token are known."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tfllmrec.client.transports import REQUEST_ID
 from tfllmrec.server import request_ids
 
-#: The most bytes of a request's line and headers, and of the trailers behind its body.
+#: Largest size of a request's line and headers, and of the trailers after its body.
 HEAD_BYTES = 64 << 10
-# The parser does not say where in its input a head begins. A head that begins where a read of the socket begins is
-# measured exactly; one that follows another request in the same read may be longer by this much.
+# The parser does not report where in its input the headers begin. If they begin at the start of a read of the socket,
+# their size is measured exactly; if they follow another request in the same read, they may exceed the limit by this.
 STEP_BYTES = 4 << 10
-#: The time in which the rest of too large headers is read and dropped. A client whose data is not read before the
-#: connection is closed may lose the answer.
+#: The time in which the rest of too large headers is read and dropped. If a client's data is not read before the
+#: connection is closed, the client may not receive the answer.
 DRAIN_S = 0.5
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that limits the size and the time of headers, and the time in which a client takes no answer.
+    """A connection that limits the size and the duration of headers, and how long a client may not read an answer.
 
-    Uvicorn has none of these limits; the application, which limits the body, is called when the headers are complete.
+    Uvicorn has none of these limits. The application, which limits the body, is called when the headers are complete.
 
     Args:
-      timeout_s: for the headers to arrive; for the rest of a request that was answered before it was complete; for the
-        client to take any byte of an answer.
-      given: arguments of uvicorn.
+      timeout_s: The time in which the headers must arrive; in which the rest of a request must arrive that was answered
+        before it was complete; and in which the client must read some bytes of an answer.
+      given: The arguments of uvicorn.
     """
 
     def __init__(self, *, timeout_s: float, **given: Any) -> None:
         super().__init__(**given)
         self._timeout_s = timeout_s
         self._in_head = True
-        # Bytes since the last end of a head or a message, or the last byte of a body.
+        # Number of bytes since the end of the last headers or message, or since the last part of a body.
         self._unused = 0
         self._too_large = False
         self._timer: asyncio.TimerHandle | None = None
@@ -90,8 +90,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers a request that the application never sees, and ends the connection."""
-        self.server_state = copy.copy(self.server_state)  # the other connections share it
+        """Answers a request that the application does not receive, and closes the connection."""
+        self.server_state = copy.copy(self.server_state)  # other connections share the original
         header = (REQUEST_ID.encode(), request_ids.fresh().encode())
         self.server_state.default_headers = [*self.server_state.default_headers, header]
         super().send_400_response(msg)
@@ -101,13 +101,13 @@ class Connection(HttpToolsProtocol):
         self._watch_writing()
 
     def _watch_writing(self) -> None:
-        """Ends the connection when the client has taken nothing of an answer for too long."""
+        """Closes the connection if the client reads nothing of an answer for ``timeout_s``."""
         if self._writing is None and (left := self.transport.get_write_buffer_size()):
             self._writing = self.loop.call_later(self._timeout_s, self._look, left, self.cycle)
 
     def _look(self, left: int, cycle: object) -> None:
         self._writing = None
-        # With another answer behind it, the same number of bytes says nothing.
+        # If another answer has been added, the number of waiting bytes does not show whether the client reads.
         if self.transport.get_write_buffer_size() < left or self.cycle is not cycle:
             self._watch_writing()
         else:
@@ -124,7 +124,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, what: str) -> None:
-        # During an answer, or after one that was given early, nothing else may be said.
+        # During an answer, or after an answer to an incomplete request, no other answer may be sent.
         answered = self.cycle is None or self.cycle.response_complete
         if self._in_head and self._unused and answered:
             self.send_400_response(what)

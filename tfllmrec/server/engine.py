@@ -1,4 +1,4 @@
-"""What both protocols ask: models, the batcher in front of them, and the figures about it."""
+"""The part of the server that both protocols use: the models, the batcher in front of them, and the metrics."""
 
 from __future__ import annotations
 
@@ -27,31 +27,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Of each body so much is not counted: small requests are answered even while large ones fill the budget.
+#: The first bytes of each body that do not count, so that small requests are answered even while large ones fill the
+#: budget.
 UNCOUNTED_BYTES = 64 << 10
-#: Up to here bodies are decoded and answers encoded in the event loop: that takes less than handing them to a thread
-#: (measured: .1 ms for 2 KB of JSON, .15 ms more in a thread).
+#: Up to this size, bodies are decoded and answers are encoded in the event loop, which is faster than in a thread
+#: (measured: 0.1 ms for 2 KB of JSON, 0.15 ms more in a thread).
 SMALL_BYTES = 4 << 10
-#: Facts on a listed item take about as long as so many bytes of JSON (measured: .3 ms for 150 items).
+#: The facts about a listed item take about as long as this many bytes of JSON (measured: 0.3 ms for 150 items).
 ITEM_BYTES = 32
-#: What a request may leave in memory before it is given back to the system.
+#: After a request with a larger body, unused memory is returned to the system.
 LARGE_BYTES = 1 << 20
 GIVE_BACK_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is taken on at once.
+    """The limits of the server.
 
     Attributes:
-      body_bytes: of a request, decompressed.
-      bodies_bytes: of all requests that are being read or answered, beyond :data:`UNCOUNTED_BYTES` of each.
-      rows: of a request; :mod:`tfllmrec.server.work` has the limits of models of ours.
-      batch_rows: that are joined into one call.
-      batch_wait_s: how long a request waits for others to be joined with while a worker is free.
-      queue: requests that may wait.
-      workers: calls of models at the same time.
-      timeout_s: of a request whose client sets no deadline, from its last byte on; as much for its body to arrive.
+      body_bytes: The size of the body of a request, both compressed and decompressed.
+      bodies_bytes: The total size of the bodies of all requests that are being read or answered, without the first
+        :data:`UNCOUNTED_BYTES` of each.
+      rows: The number of rows, or of events, of a request; :mod:`tfllmrec.server.work` has further limits for models
+        exported by tfllmrec.
+      batch_rows: The number of rows that are joined into one call.
+      batch_wait_s: The time that a request waits for others to be joined with while a worker is free.
+      queue: The number of requests that may wait.
+      workers: The number of concurrent calls of models.
+      timeout_s: The time, from its last byte on, in which a request is answered if its client sets no deadline; and the
+        time in which its body must arrive.
     """
 
     body_bytes: int = 8 << 20
@@ -65,16 +69,19 @@ class Limits:
 
 
 class Busy(RequestError):
-    """The bodies of other requests fill the budget; the client may ask again after ``retry_after_s``."""
+    """The server is busy, for example because other requests fill the budget of bodies.
+
+    The client may send the request again after ``retry_after_s`` seconds.
+    """
 
     retry_after_s = 1
 
 
 class Body:
-    """The share of one request in the budget of bodies; :meth:`Engine.body` makes it.
+    """The share of one request in the budget of bodies; :meth:`Engine.body` creates it.
 
     Args:
-      count: adds bytes to the budget, or takes them off where the number is negative; raises :class:`Busy`.
+      count: Adds bytes to the total, or subtracts them if the number is negative; raises :class:`Busy`.
     """
 
     def __init__(self, count: Callable[[int], None]) -> None:
@@ -82,10 +89,10 @@ class Body:
         self.bytes = self.counted = 0
 
     def add(self, size: int) -> None:
-        """Counts bytes that came.
+        """Counts received bytes.
 
         Raises:
-          Busy: the budget does not have them.
+          Busy: The bytes exceed the budget.
         """
         self.bytes += size
         more = max(self.bytes - UNCOUNTED_BYTES, 0) - self.counted
@@ -93,22 +100,23 @@ class Body:
         self.counted += more
 
     def drop(self) -> None:
-        """Gives back what was counted; the bytes are not kept."""
+        """Subtracts the counted bytes from the total, because they are no longer kept."""
         self._count(-self.counted)
         self.bytes = self.counted = 0
 
 
 class Engine:
-    """Answers requests once they are tensors; belongs to one event loop.
+    """Answers requests whose bodies were decoded to tensors. All calls must come from the same event loop.
 
     Args:
-      load: a version's folder to the process that answers; by default :class:`ModelProcess`. Blocks.
-      settled_s: see :data:`tfllmrec.server.versions.SETTLED_S`.
-      log: folder of the event log, if there is one.
-      exploration: of the lists that are logged; ``None``: they are not explored.
+      limits: The limits of the server.
+      load: Loads a version's folder and returns the process that answers, by default :class:`ModelProcess`. It blocks.
+      settled_s: See :data:`tfllmrec.server.versions.SETTLED_S`.
+      log: The folder of the event log; ``None`` for no log.
+      exploration: The exploration of logged lists; ``None`` for no exploration.
 
     Raises:
-      WriteError, DataError: the log cannot be opened.
+      WriteError, DataError: The log cannot be opened.
     """
 
     def __init__(
@@ -132,28 +140,30 @@ class Engine:
         self.metrics.versions(self.models.serving)
         self._intake: Intake | None = None
         if log is not None:
-            from tfllmrec.server.intake import Intake  # only here: it loads pandas
+            from tfllmrec.server.intake import Intake  # not at the top, because it loads pandas
 
             self._intake = Intake(log, self, exploration)
 
     def require_intake(self) -> Intake:
-        """What takes events.
+        """Returns the object that takes events.
 
         Raises:
-          RequestError: UNIMPLEMENTED: the server has no event log.
+          RequestError: UNIMPLEMENTED if the server has no event log.
         """
         if self._intake is None:
             raise RequestError(Code.UNIMPLEMENTED, "this server takes no events: start it with --log FOLDER")
         return self._intake
 
     def check(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> tuple[Tensors, Work]:
-        """The inputs, defaults filled in, and the work that they ask for.
+        """Checks the inputs of a request, and returns them with the defaults of omitted inputs, and their work.
 
         Args:
-          inputs: may be without values, as :func:`tfllmrec.server.protos.declared` makes them.
+          version: The version, held by the caller.
+          signature: The full name of one of its signatures.
+          inputs: The inputs; they may be placeholders without values, see :func:`tfllmrec.server.protos.declared`.
 
         Raises:
-          RequestError: what is wrong, or the limit that the request exceeds.
+          RequestError: The inputs do not fit the signature, or exceed a limit.
         """
         servable = version.servable
         assert servable is not None
@@ -162,18 +172,18 @@ class Engine:
         return checked, joining.work(checked, self.limits.rows)
 
     async def predict(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> Tensors:
-        """The outputs of a signature.
+        """Returns the outputs of a signature.
 
-        A large request to a model of ours is answered in several calls, each of which waits for its turn like a request
-        of its own.
+        A large request to a model exported by tfllmrec is answered in several calls, each of which waits in the queue
+        like a separate request.
 
         Args:
-          version: held by the caller.
-          signature: full name, one that the version has.
-          inputs: as they came; checked here.
+          version: The version, held by the caller.
+          signature: The full name of one of its signatures.
+          inputs: The inputs of the request, unchecked.
 
         Raises:
-          RequestError: what is wrong with the request, why it is refused, or what the model says.
+          RequestError: The request is invalid or refused, or the model raises an error.
         """
         servable, begun = version.servable, time.perf_counter()
         assert servable is not None
@@ -205,10 +215,11 @@ class Engine:
 
     @asynccontextmanager
     async def within(self, version: Version[ModelProcess], timeout_s: float | None = None) -> AsyncIterator[None]:
-        """Cancels the block when the deadline is over, so that no further part of it is computed.
+        """Cancels the block at the deadline, so that its remaining parts are not computed.
 
         Args:
-          timeout_s: what is left of the client's deadline; ``None``: it sets none.
+          version: The version that answers, for the message.
+          timeout_s: The time until the client's deadline; ``None`` if it sets none.
 
         Raises:
           RequestError: DEADLINE_EXCEEDED.
@@ -216,7 +227,7 @@ class Engine:
         timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
         try:
             if timeout_s <= 0:
-                raise TimeoutError  # or a worker that is free would take it
+                raise TimeoutError  # before a free worker takes the request
             async with asyncio.timeout(timeout_s):
                 yield
         except TimeoutError:
@@ -236,10 +247,13 @@ class Engine:
             body.drop()
 
     async def aside(self, size: int, work: Callable[..., T], *arguments: object) -> T:
-        """Runs ``work`` in a thread, so that other requests are answered meanwhile.
+        """Runs ``work`` in a thread, so that other requests are answered in the meantime.
 
         Args:
-          size: about how many bytes it reads or writes; where these are few, it runs at once.
+          size: The approximate number of bytes that it reads or writes; up to :data:`SMALL_BYTES`, it runs in the event
+            loop.
+          work: The function.
+          arguments: The arguments of the function.
         """
         if size > LARGE_BYTES:
             self._give_back_soon()
@@ -249,7 +263,7 @@ class Engine:
 
     @contextmanager
     def counted(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Counts a request and how it ends."""
+        """Counts the request that the block answers, with its status and its latency."""
         start, code = time.perf_counter(), Code.UNKNOWN
         try:
             yield
@@ -265,7 +279,7 @@ class Engine:
             self.metrics.request(known, api, entrypoint, code, time.perf_counter() - start)
 
     async def close(self) -> None:
-        """Waits for the calls that run, beside the loop, in which requests let go of their versions."""
+        """Waits for running calls and closes the log, without blocking the event loop, where requests still finish."""
         if self._giving_back:
             self._giving_back.cancel()
         await self._batcher.close()
@@ -274,7 +288,11 @@ class Engine:
             await asyncio.to_thread(self._intake.close)
 
     def _count(self, size: int) -> None:
-        """Adds to the bytes of bodies, or takes off where ``size`` is negative."""
+        """Adds ``size``, which may be negative, to the total size of the bodies.
+
+        Raises:
+          Busy: The total exceeds the limit.
+        """
         if size > 0 and self._bodies_bytes + size > self.limits.bodies_bytes:
             raise Busy(
                 Code.UNAVAILABLE,
@@ -284,7 +302,7 @@ class Engine:
         self._bodies_bytes += size
 
     def _give_back_soon(self) -> None:
-        """Gives memory back to the system when a large request is done; once for all that end within a second."""
+        """Returns memory to the system a second after a large request, once for all requests in this second."""
         if self._giving_back is None:
             loop = asyncio.get_running_loop()
             self._giving_back = loop.call_later(GIVE_BACK_AFTER_S, self._give_back)

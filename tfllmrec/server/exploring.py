@@ -1,7 +1,7 @@
-"""Explores tail items in the lists that a server returns, as :mod:`tfllmrec.feedback.exploration` says.
+"""Explores tail items in the lists that a server returns, with :mod:`tfllmrec.feedback.exploration`.
 
-A model is asked for more items than the client wants. The further ones, which have passed the same filters and rules,
-are the candidates.
+The server requests more items from the model than the client wants. The additional items, which have passed the same
+filters and rules, are the candidates for exploration.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from tfllmrec.server.lists import text_of
 from tfllmrec.server.tensors import STRING, Tensors
 from tfllmrec.server.work import Work
 
-#: Items that a model is asked for beyond the list; fewer where these would be too much work.
+#: Number of items that are requested in addition to the list; fewer if these are too much work.
 CANDIDATES = 100
-#: The newest shown items of a log, which are counted when the server starts.
+#: Number of newest shown items of a log that are counted when the server starts.
 COUNTED = 1_000_000
-#: Rules of a request that order a list as a whole: another item at a place would break them. So do pinned items.
+#: Rules of a request that order the list as a whole, so that another item at a position would violate them. The same
+#: holds for pinned items.
 LIST_RULES = ("diversity", "category_cap", "tail_share")
 _LARGEST_K = np.iinfo(np.int32).max - CANDIDATES
 
@@ -37,8 +38,10 @@ class Explored:
     """An answer whose lists were explored.
 
     Attributes:
-      outputs: as wide as the client asked for. propensity: float64 ``[B, K]``, of the item at each place.
-      items: how many items were explored. loss: the expected loss of all lists, in the unit of the scores.
+      outputs: The outputs, with the width that the client requested.
+      propensity: Float64 ``[B, K]``, the probability of the item at each position.
+      items: The number of explored items.
+      loss: The expected loss of all lists, in the unit of the scores.
     """
 
     outputs: Tensors
@@ -51,9 +54,9 @@ class Explorer:
     """Explores lists, and counts how often items were shown.
 
     Args:
-      settings: of the method ``uniform``.
-      log: the folder of the event log, which has the items that were shown before.
-      rng: for tests.
+      settings: The settings, with the method ``uniform``.
+      log: The folder of the event log, which contains the items that were shown before.
+      rng: The random generator; by default a new one.
     """
 
     def __init__(self, settings: Exploration, log: Path, rng: np.random.Generator | None = None) -> None:
@@ -70,20 +73,20 @@ class Explorer:
             )
 
     def count(self, exposures: Iterable[Exposure]) -> None:
-        """Counts items that were logged."""
+        """Counts logged items."""
         self._exposures.update(exposure.item_id for exposure in exposures)
 
     def deeper(self, inputs: Mapping[str, np.ndarray], work: Callable[[Tensors], Work]) -> tuple[Tensors, Work] | None:
-        """The inputs of a request with a larger ``k`` in the rows that are explored, and their work.
+        """Returns the inputs of a request with a larger ``k`` in the rows to explore, and their work.
 
-        Reasons are asked for all candidates where one of the explored places gets a reason.
+        If an explored position gets a reason, reasons are requested for all candidates of its row.
 
         Args:
-          inputs: of a signature of ours that recommends, checked.
-          work: measures inputs; raises :class:`RequestError` where they are too much work.
+          inputs: The checked inputs of a recommending signature of a model exported by tfllmrec.
+          work: Returns the work of inputs; raises :class:`RequestError` if it is too much.
 
         Returns:
-          ``None`` if no list is explored.
+          The inputs and their work; ``None`` if no list is explored.
         """
         k, reasons = inputs["k"], inputs.get("reasons")
         free = k > 0
@@ -106,11 +109,12 @@ class Explorer:
         return None
 
     def explored(self, inputs: Mapping[str, np.ndarray], outputs: Tensors) -> Explored:
-        """Explores the lists of an answer; not those whose scores do not descend, as with sponsored items.
+        """Explores the lists of an answer, except those whose scores do not descend, as with sponsored items.
 
         Args:
-          inputs: as the client sent them, checked.
-          outputs: of the inputs that :meth:`deeper` gave. Rows with the ``k`` of the client have no candidates.
+          inputs: The checked inputs of the client.
+          outputs: The outputs for the inputs that :meth:`deeper` returned. Rows with the ``k`` of the client have no
+            candidates.
         """
         ids, scores, k = outputs["item_ids"], outputs["scores"], np.maximum(inputs["k"], 0)
         rows, width = len(ids), int(min(k.max(initial=0), ids.shape[1]))
@@ -139,7 +143,14 @@ class Explorer:
 
 
 def _chosen(tensor: np.ndarray, shape: tuple[int, ...], order: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-    """What an output has at the places ``order`` int64 ``[B, K]``, if it has a value for each item."""
+    """Reorders an output with a value for each item; other outputs are returned unchanged.
+
+    Args:
+      tensor: The output.
+      shape: The shape of an output with a value for each item.
+      order: Int64 ``[B, K]``, the chosen positions.
+      beyond: Bool ``[B, K]``, the positions that are replaced by padding.
+    """
     if tensor.shape != shape:
         return tensor
     chosen = np.take_along_axis(tensor, order, axis=1)

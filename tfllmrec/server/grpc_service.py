@@ -1,4 +1,7 @@
-"""TF Serving's gRPC services, PredictionService and ModelService, and EventService; metadata have the request's id."""
+"""TF Serving's gRPC services PredictionService and ModelService, and the EventService of tfllmrec.
+
+The initial metadata of each answer contain the id of the request.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,13 @@ Reload = Callable[[Any], Awaitable[list[str]]]
 
 
 def add_services(server: grpc.aio.Server, engine: Engine, reload: Reload | None) -> None:
-    """Adds the services; ``reload`` is ``None`` if clients may not choose the models."""
+    """Adds the services to a server.
+
+    Args:
+      server: The server.
+      engine: The engine that answers.
+      reload: Changes the served models; ``None`` if clients may not choose them.
+    """
     prediction, model = _Prediction(engine), _Model(engine, reload)
     services = {
         "tensorflow.serving.PredictionService": {
@@ -49,10 +58,12 @@ def add_services(server: grpc.aio.Server, engine: Engine, reload: Reload | None)
 
 
 def _handler(answer: Callable[[Any, float | None], Awaitable[Any]], request: str) -> grpc.RpcMethodHandler:
-    """Answers requests of one message type.
+    """Returns a handler for requests of one message type.
 
     Args:
-      answer: a request and the seconds that its client still waits, or ``None``, to the response.
+      answer: Returns the response to a request; it is called with the request and with the number of seconds until the
+        client's deadline (``None`` for no deadline).
+      request: The name of the message type.
     """
 
     async def handle(message: Any, context: Any) -> Any:
@@ -96,7 +107,7 @@ class _Prediction:
             name, signature = signature_of(version.servable.signatures, spec.signature_name, Code.FAILED_PRECONDITION)
             names = list(request.output_filter)
             signature.check_filter(names)
-            # Before anything is expanded: a few bytes may declare a tensor of any size.
+            # Checked before any tensor is expanded, because a few bytes may declare a tensor of any size.
             shapes = {key: declared(key, proto, limit) for key, proto in request.inputs.items()}
             engine.check(version, name, shapes)
             size = max(body.bytes, sum(shape.nbytes for shape in shapes.values()))
@@ -148,7 +159,7 @@ class _Model:
                 "change its models.config or folder",
             )
         try:
-            # Shielded: a reload is done as a whole, even if the client does not wait for its end.
+            # Shielded, so that a reload is completed even if the client does not wait for it.
             config = model_server_config_pb2.ModelServerConfig.FromString(request.config)
             unmoved = await asyncio.shield(asyncio.ensure_future(self._reload(config)))
         except (ConfigError, DecodeError) as error:
@@ -176,9 +187,9 @@ class _Events:
 
 
 class WithRequestId(grpc.aio.ServerInterceptor):
-    """Sends the id of the call before its answer or error, also where there is no such method.
+    """Sends the id of the call before its answer or error, even if the method does not exist.
 
-    What gRPC itself refuses, such as a message that is too large, has no id.
+    Calls that gRPC itself refuses, such as those with a too large message, get no id.
     """
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
@@ -193,7 +204,7 @@ class WithRequestId(grpc.aio.ServerInterceptor):
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Lets only those in that send ``authorization: Bearer TOKEN`` with the call."""
+    """Refuses calls without the metadata ``authorization: Bearer TOKEN``."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
@@ -224,7 +235,11 @@ def _response(outputs: Tensors, model_spec: Any) -> Any:
 
 
 def _asked(request: Any) -> tuple[str, int | None, str | None]:
-    """Name, version and label of the model that a request means."""
+    """Returns the name, the version and the label of the model that a request names.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT if the request names no model.
+    """
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     spec = request.model_spec

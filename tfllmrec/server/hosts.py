@@ -1,7 +1,7 @@
-"""Refuses requests that web pages of other sites make a browser send.
+"""Refuses requests that a browser sends for web pages of other sites.
 
-Even a server that listens only on the loopback address can be reached by a browser on the same machine, and so by the
-pages open in it: by a request to ``localhost``, whose ``Origin`` is the page's, or through a name of the page's own
+A browser on the same machine can reach even a server that listens only on the loopback address, and so can the pages
+open in it: by a request to ``localhost``, whose ``Origin`` is that of the page, or through a name of the page's own
 site that resolves to 127.0.0.1 (DNS rebinding), which is then the ``Host``. Programs such as curl send no ``Origin``.
 """
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tfllmrec.errors import ConfigError
 
-#: The names of the own machine.
+#: The names of the local machine.
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d*)?", re.IGNORECASE | re.ASCII)
 
@@ -25,11 +25,11 @@ class KnownHosts:
     """Answers 403 unless the request's ``Host`` and ``Origin``, if present, name this server; any port is accepted.
 
     Args:
-      app: called with all other requests.
-      hosts: names and addresses of this server beside ``LOOPBACK``, without a port.
+      app: The application that answers all other requests.
+      hosts: Names and addresses of this server in addition to ``LOOPBACK``, without a port.
 
     Raises:
-      ConfigError: one of ``hosts`` is neither a name nor an address.
+      ConfigError: One of ``hosts`` is neither a name nor an address.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:

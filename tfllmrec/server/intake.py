@@ -1,4 +1,4 @@
-"""Takes events into the log, and logs the lists that were recommended, both off the path of other requests."""
+"""Writes events and recommended lists to the event log, without delaying other requests."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ if TYPE_CHECKING:
     from tfllmrec.server.model_process import ModelProcess
     from tfllmrec.server.versions import Version
 
-#: Signatures that recommend, and others whose answers are lists for a user -> the policy under which they are logged.
+#: For each signature that recommends (``RECOMMENDING``), or whose answers are lists for a user (``POLICIES``): the name
+#: of the policy under which its lists are logged.
 RECOMMENDING = {DEFAULT_SIGNATURE: "recommend", **{name: name for name in ("recommend", "recommend_full")}}
 POLICIES = {**RECOMMENDING, **{name: name for name in ("search", "search_full", "search_tokens")}}
-#: Shown items whose events are counted: those of the most recently logged lists.
+#: Largest number of shown items to which events are assigned; they are those of the most recently logged lists.
 RECENT_ITEMS = 100_000
 _weight = lru_cache(1000)(kind_weight)
 
 
 class DiskFull(Busy):
-    """The log cannot be written; the client may send the events again, best not at once."""
+    """The log cannot be written; the client should send the events again after ``retry_after_s``."""
 
     retry_after_s = 10
 
@@ -52,12 +53,12 @@ class Intake:
     """The event log of a server.
 
     Args:
-      folder: of the log.
-      engine: for its limits, its metrics and its threads.
-      exploration: of the lists that are logged; ``None``: they are not explored.
+      folder: The folder of the log.
+      engine: The engine whose limits, metrics and threads are used.
+      exploration: The exploration of logged lists; ``None`` for no exploration.
 
     Raises:
-      WriteError, DataError: as :class:`~tfllmrec.feedback.event_log.EventLog`.
+      WriteError, DataError: See :class:`~tfllmrec.feedback.event_log.EventLog`.
     """
 
     def __init__(self, folder: Path, engine: Engine, exploration: Exploration | None = None) -> None:
@@ -69,16 +70,17 @@ class Intake:
         engine.metrics.log(self._writer.log.size)
 
     async def take(self, size: int, read: Callable[[], list[Any]], timeout_s: float | None = None) -> Receipt:
-        """Writes the events of a request; when it returns, they are on the disk.
+        """Writes the events of a request, and returns when they are on the disk.
 
         Args:
-          size: bytes of the request. read: its events, by :meth:`of_document` or :meth:`of_lines`; may run in a thread.
-          timeout_s: what is left of the client's deadline; ``None``: it sets none.
+          size: The size of the request in bytes.
+          read: Returns the events, with :meth:`of_document` or :meth:`of_lines`; may be called in a thread.
+          timeout_s: The time until the client's deadline; ``None`` if it sets none.
 
         Raises:
-          RequestError: INVALID_ARGUMENT: too many events; DEADLINE_EXCEEDED.
-          DiskFull: the log cannot be written, or is damaged.
-          Busy: too many requests wait for it.
+          RequestError: INVALID_ARGUMENT if the request is malformed or has too many events; DEADLINE_EXCEEDED.
+          DiskFull: The log cannot be written, or is damaged.
+          Busy: Too many requests wait for the log.
         """
         try:
             receipt = await self._take(size, read, timeout_s)
@@ -103,16 +105,16 @@ class Intake:
                 f"the events were not written within {timeout_s:.3g} s: send them again; those that are in the log "
                 "count as duplicates",
             ) from None
-        except TfllmrecError:  # its text names files of this machine; the server's log has it
+        except TfllmrecError:  # its text names files of this machine, and is only in the server's log
             raise DiskFull(
                 Code.UNAVAILABLE, "the event log cannot be written: no event of this request was taken; try again later"
             ) from None
 
     def of_document(self, content: bytes) -> list[Any]:
-        """The events of ``{"events": [...]}``.
+        """Returns the events of a JSON document ``{"events": [...]}``.
 
         Raises:
-          RequestError: INVALID_ARGUMENT: the body is no such document, or has too many events.
+          RequestError: INVALID_ARGUMENT if the body is not such a document, or has too many events.
         """
         events = json_tensors.parse(content).get("events")
         if not isinstance(events, list):
@@ -123,10 +125,10 @@ class Intake:
         return self._bounded(events)
 
     def of_lines(self, lines: Iterable[bytes]) -> list[Any]:
-        """The events of JSON objects; one that cannot be read takes its place as :class:`Unreadable`.
+        """Returns the events of lines of JSON; an unreadable line is represented by :class:`Unreadable`.
 
         Raises:
-          RequestError: INVALID_ARGUMENT: too many lines; none is parsed then.
+          RequestError: INVALID_ARGUMENT if there are too many lines; then no line is parsed.
         """
         events: list[Any] = []
         for line in self._bounded(lines):
@@ -144,11 +146,12 @@ class Intake:
         return found
 
     def explorer(self, version: Version[ModelProcess], signature: str) -> Explorer | None:
-        """What explores the lists of a version's signature; ``None``: nothing does."""
+        """Returns the explorer of the lists of a version's signature; ``None`` if they are not explored."""
         assert version.servable is not None
         if self._explorer is None or signature not in RECOMMENDING or not version.servable.joining[signature].ours:
             return None
-        # Looked up at each request: rules change while a version answers. Sponsored items belong at certain places.
+        # Lists with sponsored items are not explored, because these have fixed positions. Checked for each request,
+        # because rules change while a version is served.
         return None if _places_items(version.folder / ASSETS / RULES) else self._explorer
 
     def shown(
@@ -160,17 +163,23 @@ class Intake:
         outputs: Tensors,
         propensity: np.ndarray | None = None,
     ) -> None:
-        """Queues the lists of an answer for the log; a full queue counts their items as dropped.
+        """Queues the lists of an answer for the log; if the queue is full, their items are counted as dropped.
 
         Args:
-          propensity: float64 ``[B, K]``, of the item at each place; ``None``: nothing was drawn.
+          version: The version that answered.
+          signature: The name of the signature.
+          lists: Facts about the lists.
+          inputs: The inputs of the request.
+          outputs: The outputs of the answer.
+          propensity: Float64 ``[B, K]``, the probability of the item at each position; ``None`` if no item was drawn
+            at random.
         """
         policy = POLICIES.get(signature)
         if policy is None:
-            return  # no list for a user
+            return  # the answer is not a list for a user
         assert version.servable is not None
         item_ids = outputs["item_ids"]
-        items = max(item_ids.size, len(item_ids))  # an empty list has a row in the log, too
+        items = max(item_ids.size, len(item_ids))  # the log has a row for an empty list, too
         make = partial(
             answered,
             request_ids.request_id.get(), time.time(), version.model, version.number, policy, item_ids,
@@ -180,7 +189,7 @@ class Intake:
             self._engine.metrics.dropped(items)
 
     def _committed(self, commit: Commit) -> None:
-        """Counts a write of the log, and which shown items its events followed."""
+        """Counts a write of the log, and the shown items to which its events belong."""
         self._recent.add(commit.exposures)
         if self._explorer is not None:
             self._explorer.count(commit.exposures)
@@ -192,16 +201,20 @@ class Intake:
         self._engine.metrics.commit(commit, used)
 
     def close(self) -> None:
-        """Writes what is queued."""
+        """Writes the queued events and lists, and closes the log."""
         self._writer.close()
 
 
 class Recent:
-    """Finds the shown items that events belong to, among those of the lists that were logged last."""
+    """Finds the shown items to which events belong, among the most recently logged lists.
+
+    Args:
+      most: The largest number of items, and of lists, that are kept.
+    """
 
     def __init__(self, most: int) -> None:
         self._most, self._items = most, 0
-        # The request's id -> item -> model, version, policy; without the items that an event was counted for.
+        # Request id -> item id -> model, version, policy; without the items for which an event was counted.
         self._lists: OrderedDict[str, dict[str, tuple[str, str, str]]] = OrderedDict()
 
     def add(self, exposures: Iterable[Exposure]) -> None:
@@ -213,14 +226,14 @@ class Recent:
             self._items -= len(self._lists.popitem(last=False)[1])
 
     def take(self, request_id: str, item_id: str) -> list[tuple[str, str, str]]:
-        """Model, version and policy of an item that was shown; nothing if it was not, or was taken before."""
+        """Returns model, version and policy of a shown item, once; an empty list if it is not known or was taken."""
         found = self._lists.get(_base(request_id), {}).pop(item_id, None)
         self._items -= found is not None
         return [] if found is None else [found]
 
 
 def _places_items(rules: Path) -> bool:
-    """As :func:`places_items`, which reads the file again when it was replaced."""
+    """Returns the cached result of :func:`places_items`, which reads the file again only after it was replaced."""
     try:
         found = rules.stat()
     except OSError:
@@ -234,7 +247,7 @@ def _read_places_items(rules: Path, state: tuple[int, ...]) -> bool:
 
 
 def _base(request_id: str) -> str:
-    """The request's id of a list: of ``REQUEST/0``, ``REQUEST``."""
+    """Returns the request id of a list id, such as ``REQUEST`` for ``REQUEST/0``."""
     base, _, row = request_id.rpartition("/")
     return base if row.isdigit() else request_id
 
@@ -251,16 +264,22 @@ def answered(
     fields: frozenset[str] = frozenset(),
     propensity: np.ndarray | None = None,
 ) -> Answered:
-    """What is logged of an answer: the items of its lists, and what each list was requested with.
+    """Returns the log records of an answer: one for each shown item, and one for each list.
 
-    Lists of a request with several rows have the request's id with ``/0``, ``/1``, ... behind it.
+    The lists of a request with several rows have the request id followed by ``/0``, ``/1``, ...
 
     Args:
-      item_ids: object ``[B, K]``, bytes, padded with ``b""``.
-      context: object ``[B, C]`` or ``[1, C]``, bytes, see :func:`tfllmrec.server.lists.entries_of`; an entry
+      request_id: The id of the request.
+      time_s: The time of the answer, in seconds since 1970.
+      model: The name of the model.
+      version: The number of the version.
+      policy: The policy under which the lists are logged.
+      item_ids: Object ``[B, K]``, bytes, padded with ``b""``.
+      context: Object ``[B, C]`` or ``[1, C]``, bytes, see :func:`tfllmrec.server.lists.entries_of`; an entry
         ``user_id=ID`` names the user of its row.
-      lists: of the answer. fields: of the context that may be logged.
-      propensity: float64 ``[B, K]``, of the item at each place; ``None``: 1.
+      lists: Facts about the lists.
+      fields: The fields of the context that may be logged.
+      propensity: Float64 ``[B, K]``, the probability of the item at each position; ``None`` for 1.
     """
     shown, requests = [], []
     propensity = np.ones(item_ids.shape) if propensity is None else propensity

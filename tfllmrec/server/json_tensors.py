@@ -1,9 +1,10 @@
-"""TF Serving's JSON: a ``:predict`` body to tensors, tensors to its answer.
+"""Converts TF Serving's JSON: the body of a ``:predict`` request to tensors, and the tensors of an answer to JSON.
 
-The rules are those of TF Serving's REST API (and of its ``json_tensor.cc``): ``instances`` is a list with one object a
-row, ``inputs`` has one tensor a name; a model with a single input may do without its name. Lists must be rectangular.
-Binary strings are ``{"b64": "..."}``. Numbers are not converted where something would be lost: no ``1.5`` for an int32,
-no ``true`` for a float. ``NaN`` and ``Infinity`` are written bare, as in JavaScript.
+The rules are those of TF Serving's REST API (and of its ``json_tensor.cc``): ``instances`` is a list with an object for
+each row, ``inputs`` has a tensor for each name. For a model with a single input, the name may be omitted. Lists must be
+rectangular. Binary strings are ``{"b64": "..."}``. Numbers are not converted if this would lose information: ``1.5`` is
+not accepted for an int32, nor ``true`` for a float. ``NaN`` and ``Infinity`` are written without quotes, as in
+JavaScript.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tfllmrec.client.status import Code, RequestError, invalid
 from tfllmrec.server.tensors import STRING, Tensors, TensorSpec, name_of
 
 JSON_TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
-# Bits of the mantissa, and the largest value: beyond either a number would be stored as another one.
+# The number of bits of the mantissa (for integers) and the largest value; larger numbers could not be stored exactly.
 FLOATS = {
     "float16": (11, 65504.0),
     "bfloat16": (8, 3.3895314e38),
@@ -33,20 +34,20 @@ FLOATS = {
 }
 SHOWN_CHARACTERS = 80
 MAX_RANK = 64  # numpy's
-#: Values that are written without a break: a few milliseconds, in which no other thread has its turn.
+#: Number of values that are written in one step, which takes a few milliseconds, during which no other thread runs.
 VALUES_AT_ONCE = 1 << 14
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The body of a request as an object.
+    """Parses the body of a request to an object.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where it is no UTF-8, no JSON, or no object.
+      RequestError: INVALID_ARGUMENT if the body is not UTF-8, not JSON, or not an object.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
-    # A document has no circles to collect. Looking for them while millions of lists are made takes several times as
-    # long as making the lists, and no other thread runs meanwhile.
+    # A document has no reference cycles. Searching for them while millions of lists are created takes several times as
+    # long as creating the lists, and no other thread runs in the meantime.
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -55,7 +56,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
     except RecursionError:
         raise invalid("JSON Parse error: too deeply nested") from None
-    except ValueError as error:  # no UTF-8, or a whole number of thousands of digits
+    except ValueError as error:  # not UTF-8, or an integer with thousands of digits
         raise invalid(f"JSON Parse error: {error}") from None
     finally:
         if collects:
@@ -66,10 +67,10 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def _float(text: str) -> float:
-    """A number with a point or an exponent; ``Infinity``, which is a word of its own, does not come here.
+    """Parses a number with a point or an exponent; not called for ``Infinity``.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where no float64 is as large.
+      RequestError: INVALID_ARGUMENT if the number is too large for a float64.
     """
     number = float(text)
     if math.isinf(number):
@@ -79,7 +80,11 @@ def _float(text: str) -> float:
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
-    """``signature_name``, or ``""`` where there is none."""
+    """Returns the ``signature_name`` of a document, or ``""`` if there is none.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT if it is not a string.
+    """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(
@@ -89,15 +94,15 @@ def signature_name(document: Mapping[str, Any]) -> str:
 
 
 def decode(document: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> tuple[Tensors, bool]:
-    """The tensors of a request, and whether it has them by rows (``instances``).
+    """Returns the tensors of a request, and whether they are given by rows (``instances``).
 
     Args:
-      document: from :func:`parse`.
-      specs: the inputs of the signature.
+      document: The result of :func:`parse`.
+      specs: The inputs of the signature.
 
     Raises:
-      RequestError: INVALID_ARGUMENT naming the value, row and input that are wrong; UNIMPLEMENTED for a type that JSON
-        cannot carry.
+      RequestError: INVALID_ARGUMENT if the document is invalid (the message names the value, the row and the input);
+        UNIMPLEMENTED for a type that JSON cannot represent.
     """
     if "instances" in document and "inputs" in document:
         raise invalid("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
@@ -109,14 +114,19 @@ def decode(document: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> tupl
 
 
 def encode(outputs: Tensors, rows: bool) -> bytes:
-    """The answer: ``{"predictions": [...]}`` by rows, ``{"outputs": ...}`` by columns.
+    """Encodes an answer: ``{"predictions": [...]}`` by rows, ``{"outputs": ...}`` by columns.
 
-    Strings are written as text; as ``{"b64": ...}`` where the output's name ends in ``_bytes``, and, which TF Serving
-    does not do, where they are no UTF-8 and would make the answer unreadable. float32 is written with as few digits as
-    tell it from its neighbours.
+    Strings are written as text, but as ``{"b64": ...}`` if the name of the output ends in ``_bytes``. A string that is
+    not UTF-8, with which TF Serving's answer would be unreadable, is written as ``{"b64": ...}``, too. A float32 is
+    written with the fewest digits that distinguish it from its neighbours.
+
+    Args:
+      outputs: The outputs by name.
+      rows: Whether to encode by rows.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where rows are asked for and the outputs do not have one size of batch.
+      RequestError: INVALID_ARGUMENT if ``rows`` is set and the outputs do not have the same number of rows, or if an
+        output has a type that JSON cannot represent.
     """
     if not rows:
         texts = {name: _text_of(name, tensor) for name, tensor in outputs.items()}
@@ -139,7 +149,7 @@ def encode(outputs: Tensors, rows: bool) -> bytes:
 
 
 def _text_of(name: str, tensor: np.ndarray) -> str:
-    """A tensor as JSON, written in steps of :data:`VALUES_AT_ONCE`: other threads have their turn in between."""
+    """Writes a tensor as JSON, in steps of :data:`VALUES_AT_ONCE` values, between which other threads may run."""
     if tensor.size <= VALUES_AT_ONCE:
         return _dump(_plain(name, tensor))
     each = tensor.size // len(tensor)
@@ -151,7 +161,7 @@ def _text_of(name: str, tensor: np.ndarray) -> str:
 
 
 def _text_of_rows(outputs: Tensors) -> Iterator[str]:
-    """The rows of several outputs as JSON objects, several in a text."""
+    """Yields texts of JSON objects separated by commas, one object for each row of the outputs."""
     rows = len(next(iter(outputs.values())))
     each = sum(tensor.size for tensor in outputs.values()) // max(rows, 1)
     if each > VALUES_AT_ONCE:
@@ -167,7 +177,7 @@ def _text_of_rows(outputs: Tensors) -> Iterator[str]:
 
 
 def _object(texts: Mapping[str, str]) -> str:
-    """A JSON object of values that are JSON already."""
+    """Writes a JSON object whose values are already encoded."""
     return f"{{{','.join(f'{_dump(name)}:{text}' for name, text in texts.items())}}}"
 
 
@@ -202,7 +212,7 @@ def _rows(instances: Any, specs: Mapping[str, TensorSpec]) -> Tensors:
 
 
 def _stacked(values: list[Any], name: str, spec: TensorSpec, key: str) -> np.ndarray:
-    """One tensor of a column of rows; which row is at fault is looked for only when one is."""
+    """Stacks the values of an input, one for each row; the rows are checked one by one only to find the faulty one."""
     try:
         return _tensor(values, name, spec)
     except RequestError as whole:
@@ -236,7 +246,10 @@ def _columns(inputs: Any, specs: Mapping[str, TensorSpec]) -> Tensors:
 
 
 def _tensor(value: Any, name: str, spec: TensorSpec) -> np.ndarray:
-    """A rectangular nest of lists to an array; the first element of each level says how long its lists are."""
+    """Converts nested lists to an array.
+
+    The first list of each level determines the length of all lists of the level.
+    """
     shape: list[int] = []
     level = value
     while isinstance(level, list):
@@ -310,7 +323,7 @@ def _bytes(leaf: str | dict[str, Any], name: str) -> bytes:
             return leaf.encode()
         if _is_object(leaf):
             raise invalid(f"Input {name}: JSON Value: {_shown(leaf)} not formatted correctly for base64 data")
-        # Alphabet of URLs and missing padding are taken too.
+        # The URL-safe alphabet and missing padding are accepted, too.
         text = leaf["b64"].replace("-", "+").replace("_", "/").rstrip("=")
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -319,12 +332,12 @@ def _bytes(leaf: str | dict[str, Any], name: str) -> bytes:
 
 
 def _is_object(value: Any) -> bool:
-    """An object with names, and not one that stands for bytes."""
+    """Returns whether a value is an object with names, and not one that represents bytes (``{"b64": ...}``)."""
     return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
 def _plain(name: str, tensor: np.ndarray) -> Any:
-    """Nested lists of what JSON has."""
+    """Converts a tensor to nested lists of JSON values."""
     if tensor.dtype == STRING:
         as_bytes = name.endswith("_bytes")
         plain = np.empty(tensor.size, STRING)
@@ -333,7 +346,8 @@ def _plain(name: str, tensor: np.ndarray) -> Any:
     if tensor.dtype.name in FLOATS:
         if tensor.dtype.name == "bfloat16":
             tensor = tensor.astype(np.float32)
-        # By way of its own shortest decimal; as float64 right away, 0.1 would become 0.10000000149011612.
+        # Converted by way of the shortest decimal text, because a direct conversion to float64 would turn 0.1 into
+        # 0.10000000149011612.
         return (tensor if tensor.dtype == np.float64 else tensor.astype("U").astype(np.float64)).tolist()
     if tensor.dtype.kind not in "iub":
         raise invalid(f"Failed to write JSON value for tensor type: {tensor.dtype.name} of output {name}; use gRPC")
@@ -354,7 +368,7 @@ def _dump(document: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The beginning of a value as JSON; of a large one only the beginning is written at all."""
+    """Returns the first :data:`SHOWN_CHARACTERS` characters of a value as JSON, without encoding the rest."""
     if isinstance(value, int) and abs(value) > 1 << 64:
         return f"a whole number of {value.bit_length()} bits"
     text = ""

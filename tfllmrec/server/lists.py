@@ -1,4 +1,7 @@
-"""Facts on the lists of an answer, for metrics and for the log: lengths, scores, unknown ids, strata; numpy alone."""
+"""Facts about the lists of an answer, for metrics and for the log: lengths, scores, unknown ids and strata.
+
+Needs only numpy, except for :meth:`Items.of` and :func:`letters_and_script`.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,25 @@ from tfllmrec.server.tensors import Tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The strata of items; *unknown* where an export does not say, or the model is of another kind.
+#: The strata of items; *unknown* if an export does not contain them, or the model was not exported by tfllmrec.
 STRATA = ("head", "tail", "cold", "unknown")
-#: Fields of a request that are logged, and letters of each.
+#: Largest number of fields of a request that are logged, and of characters of each.
 MOST_FIELDS, MOST_LETTERS = 16, 64
 _USER = f"{USER}=".encode()
 
 
 @dataclass(frozen=True)
 class Lists:
-    """The lists of an answer, a row each.
+    """Facts about the B lists of an answer.
 
     Attributes:
-      listed, unknown_ids: int64 ``[B]``: items of the list, unknown ids.
-      history_ids: int64 ``[B]``, ids of the history; ``None`` where the request has none, as for similar items.
-      best_score, mean_score: float64 ``[B]``; NaN where the list is empty or has no scores.
-      texts: the free texts, bytes; empty without any.
-      strata: how many items of all lists are of each stratum.
+      listed: Int64 ``[B]``, the number of items of each list.
+      history_ids: Int64 ``[B]``, the number of ids in each history; ``None`` if the request has no histories, as for
+        similar items.
+      unknown_ids: Int64 ``[B]``, the number of unknown ids of each row.
+      best_score, mean_score: Float64 ``[B]``; NaN if a list is empty or has no scores.
+      texts: The texts that were searched for, bytes; empty if there are none.
+      strata: The number of items of all lists in each stratum.
     """
 
     listed: np.ndarray
@@ -46,9 +51,14 @@ class Lists:
 
 
 def lists_of(inputs: Tensors, outputs: Tensors, about: Items) -> Lists | None:
-    """The facts on an answer; ``None`` where it has no lists of items.
+    """Returns the facts about the lists of an answer; ``None`` if it has no lists of items.
 
-    Inputs and outputs of another type or shape, as a model of another kind may have them, count as absent.
+    Inputs and outputs with an unexpected type or shape, which other models may have, are ignored.
+
+    Args:
+      inputs: The inputs of the request.
+      outputs: The outputs of the answer.
+      about: The strata of the model's items.
     """
     items = outputs.get("item_ids")
     if items is None or items.dtype != object or items.ndim != 2:
@@ -79,11 +89,15 @@ def lists_of(inputs: Tensors, outputs: Tensors, about: Items) -> Lists | None:
 
 @dataclass(frozen=True)
 class Items:
-    """The strata of a model's items, and the fields of a request that may be logged; about nine bytes an item.
+    """The strata of a model's items, and the fields of a request that may be logged.
+
+    An item takes about nine bytes.
 
     Attributes:
-      digests: uint64 ``[N]``, ascending, of the ids. codes: uint8 ``[N]``, places in :data:`STRATA`.
-      fields: names of the request's categories and numbers. Texts, ids and the fields of users are never logged.
+      digests: Uint64 ``[N]``, the digests of the ids in ascending order.
+      codes: Uint8 ``[N]``, the indices of the strata in :data:`STRATA`.
+      fields: The names of the categorical and numeric fields of requests. Texts, ids and the fields of users are never
+        logged.
     """
 
     digests: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -92,8 +106,13 @@ class Items:
 
     @classmethod
     def of(cls, version: Path, manifest: Mapping[str, Any]) -> Items:
-        """Of the folder of a version; without strata where it was exported before these were written."""
-        import pyarrow.parquet  # the process of a model has it; the server's does without
+        """Reads the folder of a version; the result has no strata if the export does not contain them.
+
+        Args:
+          version: The folder of the version.
+          manifest: Its manifest.
+        """
+        import pyarrow.parquet  # loaded only in the process of a model, and not in that of the server
 
         from tfllmrec.serving.layout import EXTRA, ITEMS
 
@@ -113,7 +132,7 @@ class Items:
         return cls(digests[order], codes[order], fields)
 
     def strata(self, ids: Iterable[bytes]) -> Counter[str]:
-        """How many of the ids are of each stratum."""
+        """Returns the number of ids in each stratum."""
         wanted = _digests(ids)
         if not len(self.digests):
             return Counter({STRATA[-1]: len(wanted)} if len(wanted) else {})
@@ -123,16 +142,20 @@ class Items:
 
 
 def _digests(ids: Iterable[bytes]) -> np.ndarray:
-    """uint64 ``[N]``. Ids of a million items collide with a probability below one in 30 million."""
+    """Returns the digests of ids, uint64 ``[N]``.
+
+    Among a million ids, the probability of a collision is below 1 in 30 million.
+    """
     return np.frombuffer(b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in ids), np.uint64)
 
 
 def entries_of(context: np.ndarray | None, rows: int) -> list[list[bytes]]:
-    """The entries ``name=value`` of each row.
+    """Returns the entries ``name=value`` of each row.
 
     Args:
-      context: object ``[B, C]`` or ``[1, C]``, bytes. Of any other type or shape, as a model of another kind may have
-        it, it has no entries.
+      context: Object ``[B, C]`` or ``[1, C]``, bytes. If it has another type or shape, which other models may have,
+        there are no entries.
+      rows: B.
     """
     if context is None or context.dtype != object or context.ndim != 2 or len(context) not in (1, rows):
         return [[]] * rows
@@ -141,12 +164,12 @@ def entries_of(context: np.ndarray | None, rows: int) -> list[list[bytes]]:
 
 
 def user_of(entries: Iterable[bytes]) -> str | None:
-    """The value of the entry ``user_id=ID``; ``None`` without one."""
+    """Returns the value of the entry ``user_id=ID``; ``None`` if there is none."""
     return next((text_of(entry.partition(b"=")[2]) for entry in entries if entry.startswith(_USER)), None) or None
 
 
 def context_of(entries: Iterable[bytes], fields: frozenset[str]) -> str | None:
-    """The entries that may be logged as one JSON object, at most :data:`MOST_FIELDS`; ``None`` without any."""
+    """Returns the entries that may be logged, at most :data:`MOST_FIELDS`, as a JSON object; ``None`` without any."""
     kept: dict[str, str] = {}
     for entry in entries:
         name, _, value = text_of(entry).partition("=")
@@ -156,15 +179,15 @@ def context_of(entries: Iterable[bytes], fields: frozenset[str]) -> str | None:
 
 
 def letters_and_script(text: bytes) -> tuple[int | None, str | None]:
-    """The length of a free text, and the script of most of its first :data:`MOST_LETTERS` letters."""
+    """Returns the length of a text, and the most frequent script of its first :data:`MOST_LETTERS` characters."""
     plain = text_of(text)
     if not plain:
         return None, None
-    from tfllmrec.data.cleaning.scripts import scripts_of  # it loads pandas, which only a log needs
+    from tfllmrec.data.cleaning.scripts import scripts_of  # not at the top: it loads pandas, which only a log needs
 
     return len(plain), next(iter(scripts_of([plain[:MOST_LETTERS]])), "none")
 
 
 def text_of(value: bytes) -> str:
-    """Bytes as text that the log can keep."""
+    """Decodes bytes to text that can be stored in the log; replaces invalid characters and NUL."""
     return value.decode(errors="replace").replace("\0", "�")

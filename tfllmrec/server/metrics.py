@@ -1,4 +1,4 @@
-"""Prometheus metrics of the server, under TF Serving's names where TF Serving has such a metric."""
+"""Prometheus metrics of the server; metrics that TF Serving has too have the same names."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ BATCH_BUCKETS = [2**n for n in range(11)]
 WRITE_BUCKETS = [0.0001 * 2**n for n in range(18)]
 ANSWER_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 LENGTH_BUCKETS = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500]
-#: Versions of all models whose series are kept, the most recently used ones; those that are served are always kept.
-#: Kinds of events that have a series, the first ones; further kinds are under *other*.
+#: Number of most recently used versions, of all models, whose series are kept; the series of served versions are always
+#: kept. Number of kinds of events that have their own series (the first ones); other kinds are counted under *other*.
 MOST_VERSIONS, MOST_KINDS = 8, 20
 _OF_VERSION = ["model_name", "version"]
 _OF_LIST = [*_OF_VERSION, "signature"]
@@ -37,7 +37,7 @@ disable_created_metrics()  # they would double the number of series
 
 
 class _RequestCount(Collector):
-    """A counter whose name does not end in ``_total``: TF Serving's name, which dashboards expect."""
+    """A counter whose name does not end in ``_total``, because dashboards expect TF Serving's name."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -50,7 +50,7 @@ class _RequestCount(Collector):
 
 
 class _Versions(Collector):
-    """The versions that answer, and their labels."""
+    """The available versions, and their labels."""
 
     def __init__(self, serving: Callable[[], Iterable[tuple[str, int, list[str]]]]) -> None:
         self._serving = serving
@@ -68,7 +68,11 @@ class _Versions(Collector):
 
 
 class Metrics:
-    """Counts and latencies of one server."""
+    """Counts and latencies of one server.
+
+    Args:
+      waiting: Returns the number of requests that wait for a worker.
+    """
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self._by_version: list[Any] = []
@@ -107,7 +111,7 @@ class Metrics:
             "tfllmrec_events", "Events that clients sent, by what became of them.", ["outcome"], registry=self._registry
         )
         for outcome in ("accepted", "duplicate", "refused"):
-            self._events.labels(outcome)  # from 0 on, or the first one would be no increase
+            self._events.labels(outcome)  # creates the series at 0, so that the first event counts as an increase
         self._late = PrometheusCounter(
             "tfllmrec_events_late", "Events that came over an hour after they happened.", registry=self._registry
         )
@@ -180,14 +184,14 @@ class Metrics:
     def _versioned(
         self, kind: Any, name: str, help: str, labels: list[str], buckets: list[float] | list[int] | None = None
     ) -> Any:
-        """A metric whose series of versions that are not used any more are dropped."""
+        """Creates a metric whose series are dropped for versions that are no longer used."""
         more = {} if buckets is None else {"buckets": buckets}
         made = kind(name, help, labels, registry=self._registry, **more)
         self._by_version.append(made)
         return made
 
     def _touch(self, model: str, version: str) -> bool:
-        """Remembers that a version is used; whether it is a new one."""
+        """Records that a version is used, and returns whether it is new."""
         known = self._known_versions
         with self._using:
             new = (model, version) not in known
@@ -196,7 +200,7 @@ class Metrics:
         return new
 
     def _drop_old(self, *using: tuple[str, str]) -> None:
-        """Drops the series of versions that are not served any more and were not used for the longest time."""
+        """Drops the series of the least recently used versions that are no longer served."""
         known = self._known_versions
         serving = {*using, *((model, str(number)) for model, number, _ in self._serving())}
         with self._using:
@@ -208,12 +212,12 @@ class Metrics:
                 metric.remove_by_labels({"model_name": old_model, "version": old_version})
 
     def versions(self, serving: Callable[[], Iterable[tuple[str, int, list[str]]]]) -> None:
-        """Shows the versions that answer; ``serving`` gives the model, number and labels of each."""
+        """Adds metrics of the available versions; ``serving`` returns the model, number and labels of each."""
         self._serving = serving
         self._registry.register(_Versions(serving))
 
     def log(self, log_bytes: Callable[[], int]) -> None:
-        """Shows the size of the event log, which ``log_bytes`` gives, and when it was written to."""
+        """Adds metrics of the event log: its size, which ``log_bytes`` returns, and the times of the last writes."""
         size = Gauge("tfllmrec_event_log_bytes", "Size of the event log.", registry=self._registry)
         size.set_function(log_bytes)
         self._last_event, self._last_list = (
@@ -223,10 +227,10 @@ class Metrics:
                 ("list", "When this server logged its last list"),
             )
         )
-        self._last_event.set(time.time())  # so that an alert sees a server that never has an event
+        self._last_event.set(time.time())  # so that an alert notices a server that never receives an event
 
     def answer(self, model: str, version: int, signature: str, seconds: float) -> None:
-        """Counts an answer of a version; called in the thread that loads and unloads versions."""
+        """Counts an answer of a version; must be called in the thread that loads and unloads versions."""
         if self._touch(model, str(version)):
             self._drop_old((model, str(version)))
         self._answer_seconds.labels(model, str(version), signature).observe(seconds)
@@ -248,20 +252,25 @@ class Metrics:
             self._listed.labels(*of_list, stratum).inc(count)
 
     def explored(self, model: str, version: int, items: int, loss: float) -> None:
-        """Counts what exploration did to the lists of an answer, see :class:`tfllmrec.server.exploring.Explored`."""
+        """Counts the effect of exploration on an answer, see :class:`tfllmrec.server.exploring.Explored`."""
         self._touch(model, str(version))
         self._explored.labels(model, str(version)).inc(items)
         self._exploration_loss.labels(model, str(version)).inc(loss)
 
     def event_request(self, code: Code) -> None:
-        """Counts a request that sent events, however it ended."""
+        """Counts a request that sent events, by its status."""
         self._event_requests.labels(code.name).inc()
 
     def request(self, model: str | None, api: str, entrypoint: str, code: Code, seconds: float) -> None:
-        """Counts a request, however it ended.
+        """Counts a request by its status, and the latency of a successful one.
 
         Args:
-          model: ``None`` if no such model is served. Its name would be a client's invention, and take memory.
+          model: The name of the model. ``None`` if there is no such model, because clients could invent any number of
+            names, which would take memory.
+          api: The protocol.
+          entrypoint: The method.
+          code: The status.
+          seconds: The latency.
         """
         self._requests.counts[model or "", code.name] += 1
         if code is Code.OK and model is not None:
@@ -279,7 +288,8 @@ class Metrics:
         """Counts a durable write of the event log.
 
         Args:
-          used: how many logged items of a model, version and policy its events followed.
+          commit: The write.
+          used: The number of logged items to which its events belong, by model, version and policy.
         """
         self._shown.labels("logged").inc(commit.shown)
         self._shown.labels("dropped").inc(commit.dropped)
@@ -307,13 +317,13 @@ class Metrics:
             self._skewed.inc(receipt.skewed)
 
     def _kind(self, kind: str) -> str:
-        """The kind, or *other* where too many others have come before."""
+        """Returns the kind if it is one of the first :data:`MOST_KINDS` kinds, otherwise *other*."""
         if len(self._kinds) < MOST_KINDS:
             self._kinds.add(kind)
         return kind if kind in self._kinds else "other"
 
     def dropped(self, items: int) -> None:
-        """Counts shown items that found no room in the queue of the event log."""
+        """Counts shown items that were not logged because the queue of the event log was full."""
         self._shown.labels("dropped").inc(items)
 
     def page(self) -> bytes:

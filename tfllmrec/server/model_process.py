@@ -1,8 +1,8 @@
-"""A version of a model in a process of its own, which the server asks through pipes.
+"""Runs a version of a model in its own process, with which the server communicates through pipes.
 
-All memory of a version goes back to the system when its process ends. Within one process it would not: versions that
-come and go leave it in pieces, several megabytes a swap. A version that crashes, or that the system kills for lack of
-memory, takes neither the server nor other versions along.
+All memory of a version is returned to the system when its process ends. In a single process, each change of a version
+would leave several megabytes of fragmented memory. If a version crashes, or the system kills it for lack of memory, the
+server and the other versions go on.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from tfllmrec.server.tensors import Signature, Tensors
 if TYPE_CHECKING:
     from tfllmrec.server.servable import Servable
 
-#: How long a killed process may take to end.
+#: The time that is waited for a killed process to end.
 ENDS_WITHIN_S = 5.0
-#: Memory that a process gains before it gives back what it does not use.
+#: When the memory of a process has grown by this much, it returns unused memory to the system.
 GAIN_BYTES = 64 << 20
 
-#: The module ``multiprocessing`` starts processes and reads their exit codes in one thread at a time.
+#: Held while processes are started and exit codes are read, which ``multiprocessing`` supports in one thread at a time.
 _processes = threading.Lock()
 _running: weakref.WeakSet[ModelProcess] = weakref.WeakSet()
 
 
 class ModelProcess:
-    """Loads a version in a new process, and asks it.
+    """Loads a version in a new process, and calls it there.
 
     Attributes:
-      signatures: the signatures, by name.
-      joining: how requests to each signature are joined.
-      calls: for each signature, the function that answers it.
-      definitions: the SignatureDefs, serialized.
-      metadata: the same SignatureDefs as JSON.
-      items: the strata of the items.
-      process: the operating system's process that has the version.
+      signatures: The signatures by name.
+      joining: For each signature, the object that joins its requests.
+      calls: For each signature, the function that calls it.
+      definitions: The serialized SignatureDefs.
+      metadata: The same SignatureDefs as JSON.
+      items: The strata of the items.
+      process: The process of the version.
 
     Args:
-      folder: the version's, with ``saved_model.pb``.
-      calls: how many calls may run at the same time; more wait.
+      folder: The folder of the version, with ``saved_model.pb``.
+      calls: The number of concurrent calls; further calls wait.
 
     Raises:
-      RequestError: the folder cannot be loaded, or its process has ended.
+      RequestError: The folder cannot be loaded, or its process has ended.
     """
 
     def __init__(self, folder: Path, calls: int) -> None:
@@ -70,7 +70,7 @@ class ModelProcess:
         self._ended = False
         _start(self.process)
         _running.add(self)
-        for pipe in theirs:  # the process has its own copies; with these open, its end would not be seen
+        for pipe in theirs:  # the process has its own copies; if these stayed open, its end would not be noticed
             pipe.close()
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._idle.put(pipes[0][0])
@@ -96,20 +96,21 @@ class ModelProcess:
         """Runs a signature on checked inputs; blocks.
 
         Raises:
-          RequestError: the model's own, or UNAVAILABLE where the process has ended.
+          RequestError: The error of the model, or UNAVAILABLE if the process has ended.
         """
         answer: Tensors = self._ask(signature, inputs)
         return answer
 
     def close(self) -> None:
-        """Ends the process, in the middle of a call if need be; a second time it does nothing."""
+        """Kills the process, even during a call; a second call has no effect."""
         self.process.kill()
         self._has_ended(ENDS_WITHIN_S)
         with _processes:
             self.process.join(0)
 
     def _has_ended(self, within_s: float = 0.0) -> bool:
-        # Remembered: just after another thread has read the exit code, the sentinel looks as if the process still ran.
+        # The result is stored, because the sentinel looks as if the process still ran just after another thread has
+        # read the exit code.
         self._ended = self._ended or bool(wait([self.process.sentinel], within_s))
         return self._ended
 
@@ -126,7 +127,7 @@ class ModelProcess:
         except (EOFError, OSError):
             raise RequestError(Code.UNAVAILABLE, f"the process of {self.process.name} has ended{self._how()}") from None
         except BaseException:
-            self.process.kill()  # question and answer no longer belong together
+            self.process.kill()  # later answers would no longer match their questions
             raise
         finally:
             self._idle.put(pipe)
@@ -147,7 +148,7 @@ class ModelProcess:
 
 
 class _Failure:
-    """Code and message of a :class:`RequestError`, which cannot be pickled itself; sent instead of an answer."""
+    """The code and message of a :class:`RequestError`, which cannot be pickled; sent instead of an answer."""
 
     def __init__(self, error: RequestError) -> None:
         self.code, self.message = error.code, error.message
@@ -155,15 +156,16 @@ class _Failure:
 
 @atexit.register
 def _kill_running() -> None:
-    """Before ``multiprocessing`` waits at the end of the program, which it does without a limit."""
+    """Kills all processes at exit, before ``multiprocessing`` waits for them without a time limit."""
     for one in list(_running):
         one.process.kill()
 
 
 def _context() -> Any:
-    """Starts processes from one that has imported TensorFlow and done nothing else.
+    """Returns a context that forks processes from one that has only imported TensorFlow.
 
-    They start within milliseconds and share the memory of the libraries. macOS does not allow this.
+    So they start within milliseconds and share the memory of the libraries. On macOS, which does not support this,
+    processes are spawned.
     """
     if sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
@@ -177,7 +179,7 @@ def _start(process: Any) -> None:
     with _processes:
         before = os.environ.get("PYTHONSAFEPATH")
         os.environ["PYTHONSAFEPATH"] = "1"
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, from the first moment on
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the process inherits the mask
         try:
             process.start()
         finally:
@@ -189,8 +191,8 @@ def _start(process: Any) -> None:
 
 
 def _run(folder: Path, pipes: list[Connection]) -> None:
-    """The process: loads the folder, describes it, and answers until the server has ended."""
-    # Ctrl-C and a stop of the whole service reach all processes; the server decides what they mean.
+    """Runs in the new process: loads and describes the version, and answers until the server has ended."""
+    # Ctrl-C and a stop of the service send signals to all processes; only the server reacts to them.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_server, daemon=True).start()
@@ -198,7 +200,7 @@ def _run(folder: Path, pipes: list[Connection]) -> None:
 
     try:
         servable = Servable(folder)
-    except Exception as error:  # whatever a damaged model makes TensorFlow raise
+    except Exception as error:  # TensorFlow raises nearly anything for a damaged model
         pipes[0].send(_Failure(_as_request_error(error)))
         return
     pipes[0].send(
@@ -216,7 +218,7 @@ def _run(folder: Path, pipes: list[Connection]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    os._exit(0)  # or TensorFlow would be taken down in order, which takes seconds
+    os._exit(0)  # skips the shutdown of TensorFlow, which takes seconds
 
 
 def _end_with_the_server() -> None:
@@ -237,16 +239,16 @@ def _answer(servable: Servable, pipe: Connection, memory: _Memory) -> None:
             except Exception as error:
                 answer = _Failure(_as_request_error(error))
             pipe.send(answer)
-            inputs = answer = {}  # or they would be kept until the next call
+            inputs = answer = {}  # so that they are not kept until the next call
             memory.give_back()
     except (EOFError, OSError):
         return
-    except BaseException:  # no memory for a message, say: the server would wait for ever
+    except BaseException:  # such as no memory for the message; without an exit, the server would wait forever
         os._exit(1)
 
 
 class _Memory:
-    """Gives memory back to the system after calls that took much."""
+    """Returns unused memory to the system after the memory of the process has grown by :data:`GAIN_BYTES`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -269,13 +271,13 @@ def _as_request_error(error: Exception) -> RequestError:
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say (``/proc`` is Linux's)."""
+    """Returns the resident memory of this process; 0 on systems without ``/proc``, which only Linux has."""
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     return 0
 
 
 def give_back_memory() -> None:
-    """To the system, memory that nothing uses any more."""
-    with suppress(AttributeError):  # the C library is not glibc, and keeps nothing back
+    """Returns unused memory to the system."""
+    with suppress(AttributeError):  # the C library is not glibc, and has no such function
         ctypes.CDLL(None).malloc_trim(0)

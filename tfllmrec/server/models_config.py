@@ -1,4 +1,4 @@
-"""The models to serve: from a folder, or from TF Serving's ``models.config``."""
+"""Reads which models to serve, from a folder or from TF Serving's ``models.config``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.serving.layout import LARGEST_VERSION, ignore, version_folders
 from tfllmrec.serving.promotion import read_promotions
 
-#: The most models that one server serves.
+#: Largest number of models of one server.
 MAX_MODELS = 1000
-#: The most versions, and the most labels, that a ``models.config`` names for one model.
+#: Largest number of versions, and of labels, that a ``models.config`` may name for one model.
 MAX_VERSIONS = 100
 #: The name of a model or a label in a ``models.config``; it is part of URLs, metrics and log lines.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -26,9 +26,13 @@ class ModelSource:
     """One model: the folder of its versions, and the versions to serve.
 
     Attributes:
-      base: the folder with ``1``, ``2``, ...
-      policy: ``latest``: the newest ``latest`` that can be loaded; ``all``; ``specific``: those in ``versions``.
-      labels: such as ``{"stable": 41, "canary": 42}``.
+      name: The name of the model.
+      base: The folder that contains the version folders ``1``, ``2``, ...
+      policy: The versions to serve. ``latest``: the newest versions that can be loaded, as many as the attribute
+        ``latest``; ``all``: all versions; ``specific``: those in ``versions``.
+      latest: The number of versions for the policy ``latest``.
+      versions: The versions for the policy ``specific``.
+      labels: The version of each label, such as ``{"stable": 41, "canary": 42}``.
     """
 
     name: str
@@ -40,17 +44,18 @@ class ModelSource:
 
 
 def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSource]:
-    """The models of a ``models.config``, of a folder of models, or of one model's folder.
+    """Returns the models of a ``models.config``, of a folder of models, or of one model's folder.
 
-    Of a model with promoted versions, these are served, with their labels; of another one, the newest version.
+    If versions of a model in a folder were promoted, they are served, with their labels; otherwise, the newest version.
 
     Args:
-      known: the models that were read before. The folder of a known model stays a model while it has no versions, for
+      path: The file or the folder.
+      known: The models that were read before. The folder of a known model stays a model while it has no versions, for
         example between ``rm`` and the next export.
 
     Raises:
-      ConfigError: nothing is there, the file is wrong, or there are more than ``MAX_MODELS`` models.
-      OSError: the folder cannot be read.
+      ConfigError: ``path`` does not exist, a file is invalid, or there are more than ``MAX_MODELS`` models.
+      OSError: The folder cannot be read.
     """
     if path.is_file():
         return read_models_config(path)
@@ -70,7 +75,7 @@ def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSou
 
 
 def _source_of(name: str, folder: Path) -> ModelSource:
-    """A model's folder: the versions that were promoted there, else the newest."""
+    """Returns the model in a folder, with its promoted versions; with the newest version if none was promoted."""
     try:
         state = read_promotions(folder)
     except ModelError as error:
@@ -89,12 +94,12 @@ def _has_versions(folder: Path) -> bool:
 
 
 def read_models_config(path: Path) -> list[ModelSource]:
-    """TF Serving's ``--model_config_file``: a ``ModelServerConfig`` in protobuf's text format.
+    """Reads a file for TF Serving's ``--model_config_file``: a ``ModelServerConfig`` in protobuf's text format.
 
     A relative ``base_path``, which TF Serving refuses, starts from the file's folder.
 
     Raises:
-      ConfigError: naming the file and line, or the model and field, that are wrong.
+      ConfigError: The file is invalid; the message names the file and the line, or the model and the field.
     """
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
@@ -113,13 +118,15 @@ def read_models_config(path: Path) -> list[ModelSource]:
 
 
 def sources_of(message: Any, relative_to: Path) -> list[ModelSource]:
-    """The models of a ``ModelServerConfig``.
+    """Returns the models of a ``ModelServerConfig``.
 
     Args:
-      relative_to: the folder from which a relative ``base_path`` starts.
+      message: The ``ModelServerConfig``.
+      relative_to: The folder from which a relative ``base_path`` starts.
 
     Raises:
-      ConfigError: it has no list of models or too many, or one of them cannot be served here.
+      ConfigError: The message has no list of models or too many of them, a model is listed twice, or a model cannot be
+        served by this server.
     """
     if message.WhichOneof("config") != "model_config_list":
         raise ConfigError("expected a model_config_list { config { name: ... base_path: ... } }.")
@@ -139,10 +146,10 @@ def sources_of(message: Any, relative_to: Path) -> list[ModelSource]:
 
 
 def require_below(sources: Iterable[ModelSource], folders: Sequence[Path]) -> None:
-    """Checks that each model is in one of the folders, or below it; symbolic links are followed first.
+    """Checks that the folder of each model is one of ``folders`` or inside one; symbolic links are resolved first.
 
     Raises:
-      ConfigError: a model is elsewhere.
+      ConfigError: A model is elsewhere.
     """
     roots = [Path(os.path.realpath(folder)) for folder in folders]
     for source in sources:
@@ -188,7 +195,10 @@ def _source(model: Any, relative_to: Path) -> ModelSource:
 
 
 def _require_tensorflow(model: Any) -> None:
-    """As TF Serving does: by ``model_platform``, or by the older ``model_type``, but not by both."""
+    """Checks that the platform is TensorFlow, given by ``model_platform`` or the older ``model_type``, but not by both.
+
+    TF Serving has the same rule.
+    """
     older = model.DESCRIPTOR.fields_by_name["model_type"].enum_type.values_by_number.get(model.model_type)
     if not model.model_type:
         if model.model_platform != "tensorflow":
@@ -200,7 +210,7 @@ def _require_tensorflow(model: Any) -> None:
 
 
 def _logs_requests(logging: Any) -> bool:
-    """Whether a ``LoggingConfig`` has an effect in TF Serving: by default it logs none of the requests."""
+    """Returns whether a ``LoggingConfig`` makes TF Serving log requests, which it does not do by default."""
     sampling = logging.sampling_config
     return bool(
         sampling.sampling_rate or sampling.per_task_sampling_configs or logging.HasField("custom_logging_config")
@@ -217,5 +227,5 @@ def _base(path: str, relative_to: Path) -> Path:
 
 
 def _shown(text: str) -> str:
-    """Quoted, and short enough for a message."""
+    """Quotes and shortens a text for a message."""
     return repr(text if len(text) <= 200 else f"{text[:200]}...")

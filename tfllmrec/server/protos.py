@@ -1,6 +1,6 @@
 """Converts the tensors of TF Serving's gRPC messages to numpy arrays and back, without TensorFlow.
 
-The functions take ``TensorProto`` messages of :mod:`tfllmrec.client.messages` and of TensorFlow alike.
+The functions accept ``TensorProto`` messages of :mod:`tfllmrec.client.messages` and of TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from tfllmrec.client.messages import MESSAGES
 from tfllmrec.client.status import Code, RequestError, invalid
 from tfllmrec.server.tensors import STRING
 
-#: A few bytes may declare a tensor of any size (a single value stands for all): where expanding stops.
+#: Largest size of an expanded tensor. A few bytes may declare a tensor of any size, because a single value can
+#: represent all values.
 MAX_TENSOR_BYTES = 256 << 20
-#: A tensor whose every value was sent takes at most so many times the bytes of the message: a small int64 is one byte.
+#: A tensor whose values were all sent takes at most this many times the bytes of the message, because a small int64 is
+#: sent as a single byte.
 EXPANSION = 8
 
-#: ``DataType`` (tensorflow/core/framework/types.proto) to the numpy type and the field that has values which are not
-#: raw bytes. TF Serving answers in these fields; C++ clients read them.
+#: For each ``DataType`` (tensorflow/core/framework/types.proto): the numpy type, and the field that contains the values
+#: unless they are sent as raw bytes. TF Serving answers with these fields, and C++ clients read them.
 TYPES: dict[int, tuple[np.dtype, str]] = {
     1: (np.dtype(np.float32), "float_val"),
     2: (np.dtype(np.float64), "double_val"),
@@ -44,12 +46,17 @@ _NUMBERS = {dtype: number for number, (dtype, _) in TYPES.items()}
 
 
 def declared(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
-    """An array of zeros with the type and shape of a tensor off the wire, to be checked before the tensor is expanded.
+    """Returns an array of zeros with the type and shape of a received tensor, to check these before expanding it.
 
-    It takes no memory: one zero stands for all.
+    The array takes no memory, because a single zero represents all elements.
+
+    Args:
+      name: The name of the input, for messages.
+      proto: The tensor.
+      max_bytes: The largest size of the expanded tensor.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where type or shape are none, or the tensor would have more than ``max_bytes``.
+      RequestError: INVALID_ARGUMENT if the type or the shape is invalid, or the tensor would be too large.
     """
     if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
         raise invalid(f"Input {name}: a tensor needs a known shape, got {_one_line(proto.tensor_shape)}")
@@ -58,7 +65,7 @@ def declared(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.nda
         raise invalid(f"Input {name}: {proto.dtype} is not a type of tensor")
     dtype, _ = TYPES[proto.dtype]
     item_bytes = 16 if dtype == STRING else dtype.itemsize
-    # A dimension of 0 leaves no elements, and the others may still be of any size.
+    # With a dimension of 0, there are no elements, but the other dimensions may still be of any size.
     elements = math.prod(max(size, 1) for size in shape)
     if elements * item_bytes > max_bytes:
         raise invalid(
@@ -72,12 +79,15 @@ def declared(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.nda
 
 
 def from_proto(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
-    """A tensor off the wire; strings as ``bytes`` in an object array.
+    """Converts a received tensor to an array; strings become ``bytes`` in an object array.
 
-    Where fewer values were sent than the shape has, the last one stands for the rest, as in TensorFlow.
+    If fewer values were sent than the shape has, the last one is repeated, as in TensorFlow.
+
+    Args:
+      name, proto, max_bytes: See :func:`declared`.
 
     Raises:
-      RequestError: as :func:`declared`; INVALID_ARGUMENT where type, shape and content do not go together.
+      RequestError: See :func:`declared`; INVALID_ARGUMENT if the type, the shape and the content do not fit together.
     """
     shape = declared(name, proto, max_bytes).shape
     dtype, field = TYPES[proto.dtype]
@@ -108,10 +118,10 @@ def from_proto(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.n
 
 
 def to_proto(array: np.ndarray) -> Any:
-    """A ``TensorProto`` of :mod:`tfllmrec.client.messages`.
+    """Converts an array to a ``TensorProto`` of :mod:`tfllmrec.client.messages`.
 
     Raises:
-      RequestError: UNIMPLEMENTED where :data:`TYPES` does not have the array's type.
+      RequestError: UNIMPLEMENTED if :data:`TYPES` does not have the type of the array.
     """
     if array.dtype not in _NUMBERS:
         raise RequestError(Code.UNIMPLEMENTED, f"outputs of the type {array.dtype} cannot be sent over gRPC here")

@@ -1,4 +1,4 @@
-"""The id of each request: the caller's own or a fresh one. It comes back with the answer and is written to the log."""
+"""The id of each request, given by the caller or generated; it is returned with the answer and written to the log."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from contextvars import ContextVar
 
 _VALID = re.compile("[!-~]{1,128}")
 
-#: The id of the request that the running task answers.
+#: The id of the request that the current task answers.
 request_id: ContextVar[str] = ContextVar("request_id", default="unknown")
 
 
 def take(given: str | None) -> str:
-    """Sets :data:`request_id` for the running task, and returns it.
+    """Sets :data:`request_id` for the current task, and returns it.
 
     Args:
-      given: by the caller. It is taken if it has 1 to 128 characters and all are visible ASCII, else a fresh id is.
+      given: The id from the caller. It is used if it consists of 1 to 128 visible ASCII characters; otherwise, a new id
+        is generated.
     """
     chosen = given if given is not None and _VALID.fullmatch(given) else fresh()
     request_id.set(chosen)
@@ -24,5 +25,5 @@ def take(given: str | None) -> str:
 
 
 def fresh() -> str:
-    """An id that no other request has."""
+    """Returns a new unique id."""
     return uuid.uuid4().hex

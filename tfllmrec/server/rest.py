@@ -1,11 +1,11 @@
 """TF Serving's REST API.
 
-GET  /v1/models/NAME[/versions/N|/labels/L]             state of the versions
-GET  /v1/models/NAME[/versions/N|/labels/L]/metadata    signatures
-POST /v1/models/NAME[/versions/N|/labels/L]:predict     an answer
-POST /v1/events                                         events into the log, if the server has one
-GET  /monitoring/prometheus/metrics                     figures
-GET  /                                                  a page to try a model, if it is switched on
+GET  /v1/models/NAME[/versions/N|/labels/L]             returns the state of the versions
+GET  /v1/models/NAME[/versions/N|/labels/L]/metadata    returns the signatures
+POST /v1/models/NAME[/versions/N|/labels/L]:predict     calls a signature
+POST /v1/events                                         writes events to the event log, if the server has one
+GET  /monitoring/prometheus/metrics                     returns the metrics
+GET  /                                                  returns a page for trying a model, if it is enabled
 
 Every answer has the header ``X-Request-Id``.
 """
@@ -50,25 +50,27 @@ _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P
 _PREDICT = re.compile(rf"(?i:{_MODEL}:(?P<method>predict|classify|regress))", re.ASCII)
 _STATUS = re.compile(rf"(?i:{_MODEL}(?P<metadata>/metadata)?)", re.ASCII)
 EVENTS_PATH = "/v1/events"
-#: Media types of JSON lines, for which there is no registered one.
+#: Media types of JSON lines, none of which is registered.
 JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
-#: Of a body that is too large so much is still read, so that the client finishes sending and sees the answer.
+#: A refused body is still read up to this many times the size limit, so that the client finishes sending and receives
+#: the answer.
 DRAINED_BODIES = 16
-JSON_BYTES = 10  # about so many for a value
+JSON_BYTES = 10  # approximate number for each value
 
 
 def rest_app(
     engine: Engine, token: str | None = None, hosts: Iterable[str] | None = None, page: bool = False
 ) -> ASGIApp:
-    """The REST API as an ASGI application.
+    """Returns the REST API as an ASGI application.
 
     Args:
-      token: asked for as ``Authorization: Bearer TOKEN`` with each request.
-      hosts: the names of this server, as :class:`KnownHosts` takes them; ``None``: any ``Host`` and ``Origin`` will do.
-      page: whether ``/`` is the page of :mod:`tfllmrec.server.try_page`.
+      engine: The engine that answers.
+      token: Each request must have the header ``Authorization: Bearer TOKEN``; ``None`` for no token.
+      hosts: The names of this server, see :class:`KnownHosts`; ``None`` to accept any ``Host`` and ``Origin``.
+      page: Whether ``/`` is the page of :mod:`tfllmrec.server.try_page`.
 
     Raises:
-      ConfigError: one of ``hosts`` is neither a name nor an address.
+      ConfigError: One of ``hosts`` is neither a name nor an address.
     """
     api = _Api(engine)
     methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
@@ -98,7 +100,7 @@ class _Api:
         return try_page.page(request.url.path, [name for name in models.names() if models.available(name)])
 
     async def request(self, request: Request) -> Response:
-        """Anything below ``/v1/``; a wrong path is answered as TF Serving does."""
+        """Answers requests to all other paths; a wrong path gets the same answer as from TF Serving."""
         path, method = request.url.path, request.method
         predict = _PREDICT.fullmatch(path) if method == "POST" else None
         status = _STATUS.fullmatch(path) if method in ("GET", "HEAD") else None
@@ -133,7 +135,7 @@ class _Api:
 
             receipt = await intake.take(len(content), events)
         told = asdict(receipt)
-        del told["request_id"]  # a header has it
+        del told["request_id"]  # it is in a header
         return _json(json.dumps(told).encode())
 
     async def _predict(self, request: Request, match: re.Match[str]) -> Response:
@@ -164,7 +166,7 @@ class _Api:
             return await engine.aside(size, json_tensors.encode, outputs, rows)
 
     async def _decompressed(self, content: bytes, body: Body) -> bytes:
-        # In a thread whatever its size: a small one may become large.
+        # In a thread regardless of the compressed size, because a small body may become large.
         content = await self._engine.aside(LARGE_BYTES, _decompressed, content, self._engine.limits.body_bytes)
         body.drop()
         body.add(len(content))
@@ -215,22 +217,22 @@ async def _answered(answer: Callable[[], Awaitable[Response]]) -> Response:
 
 
 class _Unsupported(RequestError):
-    """The body is compressed in a way that is not read here: 415."""
+    """The body has an unsupported compression: status 415."""
 
 
 class _TooLarge(RequestError):
-    """TF Serving has no such limit and so no status for it: 413."""
+    """The body is too large: status 413. TF Serving has no such limit, and so no status for it."""
 
 
 class _TooSlow(RequestError):
-    """The body did not arrive: 408."""
+    """The body did not arrive in time: status 408."""
 
 
 def _is_compressed(request: Request) -> bool:
-    """Whether the body is gzip, which TF Serving takes too.
+    """Returns whether the body is compressed with gzip, which TF Serving accepts, too.
 
     Raises:
-      _Unsupported: it is compressed in another way.
+      _Unsupported: The body has another compression.
     """
     encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):
@@ -241,15 +243,17 @@ def _is_compressed(request: Request) -> bool:
 
 
 async def _read(request: Request, body: Body, limits: Limits) -> bytes:
-    """The body of a request, no more of it in memory than the limits allow.
+    """Reads the body of a request, and keeps no more of it in memory than the limits allow.
 
-    What is too much is still read, up to :data:`DRAINED_BODIES` bodies, and dropped.
+    The rest of a refused body is still read, up to :data:`DRAINED_BODIES` times the size limit, and dropped.
 
     Args:
-      body: counts the bytes that are kept.
+      request: The request.
+      body: Counts the bytes that are kept.
+      limits: The limits of the server.
 
     Raises:
-      _TooLarge, _TooSlow, Busy: the body exceeds ``limits``.
+      _TooLarge, _TooSlow, Busy: The body exceeds ``limits``.
     """
     parts: list[bytes] = []
     size, refusal = 0, None
@@ -285,11 +289,11 @@ def _too_large(limit: int) -> _TooLarge:
 
 
 def _decompressed(content: bytes, limit: int) -> bytes:
-    """The content of a gzip file.
+    """Decompresses gzip data.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where it is damaged.
-      _TooLarge: it holds more than ``limit`` bytes.
+      RequestError: INVALID_ARGUMENT if the data is damaged.
+      _TooLarge: The decompressed data has more than ``limit`` bytes.
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
@@ -302,7 +306,7 @@ def _decompressed(content: bytes, limit: int) -> bytes:
 
 
 def _decoded(content: bytes, signatures: Mapping[str, Signature]) -> tuple[str, Tensors, bool]:
-    """The name of the signature that a body asks, its inputs, and whether these come by rows."""
+    """Returns the name of the signature that a body calls, its inputs, and whether these are given by rows."""
     document = json_tensors.parse(content)
     name, signature = signature_of(signatures, json_tensors.signature_name(document), Code.INVALID_ARGUMENT)
     inputs, rows = json_tensors.decode(document, signature.inputs)
@@ -310,13 +314,14 @@ def _decoded(content: bytes, signatures: Mapping[str, Signature]) -> tuple[str, 
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
-    """The answer, given up when the client goes away: what waits for its turn then is not computed.
+    """Returns the result of ``answer``, and cancels it if the client disconnects, so that it is not computed in vain.
 
     Args:
-      request: whose body was read.
+      request: The request, whose body was read.
+      answer: Computes the answer.
 
     Raises:
-      RequestError: CANCELLED: the client went away; what ``answer`` raises.
+      RequestError: CANCELLED if the client has disconnected; the errors of ``answer``.
     """
     answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_leaving(request))
     try:
@@ -332,7 +337,7 @@ async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> 
 
 
 async def _leaving(request: Request) -> None:
-    """Ends when the client has gone; also reads on, or nobody would see that behind a large body."""
+    """Returns when the client has disconnected; drops further data, behind which this would not be noticed."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -355,7 +360,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 
 class _WithRequestId:
-    """Gives every answer the id of its request."""
+    """Adds the id of the request to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -375,7 +380,7 @@ class _WithRequestId:
 
 
 class _Guard:
-    """Lets only those in that know the token."""
+    """Refuses requests without the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""Any SavedModel, loaded with TensorFlow to be asked by name of signature, as TF Serving does it.
+"""Loads any SavedModel with TensorFlow, and calls its signatures by name, as TF Serving does.
 
-The server does so in a process of its own: :mod:`tfllmrec.server.model_process`.
+The server does this in a separate process: :mod:`tfllmrec.server.model_process`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tfllmrec.server.work import TextFields
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP, has_scann, read_manifest
 from tfllmrec.serving.loading import load
 
-#: Signatures of our models that put their best items into the order of the ranking model.
+#: Signatures of models exported by tfllmrec that order their best items by the ranking model.
 RANKED = ("serving_default", "recommend", "recommend_full")
 
 
@@ -31,15 +31,17 @@ class Servable:
     """One version of a model.
 
     Attributes:
-      signatures: by name.
-      metadata: the SignatureDefs as TF Serving prints them: plain JSON types.
-      items: the strata of the items.
+      definitions: The SignatureDefs by name.
+      signatures: The signatures by name.
+      joining: For each signature, the object that joins its requests.
+      metadata: The SignatureDefs as plain JSON types, in the form that TF Serving returns.
+      items: The strata of the items.
 
     Args:
-      folder: with ``saved_model.pb``.
+      folder: The folder of the version, with ``saved_model.pb``.
 
     Raises:
-      RequestError: it cannot be loaded, or one of its warm-up requests fails.
+      RequestError: The folder cannot be loaded, or one of its warm-up requests fails.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,7 +72,7 @@ class Servable:
         """Runs a signature on checked inputs; blocks.
 
         Raises:
-          RequestError: with TensorFlow's own code and text.
+          RequestError: With the code and the text of TensorFlow's error; INTERNAL for any other error.
         """
         function, specs = self._functions[signature], self.signatures[signature].inputs
         try:
@@ -94,7 +96,7 @@ class Servable:
         }
 
     def _warm_up(self, path: Path) -> None:
-        """Replays what ``assets.extra`` has, so that no user's request waits while TensorFlow tunes the graph."""
+        """Replays the warm-up requests, so that no user's request waits while TensorFlow optimises the graph."""
         if not path.is_file():
             return
         for number, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
@@ -111,7 +113,7 @@ class Servable:
 
 
 def _signature_definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    """The signatures of the graph that is for serving, the ones that TensorFlow uses itself included."""
+    """Returns the signatures of the graph for serving, including those for TensorFlow's own use."""
     try:
         saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except Exception as error:
@@ -142,5 +144,5 @@ def _spec(info: meta_graph_pb2.TensorInfo) -> TensorSpec:
 
 
 def _array(value: Any) -> np.ndarray:
-    # TensorFlow gives a string without dimensions as it is, in no array.
+    # TensorFlow returns a scalar string as bytes, not as an array.
     return np.asarray(value, object if isinstance(value, bytes) else None)

@@ -1,7 +1,7 @@
-"""The embedded server: a folder of SavedModels behind TF Serving's two protocols.
+"""The embedded server, which serves a folder of SavedModels with TF Serving's two protocols.
 
-For a laptop and a small server. One process reads requests and writes answers; each version of a model has a process of
-its own. TF Serving itself serves the same folders to many more clients.
+It is meant for laptops and small servers. One process reads requests and writes answers; each version of a model runs
+in its own process. TF Serving itself serves the same folders to many more clients.
 """
 
 from __future__ import annotations
@@ -37,35 +37,38 @@ from tfllmrec.server.versions import SETTLED_S
 
 logger = logging.getLogger(__name__)
 
-# How long the interpreter lets a thread run before another gets its turn: with its 5 ms, the event loop would often
-# wait longer for a thread that decodes a large body than for a model's answer.
+# The time for which the interpreter lets a thread run before it switches to another. With the default of 5 ms, the
+# event loop would often wait longer for a thread that decodes a large body than for a model's answer.
 SWITCH_INTERVAL_S = 0.0005
-#: Connections that the system keeps until they are accepted.
+#: Number of connections that the system queues until they are accepted.
 BACKLOG = 1024
-#: A gRPC connection without calls is closed after so long; gRPC's clients open another one by themselves.
+#: A gRPC connection without calls is closed after this time; gRPC clients open another one automatically.
 GRPC_IDLE_S = 300.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
+    """The settings of the server.
 
     Attributes:
-      path: a folder of models, one model's folder, or a ``models.config``.
-      host: address to listen on; other machines do not reach a loopback address.
-      allow_hosts: further names by which clients reach this server, such as that of a proxy. ``Host`` and ``Origin`` of
-        REST requests are checked if ``host`` is a loopback address or there are ``allow_hosts``.
-      rest_port, grpc_port: 0 for any free one.
-      poll_s: seconds between two reads of the folders.
-      settled_s: a version is loaded when nothing in its folder has changed for so long.
-      grace_s: the time for running requests to finish when the server is told to stop.
-      certificate, key: PEM files; both protocols speak TLS with them.
-      token: required of every request as ``Authorization: Bearer TOKEN``.
-      page: whether ``/`` is a page to try a model; ``None``: if only this machine reaches the server, without a token.
-      log: folder of the event log, which is made where it is missing; ``None``: events are refused, and lists are not
-        logged.
-      exploration: of the lists that are logged; ``None``: they are not explored.
-      allow_reload: clients may choose the models by ``HandleReloadConfigRequest``; with a token they always may.
+      path: A folder of models, one model's folder, or a ``models.config``.
+      host: The address to listen on; other machines cannot reach a loopback address.
+      allow_hosts: Further names by which clients reach this server, such as that of a proxy. ``Host`` and ``Origin`` of
+        REST requests are checked if ``host`` is a loopback address or ``allow_hosts`` is not empty.
+      rest_port, grpc_port: The ports; 0 for any free port.
+      poll_s: The number of seconds between two reads of the folders.
+      settled_s: A version is loaded when nothing in its folder has changed for this many seconds.
+      grace_s: The number of seconds that running requests have to finish when the server is stopped.
+      certificate, key: PEM files; with them, both protocols use TLS.
+      token: Every request must have the header ``Authorization: Bearer TOKEN``; ``None`` for no token.
+      page: Whether ``/`` is a page for trying a model. With ``None``, it is if only this machine can reach the server
+        and there is no token.
+      log: The folder of the event log, which is created if it does not exist. With ``None``, events are refused, and
+        lists are not logged.
+      exploration: The exploration of logged lists; ``None`` for no exploration.
+      allow_reload: Whether clients may choose the models with ``HandleReloadConfigRequest``; with a token, they always
+        may.
+      limits: The limits on requests.
     """
 
     path: Path
@@ -90,28 +93,28 @@ class Server:
     """The server; use it inside an event loop: :meth:`start`, then :meth:`stop`.
 
     Attributes:
-      engine: the models and the queue in front of them.
-      rest_port, grpc_port: the real ones, once started.
+      engine: The models and the queue in front of them.
+      rest_port, grpc_port: The actual ports after the start.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.rest_port = self.grpc_port = 0
-        # The models of the last reload; before the first one, those of the path are served.
+        # The models of the last reload; ``None`` before the first reload, while the models of the path are served.
         self._sources: list[ModelSource] | None = None
         self._read: list[ModelSource] = []
         self._trouble = ""
 
     @property
     def local(self) -> bool:
-        """Whether only programs on this machine reach the server."""
+        """Whether only programs on this machine can reach the server."""
         with contextlib.suppress(ValueError):
             return ip_address(self.settings.host).is_loopback
         return self.settings.host == "localhost"
 
     @property
     def has_page(self) -> bool:
-        """Whether ``/`` is a page to try a model."""
+        """Whether ``/`` is a page for trying a model."""
         wanted = self.settings.page
         return (self.local and self.settings.token is None) if wanted is None else wanted
 
@@ -121,11 +124,14 @@ class Server:
         return self.settings.allow_reload or self.settings.token is not None
 
     def loaded(self) -> dict[str, list[int]]:
-        """The versions of each model that answer now."""
+        """Returns the available versions of each model."""
         return {name: self.engine.models.available(name) for name in self.engine.models.names()}
 
     def example(self) -> tuple[str, str] | None:
-        """A model that answers and a body for its ``:predict``, of the right form and with nothing in it."""
+        """Returns the name of an available model, and a valid body for its ``:predict`` with placeholder values.
+
+        Returns ``None`` if no model with a signature is available.
+        """
         for name, numbers in self.loaded().items():
             if numbers:
                 with self.engine.models.hold(name) as version:
@@ -140,13 +146,14 @@ class Server:
         return None
 
     async def start(self) -> None:
-        """Loads the models and then opens the ports: a client that can connect is answered.
+        """Loads the models and then opens the ports, so that a client that can connect is answered.
 
-        Until a version of a model is loaded, or all that are there have failed to load, the ports stay closed.
+        The ports stay closed until a version of a model is loaded, or loading has failed for all models. They are
+        opened at once if there is no model, but clients may choose one or send events.
 
         Raises:
-          ConfigError: the path, the addresses or the TLS files are wrong, or the REST server ends at once.
-          WriteError, DataError: the event log cannot be opened.
+          ConfigError: The path, the addresses or the TLS files are invalid, or the REST server ends immediately.
+          WriteError, DataError: The event log cannot be opened.
         """
         settings = self.settings
         self._read = read_sources(settings.path)
@@ -173,7 +180,7 @@ class Server:
     async def stop(self) -> None:
         """Accepts no more requests, finishes the running ones, and unloads the models.
 
-        A version that is being loaded is discarded: its process ends once it is loaded, or when this process exits.
+        A version that is being loaded is discarded; its process ends when it is loaded, or when this process exits.
         """
         self._polling.cancel()
         self._rest.should_exit = True
@@ -185,21 +192,21 @@ class Server:
 
     async def _unload(self) -> None:
         self.engine.models.stop_loading()
-        await self.engine.models.close()  # ends calls that hang, for which the engine would wait
+        await self.engine.models.close()  # ends hanging calls, for which the engine would wait
         await self.engine.close()
 
     async def reload(self, config: Any) -> list[str]:
         """Serves other models until the next reload.
 
         Args:
-          config: a ``ModelServerConfig``. Its models must be below the served folder or, if a ``models.config`` is
+          config: A ``ModelServerConfig``. Its models must be below the served folder or, if a ``models.config`` is
             served, below the folder of that file or a ``base_path`` in it.
 
         Returns:
           A message for each label that could not be moved.
 
         Raises:
-          ConfigError: the configuration is wrong, or a model is elsewhere.
+          ConfigError: The configuration is invalid, or a model is in another folder.
         """
         path = self.settings.path
         folders = [path.parent, *(source.base for source in self._read)] if path.is_file() else [path]
@@ -210,15 +217,11 @@ class Server:
         return self.engine.models.unmoved_labels(sources)
 
     async def _first_models(self) -> None:
-        """Loads the models that are there; returns when the ports may be opened.
-
-        That is when a version is loaded or all have failed; and at once if there is none, and clients may choose the
-        first model or send events.
-        """
+        """Loads the models, and returns when the ports may be opened; see :meth:`start`."""
         models = self.engine.models
         await models.follow(self._read)
         if models.undecided():
-            # A version that was just written is loaded when it has settled.
+            # A version that was just written is loaded only after ``settled_s``.
             await asyncio.sleep(self.settings.settled_s + 0.1)
             await models.follow(self._read)
         if not self._ready():
@@ -243,13 +246,13 @@ class Server:
             await self._look()
 
     async def _look(self) -> None:
-        """Reads the path again and follows it; an error is logged and changes nothing."""
+        """Reads the path again, and loads and unloads versions accordingly; an error is logged and changes nothing."""
         try:
             if self._sources is None:
                 self._read = await asyncio.to_thread(read_sources, self.settings.path, self._read)
             self._trouble = ""
         except (ConfigError, OSError) as error:
-            # The last models that were read stay in force. The error is logged once, not at each poll.
+            # The models that were read last are served. The error is logged once, not at each poll.
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 logger.error("%s The models stay as they are.", error)
@@ -265,9 +268,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.limits.body_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Otherwise a second server on the same port would get some of the requests.
+                # Otherwise, a second server on the same port would receive some of the requests.
                 ("grpc.so_reuseport", 0),
-                # Of TLS and HTTP/2; gRPC's numbers are int32.
+                # The handshakes of TLS and HTTP/2. gRPC's numbers are int32.
                 ("grpc.server_handshake_timeout_ms", int(min(settings.limits.timeout_s * 1000, 2**31 - 1))),
                 ("grpc.max_connection_idle_ms", int(GRPC_IDLE_S * 1000)),
             ],
@@ -322,14 +325,15 @@ class Server:
 
 
 def serve(settings: Settings, started: Callable[[Server], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C; a second one ends the process at once.
+    """Serves until SIGTERM or Ctrl-C; a second signal ends the process at once.
 
     Args:
-      started: called when the ports are open.
+      settings: The settings of the server.
+      started: Called when the ports are open.
 
     Raises:
-      ConfigError: as :meth:`Server.start`.
-      KeyboardInterrupt: a second Ctrl-C.
+      ConfigError, WriteError, DataError: See :meth:`Server.start`.
+      KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
     _allow_many_connections()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -363,7 +367,14 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves signals to :func:`serve`, and limits the time of a TLS handshake (asyncio: a minute)."""
+    """A uvicorn server that leaves signals to :func:`serve`, and limits the time of a TLS handshake.
+
+    Asyncio's default limit is a minute.
+
+    Args:
+      config: The configuration of uvicorn.
+      handshake_s: The limit in seconds.
+    """
 
     def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
         super().__init__(config)
@@ -395,7 +406,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _blank(spec: TensorSpec) -> Any:
-    """The plainest value of an input: one row, no text, small numbers."""
+    """Returns a simple value for an input: one row, empty texts, small numbers."""
     if spec.dtype == STRING:
         value: Any = ""
     else:
@@ -406,10 +417,10 @@ def _blank(spec: TensorSpec) -> Any:
 
 
 def _reserve(protocol: str, host: str, port: int) -> socket.socket:
-    """A socket that is bound to the address and does not listen: connections are refused until it does.
+    """Returns a socket that is bound to the address but does not listen yet, so that connections are refused.
 
     Raises:
-      ConfigError: the address is taken or does not exist.
+      ConfigError: The address is in use or does not exist.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
@@ -451,7 +462,7 @@ def _tls(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 def _allow_many_connections() -> None:
-    """As many open sockets as the system lets this process have; the usual 1024 are few for a thousand clients."""
+    """Raises the limit of open files to the largest one allowed, at most 65536; 1024 are too few for 1000 clients."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))

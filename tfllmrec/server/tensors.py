@@ -1,4 +1,4 @@
-"""What a signature takes and gives, and whether a request fits it; numpy alone."""
+"""Signatures: their inputs and outputs, and the check that a request fits them. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tfllmrec.client.status import Code, RequestError, invalid
 
-#: The one numpy type of strings here: ``bytes`` in an object array.
+#: The numpy type of strings: object arrays of ``bytes``.
 STRING = np.dtype(object)
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -18,11 +18,11 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output.
+    """The type and shape of one input or output.
 
     Attributes:
-      dtype: ``STRING`` (object, holding ``bytes``) for strings.
-      shape: ``None`` for a dimension of any size, and for a shape of any rank.
+      dtype: The numpy type; ``STRING`` (object, containing ``bytes``) for strings.
+      shape: The sizes of the dimensions, ``None`` for any size; ``None`` instead of a tuple for any rank.
     """
 
     dtype: np.dtype
@@ -33,7 +33,7 @@ class TensorSpec:
         return name_of(self.dtype)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of that shape may be fed."""
+        """Returns whether a tensor of this shape fits."""
         return self.shape is None or (
             len(shape) == len(self.shape)
             and all(want is None or want == size for want, size in zip(self.shape, shape, strict=True))
@@ -42,17 +42,23 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A function of a SavedModel by its tensors' names; ``defaults`` are inputs that may be left out."""
+    """The inputs and outputs of a function of a SavedModel.
+
+    Attributes:
+      inputs: The inputs by name.
+      outputs: The outputs by name.
+      defaults: The values of inputs that may be omitted, by name.
+    """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     defaults: Tensors = field(default_factory=dict)
 
     def checked(self, inputs: Tensors) -> Tensors:
-        """The inputs, defaults filled in.
+        """Checks the inputs, and returns them with the defaults of omitted inputs.
 
         Raises:
-          RequestError: INVALID_ARGUMENT with names, types or shapes that were expected and that came.
+          RequestError: INVALID_ARGUMENT with the expected names, types or shapes and those of the request.
         """
         inputs = {**self.defaults, **inputs}
         missing, extra = sorted(self.inputs.keys() - inputs.keys()), sorted(inputs.keys() - self.inputs.keys())
@@ -73,11 +79,15 @@ class Signature:
         return inputs
 
     def filtered(self, outputs: Tensors, names: list[str]) -> Tensors:
-        """Those outputs alone; all where none is named."""
+        """Returns the outputs with these names; all if ``names`` is empty."""
         return {name: outputs[name] for name in names} if names else outputs
 
     def check_filter(self, names: list[str]) -> None:
-        """Refuses names that are no outputs, or named twice, before anything runs."""
+        """Checks the names of requested outputs, before the model is called.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT if a name is not that of an output, or occurs twice.
+        """
         for position, name in enumerate(names):
             if name not in self.outputs:
                 raise invalid(
@@ -89,10 +99,15 @@ class Signature:
 
 
 def signature_of(signatures: Mapping[str, Signature], name: str, code: Code) -> tuple[str, Signature]:
-    """The signature of that name (``""``: the default one), and its full name.
+    """Returns the name and the signature for a requested name; ``""`` requests the default signature.
+
+    Args:
+      signatures: The signatures of a version.
+      name: The requested name.
+      code: The code of the error: TF Serving uses INVALID_ARGUMENT for REST, and FAILED_PRECONDITION for gRPC.
 
     Raises:
-      RequestError: ``code``, with TF Serving's words: it has INVALID_ARGUMENT for REST, FAILED_PRECONDITION for gRPC.
+      RequestError: ``code`` with TF Serving's message, if there is no such signature.
     """
     name = name or DEFAULT_SIGNATURE
     if name not in signatures:
@@ -104,12 +119,12 @@ def signature_of(signatures: Mapping[str, Signature], name: str, code: Code) -> 
 
 
 def name_of(dtype: np.dtype) -> str:
-    """TensorFlow's name of a numpy type."""
+    """Returns TensorFlow's name of a numpy type."""
     return "string" if dtype == STRING else dtype.name
 
 
 def shown(shape: tuple[int | None, ...] | None) -> str:
-    """``[?,3]``; ``[?]`` alone could be a vector, so an unknown rank is ``<unknown>``."""
+    """Returns a shape as text, such as ``[?,3]``; ``<unknown>`` for an unknown rank, because ``[?]`` is a vector."""
     if shape is None:
         return "<unknown>"
     return f"[{','.join('?' if size is None else str(size) for size in shape)}]"

@@ -1,4 +1,4 @@
-"""The page at ``/``: try a model in a browser, by the same REST API that clients ask."""
+"""The web page at ``/`` for trying a model in a browser; it uses the same REST API as clients."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from string import Template
 
 from starlette.responses import Response
 
-#: Only what this server sends is loaded, and the page is in no frame of another one.
+#: The page loads files of this server only, and cannot be embedded in a frame of another page.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-#: Path -> file, type.
+#: The file and the content type of each path.
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -23,10 +23,11 @@ FILES = {
 
 
 def page(path: str, models: Sequence[str]) -> Response:
-    """The file at one of the paths of :data:`FILES`.
+    """Returns the response for one of the paths of :data:`FILES`.
 
     Args:
-      models: the names of those that answer, for the page to choose from.
+      path: The path.
+      models: The names of the available models, which the page offers.
     """
     name, kind = FILES[path]
     text = (files("tfllmrec.server") / "page" / name).read_text(encoding="utf-8")

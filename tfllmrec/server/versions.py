@@ -1,8 +1,8 @@
 """Loads and unloads versions of models while folders change and requests run.
 
-A version is loaded before the version that it replaces is unloaded, so that one always answers; a version that cannot
-be loaded changes nothing. A request holds its version, which is unloaded when the last request that holds it is done.
-All of this runs on one event loop, except reading the disk and loading, which run in threads.
+A version is loaded before the version that it replaces is unloaded, so that one of them always answers. If a version
+cannot be loaded, nothing changes. A request holds its version, which is unloaded only after the last request that holds
+it has ended. All of this runs on one event loop, except reading the disk and loading, which run in threads.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from tfllmrec.serving.layout import version_folders
 
 
 class Loaded(Protocol):
-    """What a version's folder is loaded into.
+    """A loaded version.
 
     Attributes:
-      alive: whether it can still answer; if not, the version is loaded again.
+      alive: Whether it can still answer; if not, the version is loaded again.
     """
 
     @property
     def alive(self) -> bool: ...
 
     def close(self) -> None:
-        """Frees what it takes; called once, in a thread."""
+        """Releases all resources; called once, in a thread."""
 
 
 Servable = TypeVar("Servable", bound=Loaded)
 
 logger = logging.getLogger(__name__)
 
-#: A folder is loaded when nothing in it has changed for so long: before, somebody may still be copying it.
+#: A folder is loaded when nothing in it has changed for this time, because it may still be being copied before.
 SETTLED_S = 2.0
-#: A version that failed is loaded again when its folder changes; otherwise after so long, and only so many times.
+#: Loading a version that failed is tried again when its folder has changed; otherwise after ``RETRY_S``, and at most
+#: ``RETRIES`` times.
 RETRY_S, RETRIES = 60.0, 5
-#: The most versions without a folder that a model's status lists.
+#: Largest number of unloaded versions without a folder that a model's status lists.
 ENDED_SHOWN = 10
 
 
 class State(IntEnum):
-    """As in TF Serving's ``ModelVersionStatus``."""
+    """The state of a version, with the numbers of TF Serving's ``ModelVersionStatus``."""
 
     START = 10
     LOADING = 20
@@ -62,7 +63,21 @@ class State(IntEnum):
 
 @dataclass(eq=False)
 class Version(Generic[Servable]):
-    """One version of a model; it has a ``servable`` while it is AVAILABLE or UNLOADING."""
+    """One version of a model.
+
+    Attributes:
+      model: The name of the model.
+      number: The number of the version.
+      folder: The folder of the version.
+      state: The state of the version.
+      code: The status code of the failed load; OK if loading did not fail.
+      error: The message of the failed load; ``""`` if loading did not fail.
+      servable: The loaded version while the state is AVAILABLE or UNLOADING, otherwise ``None``.
+      in_flight: The number of requests that hold the version.
+      failures: The number of failed loads of the same content.
+      tried_at: The monotonic time of the last load.
+      tried_content: The content of the folder at the last load.
+    """
 
     model: str
     number: int
@@ -80,7 +95,7 @@ class Version(Generic[Servable]):
         return f"{self.model}/{self.number}"
 
 
-#: Names, sizes and times of change in a folder: they differ when the folder has changed.
+#: The names, sizes and times of change of the files in a folder; they differ if the folder has changed.
 Content = tuple[tuple[str, int, int], ...]
 
 
@@ -89,9 +104,12 @@ class _Model(Generic[Servable]):
     """A model that is served.
 
     Attributes:
-      successor: the same model from another base, from which nothing could be loaded so far.
-      seen: the content of each version's folder, and when it was seen first.
-      said: the last warning about each folder.
+      source: The folder of the model, and the versions to serve.
+      labels: The version of each label.
+      versions: The versions by number.
+      successor: The same model in another base folder, from which no version could be loaded so far.
+      seen: The content of each version's folder, and the monotonic time when it was first seen.
+      said: The last warning about each folder.
     """
 
     source: ModelSource
@@ -109,10 +127,11 @@ class Models(Generic[Servable]):
     """The models that are served.
 
     Args:
-      load: turns a version's folder into the object that answers its requests; runs in a thread. Any exception means
-        that the version cannot be loaded.
-      settled_s: see ``SETTLED_S``.
-      on_load: told (version, seconds) after each try; the version's state says how it went.
+      load: Loads a version's folder, and returns the object that answers its requests; runs in a thread. If it raises
+        an exception, the version cannot be loaded.
+      settled_s: See ``SETTLED_S``.
+      on_load: Called with the version and the duration in seconds after each attempt to load; the version's state tells
+        whether it succeeded.
     """
 
     def __init__(
@@ -133,11 +152,11 @@ class Models(Generic[Servable]):
         return sorted(self._models)
 
     def available(self, name: str) -> list[int]:
-        """The versions of a model that answer, ascending."""
+        """Returns the available versions of a model in ascending order."""
         return self._models[name].available()
 
     def serving(self) -> list[tuple[str, int, list[str]]]:
-        """Model, number and labels of each version that answers."""
+        """Returns the model, the number and the labels of each available version."""
         return [
             (name, number, sorted(label for label, labelled in model.labels.items() if labelled == number))
             for name, model in sorted(self._models.items())
@@ -148,10 +167,16 @@ class Models(Generic[Servable]):
 
     @contextmanager
     def hold(self, name: str, number: int | None = None, label: str | None = None) -> Iterator[Version[Servable]]:
-        """The version that a request names, or the newest; it stays loaded inside the block.
+        """Yields the version that a request names, by default the newest; it stays loaded inside the block.
+
+        Args:
+          name: The name of the model.
+          number: The number of the version; ``None`` for the newest.
+          label: A label instead of a number; ``None`` for none.
 
         Raises:
-          RequestError: NOT_FOUND, INVALID_ARGUMENT for a label that is not there; both in TF Serving's words.
+          RequestError: NOT_FOUND; INVALID_ARGUMENT for an unknown label; UNAVAILABLE while the first version is being
+            loaded. The first two have TF Serving's messages.
         """
         version = self._find(name, self.labelled(name, label) if label else number)
         version.in_flight += 1
@@ -162,7 +187,11 @@ class Models(Generic[Servable]):
             self._release(version)
 
     def labelled(self, name: str, label: str) -> int:
-        """The number behind a label."""
+        """Returns the number of the version with a label.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT if the model does not have the label.
+        """
         model = self._models.get(name)
         if model is None or label not in model.labels:
             raise invalid(f"Unrecognized servable version label: {label}")
@@ -172,7 +201,7 @@ class Models(Generic[Servable]):
         model = self._models.get(name)
         available = model.available() if model else []
         if number == 0 and 0 not in available:
-            number = None  # ovmsclient, like OpenVINO's server, means the newest one
+            number = None  # for ovmsclient and OpenVINO's server, 0 means the newest version
         chosen = (available[-1] if available else None) if number is None else number
         if model is not None and not available:
             for version in model.versions.values():
@@ -187,10 +216,10 @@ class Models(Generic[Servable]):
         return model.versions[chosen]
 
     def status(self, name: str, number: int | None = None) -> list[Version[Servable]]:
-        """All versions of a model, or one of them, newest first.
+        """Returns all versions of a model, newest first, or one of them.
 
         Raises:
-          RequestError: NOT_FOUND in TF Serving's words.
+          RequestError: NOT_FOUND with TF Serving's message.
         """
         model = self._models.get(name)
         if number == 0 and model is not None and 0 not in model.versions:
@@ -204,7 +233,7 @@ class Models(Generic[Servable]):
         return [model.versions[number]]
 
     def undecided(self) -> bool:
-        """Whether a model has neither a version that answers nor one that failed; it may be complete later."""
+        """Returns whether any model has neither a loaded nor a failed version, because it may become complete later."""
         return any(
             not any(version.servable is not None or version.error for version in model.versions.values())
             for model in self._models.values()
@@ -213,12 +242,12 @@ class Models(Generic[Servable]):
     # --- Following the disk ---------------------------------------------------------------------------------------
 
     async def follow(self, sources: Sequence[ModelSource]) -> None:
-        """Serves these models from now on: loads and unloads versions, and returns when that is done.
+        """Serves the models of ``sources`` from now on: loads and unloads versions, and returns when this is done.
 
-        Called again with the same sources it looks for new versions. A label moves when its version is available.
+        A call with the same sources looks for new versions. A label moves when its version is available.
 
         Raises:
-          RequestError: UNAVAILABLE after :meth:`stop_loading`, where something would have to be loaded.
+          RequestError: UNAVAILABLE after :meth:`stop_loading`, if a version would have to be loaded.
         """
         async with self._polling:
             wanted = {source.name: source for source in sources}
@@ -232,7 +261,8 @@ class Models(Generic[Servable]):
                     model.source, model.successor = source, None
                     await self._update(model)
                 else:
-                    # The same numbers in another folder are other versions. Failures are remembered between calls.
+                    # Versions with the same numbers in another folder are different versions. The successor is kept
+                    # between calls, so that failures are remembered.
                     known = new = model.successor
                     if new is None or new.source.base != source.base:
                         new = model.successor = _Model(source)
@@ -249,7 +279,7 @@ class Models(Generic[Servable]):
                 self._relabel(model)
 
     def unmoved_labels(self, sources: Iterable[ModelSource]) -> list[str]:
-        """A message in TF Serving's words for each label whose version is not available."""
+        """Returns TF Serving's message for each label whose version is not available."""
         return [
             f"Request to assign label to version {number} of model {source.name}, which is not currently available for "
             f"inference (label {label!r} stays where it was)"
@@ -260,13 +290,13 @@ class Models(Generic[Servable]):
         ]
 
     def stop_loading(self) -> None:
-        """Starts no more loads and waits for none; what a running one loads is unloaded."""
+        """Starts no more loads, and waits for none; a version whose load is still running is unloaded afterwards."""
         self._stopped = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(_stopping())
 
     async def close(self) -> None:
-        """Unloads everything; running requests keep their version."""
+        """Unloads all versions; running requests keep theirs until they end."""
         await self.follow([])
 
     async def _update(self, model: _Model[Servable]) -> None:
@@ -288,7 +318,7 @@ class Models(Generic[Servable]):
                 break
             if await self._ensure(model, number, folders[number]):
                 kept.add(number)
-        # A label stays where it is until its new version answers, and so does the version that it names.
+        # A label, and the version that it names, stay until the label's new version is available.
         available = set(model.available())
         unmoved = {old for label, old in model.labels.items() if source.labels.get(label, old) not in available}
         held = unmoved & available
@@ -297,14 +327,14 @@ class Models(Generic[Servable]):
         for version in list(model.versions.values()):
             if version.servable is not None and not version.servable.alive:
                 self._retire(version)
-        # Without a replacement, a version goes on answering, whatever happened to its folder.
+        # Without a replacement, a version stays available, even if its folder was changed or deleted.
         if kept:
             for number in model.available():
                 if number not in kept | held:
                     self._retire(model.versions[number])
 
     async def _ensure(self, model: _Model[Servable], number: int, folder: Path) -> bool:
-        """Whether the version is available, after loading it if need be."""
+        """Loads the version if necessary, and returns whether it is available."""
         version = model.versions.get(number)
         if version is not None and version.state is State.AVAILABLE:
             assert version.servable is not None
@@ -323,7 +353,8 @@ class Models(Generic[Servable]):
         if self._stopped:
             raise _stopping()
         if version is not None and version.state is State.AVAILABLE:
-            # Only now: until then requests are told that it has ended, and not that there is no such version.
+            # Retired just before the new load, so that requests get the error that the version has ended until then,
+            # and not that the version does not exist.
             logger.error("%s has ended: it is loaded again", version)
             self._retire(version)
         version = model.versions[number] = Version(model.source.name, number, folder, State.LOADING)
@@ -354,7 +385,7 @@ class Models(Generic[Servable]):
         def finish(loaded: Servable | RequestError) -> None:
             if not waiting.done():
                 waiting.set_result(loaded)
-            elif not isinstance(loaded, RequestError):  # nobody waits any more
+            elif not isinstance(loaded, RequestError):  # the load was abandoned
                 _close(loaded)
 
         def load() -> None:
@@ -362,9 +393,9 @@ class Models(Generic[Servable]):
                 loaded: Servable | RequestError = self._load(folder)
             except RequestError as error:
                 loaded = error
-            except BaseException as error:  # whatever a damaged model raises, the server goes on
+            except BaseException as error:  # a damaged model may raise anything, and the server must go on
                 loaded = RequestError(Code.UNKNOWN, type(error).__name__)
-                with suppress(Exception):  # an error whose text cannot be read
+                with suppress(Exception):  # the text of some errors cannot be read
                     loaded.message = str(error) or loaded.message
             try:
                 loop.call_soon_threadsafe(finish, loaded)
@@ -381,10 +412,13 @@ class Models(Generic[Servable]):
         try:
             return await waiting
         finally:
-            self._waiting = None  # it holds what was loaded
+            self._waiting = None  # so that it does not keep the loaded version
 
     def _whole(self, model: _Model[Servable], folder: Path, content: Content) -> bool:
-        """Whether a folder has a SavedModel and has not changed for a while, by the disk's clock or by ours."""
+        """Returns whether a folder has a SavedModel, and has not changed for ``settled_s``.
+
+        The time is measured by the clock of the disk or of this process; either suffices.
+        """
         first = model.seen.get(folder)
         if first is None or first[0] != content:
             first = model.seen[folder] = content, time.monotonic()
@@ -418,7 +452,7 @@ class Models(Generic[Servable]):
 
 
 def _forget(model: _Model[Servable], folders: dict[int, Path]) -> None:
-    """Drops what need not be remembered of versions that are gone."""
+    """Drops old versions without a folder, except for the last :data:`ENDED_SHOWN`, and data about missing folders."""
     ended = sorted(number for number, version in model.versions.items() if version.state is State.END)
     for number in [number for number in ended if number not in folders][:-ENDED_SHOWN]:
         del model.versions[number]
@@ -429,7 +463,7 @@ def _forget(model: _Model[Servable], folders: dict[int, Path]) -> None:
 
 
 def _say(model: _Model[Servable], path: Path, what: str) -> None:
-    """Logs a warning that stays the same from poll to poll, once."""
+    """Logs a warning once, and not again at each poll while it stays the same."""
     if model.said.get(path) != what:
         model.said[path] = what
         logger.warning("%s", what)
@@ -447,10 +481,10 @@ def _stopping() -> RequestError:
 
 
 def content_of(folder: Path) -> Content:
-    """Every file and folder below, itself included: name, size, and time of the last change of content or name.
+    """Returns the name, the size and the time of the last change of a folder and of every file and folder in it.
 
-    Times of change are the disk's (``st_ctime_ns``): copying tools set the others to whatever they like. What vanishes
-    meanwhile is not listed.
+    The time is ``st_ctime_ns``, which the disk sets, because copying tools may set the other times to any value. Files
+    that are deleted in the meantime are not listed.
     """
     found = []
     below = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in folders + files)

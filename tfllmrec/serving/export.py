@@ -1,4 +1,4 @@
-"""A run, or a fitted model, to a numbered SavedModel that stock TF Serving loads."""
+"""Exports a run, or a fitted model, as a numbered SavedModel that stock TF Serving can load."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tfllmrec.text.side_by_side import Encoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 
-#: Items whose ids and titles become warm-up requests.
+#: Number of items whose ids and titles are used in warm-up requests.
 SAMPLE = 64
 ENCODED_AT_ONCE = 1024
 
@@ -87,48 +87,50 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
         export(hybrid, split, "saved_models/shop", encoder=encoder)   # a fitted Hybrid without a run
         export(model, split, "saved_models/shop", query_model=model.query_model, candidate_model=model.item_model)
 
-    The version appears under its number only when it is complete, so a server that watches the target never loads a
-    part of one. Remains of an export that was killed are removed.
+    The version appears under its number only when it is complete, so a server that watches the target never loads an
+    incomplete one. The remains of an export that was killed are removed.
 
     Args:
-      source: a complete run, or a fitted model: a :class:`tfllmrec.Hybrid`, or any two-tower model, such as a
+      source: A complete run, or a fitted model: a :class:`tfllmrec.Hybrid`, or any two-tower model, such as a
         ``tfrs.Model``, whose score is the inner product of a query vector and an item vector.
-      data: for a run, the target, such as ``saved_models/shop``; the new version is ``saved_models/shop/1``, then
-        ``2``, and so on. Optionally also a file of items that came after the training
-        (:mod:`tfllmrec.serving.new_items`): new items are added by their text and fields, and items of the run get the
-        new texts and fields. Each version starts from the run, without the new items of earlier versions. For a model,
-        the data that it was fitted on, a :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, which has
-        the ids, titles, categories, fields and popularity of the items; and the target.
+      data: For a run, the target, such as ``saved_models/shop``; the new version is ``saved_models/shop/1``, then
+        ``2``, and so on. Optionally also a file of items that appeared after the training
+        (:mod:`tfllmrec.serving.new_items`): new items are added with their text and fields, and items of the run get
+        the new texts and fields. Each version starts from the run, without the new items of earlier versions. For a
+        model, the data that it was fitted on, a :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, which
+        contains the ids, titles, categories, fields and popularity of the items; and the target.
 
     Keyword Args:
-      query_model: the query model of a two-tower model, see
+      query_model: The query model of a two-tower model, see
         :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default ``source.query_model``.
-      candidate_model: for a two-tower model, the vectors of the items, float32 ``[N, D]``, in the order of the data, or
-        a function that returns the vectors of some of the items; by default ``source.candidate_model``.
-      query_takes: the input of the query model, ``takes`` of ``TwoTowerServable``; by default a mapping of all fields.
-      candidate_takes: the input of the candidate model: ``item_id`` (string ``[b]``), ``item_index`` (int32 ``[b]``) or
-        the key of an item's field (``item.price``). A list of these: a mapping.
-      encoder: the text encoder of a model. Without it, the version has no ``search``.
-      ranking: the ranking model that was fitted on a model. Without it, the version has no ``rank``.
-      index: how items are searched, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot load
-        *scann*.
-      tell: called with a line for each step.
+      candidate_model: For a two-tower model, the vectors of the items, float32 ``[N, D]``, in the order of the data, or
+        a function that returns the vectors of a batch of items; by default ``source.candidate_model``.
+      query_takes: The input of the query model, ``takes`` of ``TwoTowerServable``; by default a mapping of all fields.
+      candidate_takes: The input of the candidate model: ``item_id`` (string ``[b]``), ``item_index`` (int32 ``[b]``) or
+        the key of an item's field (``item.price``). With a list of these, the input is a mapping.
+      encoder: The text encoder of a model. Without it, the version has no ``search``.
+      ranking: The ranking model that was fitted on a model. Without it, the version has no ``rank``.
+      index: The form of the item indexes, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot
+        load *scann*.
+      tell: Called with a line for each step.
 
     Returns:
-      The folder of the version. In addition to the SavedModel, it has in ``assets.extra`` the manifest
-        ``tfllmrec.json`` (schema, data hash, versions, indexes, how many items ``recommend`` ranks; for a run also its
-        config, its metrics unless there are new items, the encoder of queries and the number of new items),
+      The folder of the version. In addition to the SavedModel, it contains in ``assets.extra`` the manifest
+        ``tfllmrec.json`` (schema, data hash, versions, indexes, the number of items that ``recommend`` ranks; for a run
+        also its config, its metrics unless there are new items, the encoder of queries and the number of new items),
         ``items.parquet`` (ids, titles to show, lists of categories, training events and strata, in the order of the
-        ``score`` signature, new items last), and warm-up requests.
+        ``score`` signature, new items last), ``item_fields.parquet`` (the fields of the items that business rules
+        select by), and warm-up requests.
 
     Raises:
-      DataError: the new items cannot be read or used.
-      ModelError: the run is not complete, or has no text although there are new items; its query encoder does not
-        belong to its text encoder; its ranking model is damaged; the model does not fit the data; or scann is missing.
-      WriteError: the target cannot be written.
+      DataError: The new items cannot be read or used.
+      ModelError: The run is not complete; it cannot have new items, because it has neither text nor fields, or was
+        transferred from other runs; its query encoder does not belong to its text encoder; its ranking model is
+        damaged; the model does not fit the data; or scann is missing.
+      WriteError: The target cannot be written.
     """
     if options.get("index") == "scann":
-        scann_operations()  # missing, it is better said before everything is read
+        scann_operations()  # reports a missing scann before anything is read
     return (_export_run if isinstance(source, Path | str) else _export_model)(source, *data, **options)
 
 
@@ -158,7 +160,7 @@ def _export_run(
             )
             model = model.extend(catalogue, np.asarray(run.text), run.exported_histories, tell)
     if encoder is not None:
-        # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
+        # Items keep the vectors of the run's encoder. Queries are encoded by it, or by a small tower distilled from it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
     domains = domain_filters(items)
     listed = _listed(items, domains, run.split, run.config.evaluation.head_share)
@@ -265,7 +267,7 @@ def _export_model(
 def _listed(
     items: pd.DataFrame, domains: Sequence[Sequence[str]], split: Split, head_share: float = 0.2
 ) -> pd.DataFrame:
-    """The table of :func:`tfllmrec.serving.layout.read_catalogue`; items that the split does not have are cold."""
+    """Builds the table that :func:`tfllmrec.serving.layout.read_catalogue` reads; items not in the split are cold."""
     listed = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)}).reset_index(drop=True)
     if CATEGORIES in items or DOMAIN in items:
         cells = items[CATEGORIES] if CATEGORIES in items else [""] * len(items)
@@ -278,7 +280,7 @@ def _listed(
 
 
 def _undivided(dataset: Dataset) -> Split:
-    """All events are for training."""
+    """Returns a split in which all events are training events."""
     nobody = Queries.from_histories([])
     return Split(dataset, "undivided", dataset.schema, dataset.events, nobody, nobody)
 
@@ -286,7 +288,7 @@ def _undivided(dataset: Dataset) -> Split:
 def _candidate_vectors(
     model: Callable[..., tf.Tensor], takes: str | Sequence[str], items: pd.DataFrame, schema: Schema
 ) -> np.ndarray:
-    """float32 ``[N, D]``, from a candidate model."""
+    """Computes the item vectors with a candidate model, float32 ``[N, D]``."""
 
     def values_of(name: str) -> tf.Tensor:
         if name == ITEM:
@@ -322,7 +324,13 @@ def _write(
     """Writes the next version of ``target`` and returns its folder.
 
     Args:
-      listed: of :func:`_listed`. items: with all their fields.
+      serving: The model to save.
+      listed: The table of :func:`_listed`.
+      items: The items with all their fields.
+      schema: The fields of the data.
+      target: The folder of the versions.
+      manifest: The entries of the manifest that depend on the source.
+      tell: Called with a line for each step.
     """
     manifest = {
         "name": target.name,
@@ -359,13 +367,13 @@ def _write(
             return version
     except BaseException:
         if ours:
-            with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
+            with contextlib.suppress(OSError):  # it was never created, or another exporter put a version there
                 target.rmdir()
         raise
 
 
 def _fields_of_rules(items: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """The fields of items that rules may select by, as :func:`tfllmrec.serving.layout.read_item_fields` says."""
+    """Returns the fields that rules may select items by, see :func:`tfllmrec.serving.layout.read_item_fields`."""
     fields: dict[str, Any] = {}
     for field in schema.of("item"):
         if field.kind in ("text", "vector") or field.name in (TITLE, DESCRIPTION, CATEGORIES):
@@ -381,7 +389,7 @@ def _fields_of_rules(items: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 
 def _publish(temporary: Path, target: Path) -> Path:
-    """Publishes under the next free number; another exporter may take one at the same moment."""
+    """Publishes the version under the next free number, even if another exporter takes a number at the same time."""
     number = max(version_folders(target), default=0)
     while True:
         number += 1
@@ -410,7 +418,7 @@ def _manifest(run: Run, counts: Counts | None) -> dict[str, Any]:
         "data_sha256": record["data_sha256"],
         "seed": record["seed"],
         "versions": record["versions"],
-        # What has items more than the run is not what the run measured.
+        # The metrics of the run do not apply to a version with additional items.
         "metrics": run.metrics if counts is None else None,
         "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
         "ranking": ranking,

@@ -1,4 +1,4 @@
-"""The gate before promotion: a run beside the version in use, on events that neither was trained on."""
+"""The gate before promotion: compares a run with the stable version, on events that neither was trained on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ from tfllmrec.serving.saved_model import SavedModel
 
 
 class NotPromoted(TfllmrecError):
-    """A run did not pass the gate; the version in use stays."""
+    """A run did not pass the gate; the stable version stays in use.
+
+    Args:
+      verdict: The verdict of the gate.
+      lines: The lines of the message.
+    """
 
     exit_code = CHECK_FAILED
 
@@ -42,22 +47,23 @@ def promote_run(
 ) -> tuple[Promotions, Verdict | None]:
     """Exports a run that passes the gate, labels the version ``canary``, and then ``stable``.
 
-    A run that was exported there before is not exported again, so a promotion that was interrupted is finished by
-    another call.
+    A run that was already exported to the folder is not exported again, so another call completes an interrupted
+    promotion.
 
     Args:
-      run: complete.
-      model: the folder of the versions, such as ``saved_models/shop``; made where it is missing.
-      canary: stop at the label ``canary``; :func:`tfllmrec.serving.promotion.promote` does the rest.
-      base_path: see :func:`tfllmrec.serving.promotion.adopt`.
-      tell: called with a line for each step.
+      run: A complete run.
+      model: The folder of the versions, such as ``saved_models/shop``; it is created if it does not exist.
+      canary: Whether to stop at the label ``canary``; :func:`tfllmrec.serving.promotion.promote` does the rest.
+      base_path: See :func:`tfllmrec.serving.promotion.adopt`.
+      tell: Called with a line for each step.
 
     Returns:
-      The state of the model's folder; the verdict of the gate, ``None`` where there was no version to compare with.
+      The state of the model's folder; and the verdict of the gate, ``None`` if no comparison was made, because no
+        version was stable or the stable version was exported from this run.
 
     Raises:
-      NotPromoted: the run did not pass the gate; nothing was exported.
-      ModelError, DataError, WriteError: see the steps.
+      NotPromoted: The run did not pass the gate; nothing was exported.
+      ModelError, DataError, WriteError: See the functions for the steps.
     """
     state = adopt(model, base_path)
     version, verdict = _exported(run, model), None
@@ -84,11 +90,14 @@ def promote_run(
 
 
 def _exported(run: Run, model: Path) -> int | None:
-    """The newest version that was exported from the run as it is; ``None``: there is none."""
+    """Returns the newest version that was exported from the current state of the run; ``None`` if there is none.
+
+    Versions with new items, and versions that were withdrawn or rolled back, do not count.
+    """
     if not model.is_dir():
         return None
     history = read_promotions(model).history
-    # A withdrawal names the canary, a rollback the version that is stable again.
+    # The step of a withdrawal names the canary; that of a rollback names the version that became stable again.
     withdrawn = {step.version for step in history if step.action == "withdraw"}
     rolled_back = withdrawn.union(step.stable_before for step in history if step.action == "rollback")
     for number, folder in sorted(version_folders(model).items(), reverse=True):
@@ -100,18 +109,19 @@ def _exported(run: Run, model: Path) -> int | None:
 
 
 def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Verdict:
-    """Measures a version on the test queries of a run, and judges the run; the verdict is kept in the run's folder.
+    """Measures a version on the test queries of a run, and judges the run; the verdict is saved in the run's folder.
 
     The version is measured as it is served: by its ``score`` signature, over its own items. It ignores items of a
     history that it does not know, and cannot recommend them. Test events that the version was trained on are left out.
 
     Args:
-      run: complete; its own figures are those in its folder.
-      version: the folder of an exported version of a run.
-      tell: called with a line for each step.
+      run: A complete run; its own metrics are read from its folder.
+      version: The folder of a version that was exported from a run.
+      tell: Called with a line for each step.
 
     Raises:
-      ModelError: the version or its run is gone or damaged.
+      ModelError: The version or its run is missing or damaged; the version was not exported from a run; the data of its
+        run has changed; or the version reads different fields, so that the test queries differ.
     """
     manifest = read_manifest(version)
     if not manifest.get("run"):
@@ -152,7 +162,7 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
 
 
 def _queries_of(run: Run, schema: Schema) -> Queries:
-    """The test queries of a run, with their fields encoded by a schema."""
+    """Returns the test queries of a run, with their fields encoded by ``schema``."""
     own = run.split
     queries = own.test if schema.as_dict() == own.schema.as_dict() else run.split_by(schema).test
     if not (
@@ -180,7 +190,10 @@ def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
 
 
 def _with_new_items(run: Run, used: Run, tell: Tell) -> Recommender | None:
-    """The model of the version in use, with the run's new items added without training; ``None`` if there are none."""
+    """Adds the run's new items to the model of the stable version, without training; returns ``None`` if it cannot.
+
+    It cannot if there are no new items, if the order of the other items differs, or if the run ``used`` has no text.
+    """
     known, now = used.split.items[ITEM], run.split.items[ITEM]
     if len(now) <= len(known) or not np.array_equal(now[: len(known)], known) or not np.any(used.text):
         return None

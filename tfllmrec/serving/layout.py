@@ -1,16 +1,17 @@
 """The names of the files of an exported version.
 
-Apart from :mod:`tfllmrec.serving.export`, which loads what trained the model: a server only needs the names.
+They are not in :mod:`tfllmrec.serving.export`, because a server only needs the names, and that module imports the code
+that trains models.
 
 VERSION/
-  saved_model.pb, variables/, assets/    what TensorFlow wrote
+  saved_model.pb, variables/, assets/    written by TensorFlow
     assets/rules.bin                     the business rules, which :mod:`tfllmrec.serving.rules` replaces
-  assets.extra/                          what TensorFlow keeps with a model and does not read
+  assets.extra/                          files that TensorFlow keeps with a model but does not read
     tfllmrec.json                        the manifest
     items.parquet                        ids, titles to show, categories, training events and strata, in the order of
                                          the ``score`` signature
-    item_fields.parquet                  their other fields, which rules select items by
-    tf_serving_warmup_requests           what TF Serving asks a version before it serves it
+    item_fields.parquet                  the other fields of the items, which rules select items by
+    tf_serving_warmup_requests           requests that TF Serving sends to a version before it serves it
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MANIFEST = "tfllmrec.json"
 ITEMS = "items.parquet"
 ITEM_FIELDS = "item_fields.parquet"
 ASSETS = "assets"
-WARM_UP = "tf_serving_warmup_requests"  # TF Serving looks for this name
+WARM_UP = "tf_serving_warmup_requests"  # the name that TF Serving looks for
 #: Version numbers are int64 in TF Serving's messages.
 LARGEST_VERSION = 2**63 - 1
 
@@ -46,7 +47,10 @@ _REMEDY = "export the run again"
 
 
 class _Manifest(BaseModel, extra="allow"):
-    """A manifest. Only the keys that are read are checked; a server needs the numbers of items and the indexes."""
+    """A manifest, of which only the keys that are read are checked.
+
+    A server reads the numbers of items, the indexes and the texts.
+    """
 
     class Index(BaseModel, extra="allow"):
         form: str
@@ -73,19 +77,19 @@ class _Manifest(BaseModel, extra="allow"):
 
 
 def read_manifest(version: Path) -> dict[str, Any]:
-    """The manifest of an export.
+    """Returns the manifest of an exported version.
 
     Raises:
-      ModelError: it is missing or damaged.
+      ModelError: The manifest is missing or damaged.
     """
     return read_json(version / EXTRA / MANIFEST, _Manifest, _REMEDY).model_dump(exclude_unset=True)
 
 
 def read_catalogue(version: Path) -> pd.DataFrame:
-    """The ids, titles, categories, training events and strata of an export's items.
+    """Returns the ids, titles, categories, training events and strata of the items of an exported version.
 
     Raises:
-      ModelError: the table is missing or damaged.
+      ModelError: The table is missing or damaged.
     """
     path = version / EXTRA / ITEMS
     items = _read_table(path)
@@ -95,18 +99,18 @@ def read_catalogue(version: Path) -> pd.DataFrame:
 
 
 def read_item_fields(version: Path) -> pd.DataFrame:
-    """The fields of an export's items by their names, in the order of :func:`read_catalogue`.
+    """Returns the fields of the items of an exported version by name, in the order of :func:`read_catalogue`.
 
-    Numbers and times are float64, NaN where there is none; categories with several names are lists; others are texts.
+    Numbers and times are float64, NaN for none; categories with several names are lists; other values are texts.
 
     Raises:
-      ModelError: the table is missing or damaged.
+      ModelError: The table is missing or damaged.
     """
     return _read_table(version / EXTRA / ITEM_FIELDS)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd  # the server, which does not read tables, starts faster without
+    import pandas as pd  # not at the top: a server reads no tables, and starts faster without pandas
 
     try:
         return pd.read_parquet(path)
@@ -115,16 +119,16 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def has_scann(manifest: dict[str, Any]) -> bool:
-    """Whether an export has operations of ScaNN's, which a process must know before it loads it."""
+    """Returns whether an export contains operations of ScaNN, which must be registered before it is loaded."""
     return any(index["form"] == "scann" for index in manifest.get("indexes", {}).values())
 
 
 def version_folders(base: Path) -> dict[int, Path]:
-    """The version folders in ``base`` by number, ascending.
+    """Returns the version folders in ``base`` by number, in ascending order.
 
-    The name of a version folder is a number from 0 to ``LARGEST_VERSION`` in ASCII digits. Zeros in front are allowed;
-    if several folders have the same number (``1`` and ``01``), the shortest name counts. Whatever else looks like a
-    version (a file ``3``, a folder ``-1``) is ignored, with a warning the first time.
+    The name of a version folder is a number from 0 to ``LARGEST_VERSION`` in ASCII digits. Leading zeros are allowed;
+    if several folders have the same number (``1`` and ``01``), the one with the shortest name counts. Other entries
+    that look like a version (a file ``3``, a folder ``-1``) are ignored, with a warning the first time.
 
     Raises:
       OSError: ``base`` cannot be read.
@@ -146,7 +150,7 @@ def version_folders(base: Path) -> dict[int, Path]:
     return dict(sorted(folders.items()))
 
 
-@functools.cache  # one warning, although servers read their folders every second
+@functools.cache  # so that there is one warning, although servers read their folders every second
 def ignore(path: Path, why: str) -> None:
     """Warns that a file or folder is ignored; a second call with the same arguments does nothing."""
     logger.warning("%s is ignored: %s", path, why)

@@ -1,4 +1,4 @@
-"""Re-ranking of lists of recommendations: pinned items, a cap for each category, a share for the tail, diversity."""
+"""Re-ranks lists of recommendations: pinned items, a cap per category, a minimum share of tail items, and diversity."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.layers.list_order import Rules, list_order
 from tfllmrec.layers.rows_of import rows_of
 
-#: Candidates per place, the fewest and the most candidates, the most places that are filled by the rules, and the most
-#: pinned items.
+#: The number of candidates per position, the smallest and the largest number of candidates, and the largest number of
+#: positions that are filled by the rules, which is also the largest number of pinned items.
 CANDIDATES, FEWEST, MOST, PLACES = 5, 50, 500, 100
-#: Categories of an item that a cap counts, the first ones; :mod:`tfllmrec.server.work` measures requests by it.
+#: Largest number of categories of an item that a cap counts (the first ones). :mod:`tfllmrec.server.work` estimates the
+#: work of a request with it.
 CATEGORIES = 32
 
 
 class Asked(NamedTuple):
-    """The rules of each request; a value of 0 switches one off, as N does in ``pins``.
+    """The rules of each request. The value 0 switches a rule off.
 
     Attributes:
-      pins: int32 ``[B, P]``. diversity: float32 ``[B]``. category_cap: int32 ``[B]``. tail_share: float32 ``[B]``.
+      pins: Int32 ``[B, P]``, the pinned items; N for none.
+      diversity: Float32 ``[B]``.
+      category_cap: Int32 ``[B]``.
+      tail_share: Float32 ``[B]``.
     """
 
     pins: tf.Tensor
@@ -33,13 +37,13 @@ class Asked(NamedTuple):
 
 
 class ListRules(tf.Module):
-    """Chooses lists by :func:`tfllmrec.layers.list_order.list_order`.
+    """Chooses lists with :func:`tfllmrec.layers.list_order.list_order`.
 
     Args:
-      index: that found the candidates.
-      item_vectors: float32 ``[N, D]`` of length 1; their cosines say how different items are.
-      categories: the numbers of the categories of each item, of which the first :data:`CATEGORIES` count.
-      tail: bool ``[N]``.
+      index: The index that finds the candidates.
+      item_vectors: Float32 ``[N, D]`` of length 1; their cosines measure how different items are.
+      categories: The numbers of the categories of each item, of which the first :data:`CATEGORIES` count.
+      tail: Bool ``[N]``, the tail items.
     """
 
     def __init__(
@@ -49,34 +53,36 @@ class ListRules(tf.Module):
         self.n_items = len(tail)
         self.index, self.item_vectors = index, item_vectors
         categories = [numbers[:CATEGORIES] for numbers in categories]
-        # The categories of item i are those at ends[i] to ends[i + 1]; item N, which does not exist, has none.
+        # The categories of item i are categories[category_ends[i]:category_ends[i + 1]]; the padding item N has none.
         self.category_ends = tf.constant(np.cumsum([0, *map(len, categories), 0]), tf.int32)
         self.categories = tf.constant([number for numbers in categories for number in numbers], tf.int32)
         self.tail = tf.constant([*tail, False], tf.bool)
 
     def any_of(self, asked: Asked) -> tf.Tensor:
-        """bool ``[B]``: whether a request has any rule."""
+        """Returns whether each request has any rule, bool ``[B]``."""
         pins, *numbers = asked
         return tf.reduce_any(tf.stack([number > 0 for number in numbers]), axis=0) | tf.reduce_any(
             pins < self.n_items, axis=1
         )
 
     def candidates(self, k: tf.Tensor) -> tf.Tensor:
-        """How many items a list of ``k`` int32 ``[B]`` is chosen from."""
+        """Returns the number of items from which a list of ``k``, int32 ``[B]``, items is chosen, int32 ``[B]``."""
         return tf.maximum(k, tf.clip_by_value(CANDIDATES * tf.minimum(k, MOST), FEWEST, MOST))
 
     def apply(
         self, items: tf.Tensor, scores: tf.Tensor, k: tf.Tensor, asked: Asked, request: Mapping[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The ``k`` int32 ``[B]`` items of each list, and their scores.
+        """Chooses the items of each list, and returns them with their scores.
 
         Args:
-          items, scores: int32 and float32 ``[B, C]``, of each request at most :meth:`candidates`, best first; N at the
-            end.
-          request: the arguments of ``ItemIndex.top_k`` that they were found by, but for its ``k``.
+          items: Int32 ``[B, C]``, for each request at most :meth:`candidates` items, best first, padded with N.
+          scores: Float32 ``[B, C]``, the scores of ``items``.
+          k: Int32 ``[B]``, the requested length of each list.
+          asked: The rules of each request.
+          request: The arguments of ``ItemIndex.top_k`` with which ``items`` were found, except ``k``.
 
         Returns:
-          Items int32 and scores float32 ``[B, *]``, in the order of the list; N where a list has fewer.
+          Items, int32 ``[B, *]``, and scores, float32 ``[B, *]``, in the order of the list, padded with N.
         """
         pinned, scores_of_pinned = tf.cond(
             tf.reduce_any(asked.pins < self.n_items),
@@ -111,12 +117,20 @@ class ListRules(tf.Module):
         behind = tf.where(again | capped, self.n_items, items)[:, MOST:]
         listed = tf.concat([chosen, behind], axis=1)
         scores = tf.concat([tf.gather(their_scores, order, batch_dims=1), scores[:, MOST:]], axis=1)
-        # Between the chosen ones and those behind, places may be empty.
+        # Moves the padding between the chosen items and the remaining ones to the end.
         together = tf.argsort(tf.cast(listed == self.n_items, tf.int32), axis=1, stable=True)
         return tf.gather(listed, together, batch_dims=1), tf.gather(scores, together, batch_dims=1)
 
     def _pinned(self, pins: tf.Tensor, request: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Those of int32 ``[B, P]`` that may be listed, each once, at most :data:`PLACES`, and their scores; then N."""
+        """Returns the pinned items that may be listed, each once, and their scores.
+
+        Args:
+          pins: Int32 ``[B, P]``.
+          request: The arguments of ``ItemIndex.top_k``, except ``k``.
+
+        Returns:
+          Items, int32 ``[B, *]``, at most :data:`PLACES`, padded with N; and scores, float32 ``[B, *]``.
+        """
         scores = self.index.scores_of(pins, **request)
         until = tf.linalg.band_part(pins[:, :, tf.newaxis] == pins[:, tf.newaxis], -1, 0)
         may = tf.math.is_finite(scores) & (tf.reduce_sum(tf.cast(until, tf.int32), axis=2) == 1)
@@ -124,7 +138,7 @@ class ListRules(tf.Module):
         return items[:, :PLACES], tf.ragged.boolean_mask(scores, may).to_tensor(0.0)[:, :PLACES]
 
     def _categories_of(self, items: tf.Tensor) -> tf.Tensor:
-        """int32 ``[B, C, M]``, filled up with -1."""
+        """Returns the categories of ``items`` int32 ``[B, C]``: int32 ``[B, C, M]``, padded with -1."""
         start = tf.gather(self.category_ends, items)
         count = tf.gather(self.category_ends, items + 1) - start
         place = tf.range(tf.reduce_max(tf.concat([[0], tf.reshape(count, [-1])], axis=0)))

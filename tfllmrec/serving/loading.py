@@ -1,4 +1,4 @@
-"""An exported model in this process: loaded for calls from any thread, and given up as a whole."""
+"""Loads an exported model into this process, for calls from any thread, and releases all of its memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from tfllmrec.layers.item_scann import scann_operations
 
 
 def load(folder: Path, scann: bool) -> Any:
-    """What ``tf.saved_model.load`` makes of a folder.
+    """Loads a SavedModel with ``tf.saved_model.load``.
 
     Args:
-      scann: it is an export of ours that has operations of ScaNN's.
+      folder: The folder of the SavedModel.
+      scann: Whether it was exported by tfllmrec and contains operations of ScaNN.
 
     Raises:
-      ModelError: these are missing.
-      Exception: nearly any, on a damaged SavedModel.
+      ModelError: The operations of ScaNN are missing.
+      Exception: Nearly any exception, if the SavedModel is damaged.
     """
     if scann:
         scann_operations()
@@ -32,16 +33,26 @@ def load(folder: Path, scann: bool) -> Any:
 
 
 def let_go_with(owner: object, loaded: Any, scann: bool) -> None:
-    """Gives up what TensorFlow would keep of ``loaded`` for as long as the process lives, at the end of ``owner``."""
+    """Releases the resources of ``loaded`` when ``owner`` is garbage-collected.
+
+    Without this, TensorFlow would keep lookup tables and ScaNN searchers until the process ends.
+
+    Args:
+      owner: The object with which the model is released.
+      loaded: The result of :func:`load`.
+      scann: As in :func:`load`.
+    """
     weakref.finalize(owner, _let_go, loaded, scann).atexit = False
 
 
 def _let_go(loaded: Any, scann: bool) -> None:
-    """Variables go by themselves.
+    """Releases the resources of ``loaded``, except variables, which TensorFlow releases itself.
 
-    While the model is still there: at its own end its functions may have lost their variables.
+    ``loaded`` must still exist: while it is garbage-collected itself, its functions may already have lost their
+    variables.
     """
-    # Whoever collects garbage may be building a function, which a scope leaves, or a graph, which only a thread does.
+    # The thread that collects garbage may be tracing a function, which ``init_scope`` leaves, or building a graph,
+    # which can only be avoided in another thread.
     with tf.init_scope():
         if tf.executing_eagerly():
             _give_up(loaded, scann)

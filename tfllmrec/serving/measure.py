@@ -1,4 +1,4 @@
-"""The scoreboard of a run or of an exported SavedModel: one function, the same figures."""
+"""Computes the scoreboard of a run or of an exported SavedModel, with the same metrics for both."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     row of a SavedModel is ``hybrid_refit`` if its item-item weights were solved again with the validation events. Other
     rows are taken from the run; baselines are fitted again with ``refit_baselines``.
 
-    Items that were added to a version after training are left out: nobody had them yet.
+    Items that were added to a version after training are left out, because no user has events with them.
+
+    Args:
+      path: A run, a version, or the folder of the versions of a model (its newest version is measured).
+      refit_baselines: Whether to fit and measure the baselines again.
 
     Returns:
-      The object that ``metrics.json`` holds.
+      The object that ``metrics.json`` contains.
 
     Raises:
-      ModelError: neither a complete run nor an exported model. DataError: the run's data has changed or is gone.
+      ModelError: ``path`` is neither a complete run nor an exported model.
+      DataError: The data of the run has changed or no longer exists, or its split or seed is not that of the export.
     """
     path = Path(path)
     recommenders: dict[str, Recommender]
@@ -66,7 +71,7 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _OfTheRun:
-    """The scores of the items that the run has: in a version, they come first."""
+    """A ``Recommender`` with the scores of the run's items only, which are the first items of a version."""
 
     saved: SavedModel
     n_items: int

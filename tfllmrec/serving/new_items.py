@@ -1,13 +1,12 @@
-"""Items that came after training: read, encoded, and put into a fitted model without any training.
+"""Reads and encodes items that appeared after training, to add them to a fitted model without training.
 
-To the model, an item that nobody had yet is what a cold item of the training catalogue is. Its ``e_i`` is made of its
-text and its fields, as the id part fades to nothing without events; the gates see a popularity of 0; and the
-closed-form item-item weights, which cold items enter by the text in ``A`` and ``B``
-(:mod:`tfllmrec.models.item_weights`), are solved again over the larger catalogue from the same events with the same
-settings. So the behaviour term is what a fit with these items in its catalogue would have solved with these settings,
-and the weights among the old items move a little where a new item shares their text.
-What was learnt by gradient stays as it is, and with it the means of the training catalogue's texts and other vectors,
-which are subtracted from those of new items too.
+The model treats a new item like a cold item of the training catalogue. Its ``e_i`` consists of its text and its fields,
+because the id part has no weight without events; and the gates read a popularity of 0. The closed-form item-item
+weights, in which cold items take part through the text in ``A`` and ``B`` (:mod:`tfllmrec.models.item_weights`), are
+solved again over the larger catalogue, from the same events with the same settings. So the behaviour term equals that
+of a fit with these items in its catalogue and these settings, and the weights between old items change slightly if a
+new item shares their text. Parameters learned by gradient descent do not change. Neither do the means of the training
+catalogue's texts and other vectors, which are subtracted from those of new items, too.
 """
 
 from __future__ import annotations
@@ -37,14 +36,15 @@ from tfllmrec.text.template import ItemTemplate
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows of a file of new items.
+    """The numbers of added, replaced, unchanged and dropped rows of a file of new items.
 
     Attributes:
-      file: its name.
-      added: items that the run does not know.
-      replaced: items that it knows, with another text or field now.
-      unchanged: items that it knows, with the text and fields that they had.
-      dropped: rows without an id or that cannot be read, repeated ids, and new items without text and fields.
+      file: The name of the file.
+      added: The number of items that are not in the run.
+      replaced: The number of items of the run whose text or fields have changed.
+      unchanged: The number of items of the run whose text and fields are the same.
+      dropped: The number of rows that are unreadable or have no id, repeated ids, and new items without text and
+        fields.
     """
 
     file: str
@@ -59,12 +59,12 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class GrownCatalogue:
-    """A run's items, in their order, and after them the new ones, in natural order of their ids.
+    """A run's items, in their order, followed by the new items, in natural order of their ids.
 
     Attributes:
-      items: as :attr:`Split.items`, with the run's columns.
-      text: float32 ``[N', Dt]``.
-      counts: what was added and replaced.
+      items: The items, like :attr:`Split.items`, with the run's columns.
+      text: Float32 ``[N', Dt]``, the text vectors.
+      counts: The numbers of added and replaced items.
     """
 
     items: pd.DataFrame
@@ -77,22 +77,22 @@ def read_new_items(
 ) -> GrownCatalogue:
     """Reads a file of items, and encodes the new items and the items with a new text.
 
-    The file is read like the training catalogue: its columns are mapped and cleaned in the same way, and those of the
-    run's template make the text; columns that the run does not have are left out. Vectors are cells of the file, such
-    as lists in Parquet. For an item that the run knows, each value in
-    the file replaces the old one; an empty value replaces nothing. The item keeps its training events and learned id.
+    The file is read like the training catalogue: its columns are mapped and cleaned in the same way, and the columns of
+    the run's template form the text. Columns that the run does not have are left out. Vectors are cells of the file,
+    such as lists in Parquet. For an item of the run, each value in the file replaces the old one, except empty values.
+    The item keeps its training events and its learned id embedding.
 
     Args:
-      run: complete.
-      path: CSV, TSV, JSONL, Parquet and so on; see :func:`tfllmrec.data.read_items`.
-      encoder: the run's own; ``None`` where it has no text.
-      fields: of items, those that the run's model reads (:attr:`ItemFusion.fields_read`); a new item without text is
-        added if it has one of them.
-      tell: called with a line for each finding.
+      run: A complete run.
+      path: A CSV, TSV, JSONL, Parquet or other file; see :func:`tfllmrec.data.read_items`.
+      encoder: The text encoder of the run; ``None`` if the run has no text.
+      fields: The fields of items that the run's model reads (:attr:`ItemFusion.fields_read`); a new item without text
+        is added if it has one of them.
+      tell: Called with a line for each finding.
 
     Raises:
-      DataError: the file cannot be read, has none of the columns that the run reads, or no row that can be used.
-      ModelError: the run reads neither text nor fields, so nothing can be said about an item that nobody had.
+      DataError: The file cannot be read, has none of the columns that the run reads, or has no usable row.
+      ModelError: The run reads neither text nor fields, so it cannot represent new items.
     """
     path, known = Path(path), run.split.items
     if encoder is None and not fields:
@@ -106,8 +106,8 @@ def read_new_items(
         return np.array(template.texts(items) if template else [""] * len(items), object)
 
     source = run.record["source"]
-    # What cannot be read is counted and told: one bad row of twenty is no reason to do without the others. Where most
-    # are bad, the file is something else.
+    # Unreadable rows are counted and reported, because one bad row in twenty is no reason to refuse the others. If most
+    # rows are bad, it is probably the wrong file.
     told = {name: source[name] for name in ("columns", "encoding") if name in source}
     config = DataConfig(max_bad_rows=0.5, **told)
     came, report = read_items(path, config, known)

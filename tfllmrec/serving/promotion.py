@@ -1,18 +1,18 @@
-"""Which version of an exported model is in use: the labels ``stable`` and ``canary``, and how they move.
+"""Selects the version of an exported model that is served, with the labels ``stable`` and ``canary``.
 
-``promotions.json`` in the model's folder, beside its versions, is the one place that says so. Each command writes it by
-one rename, so it has the old or the new state, whatever happens to the process. The embedded server follows it. Stock
-TF Serving reads ``models.config`` beside it, which each command renews from ``promotions.json``, also after a command
-that was killed in between.
+The file ``promotions.json`` in the model's folder, beside its versions, is the only record of the labels. Each command
+replaces it with a single rename, so that it contains either the old or the new state, even if the process is killed.
+The embedded server reads this file. Stock TF Serving reads ``models.config`` in the same folder. Each command writes
+``models.config`` anew from ``promotions.json``, and thereby repairs it after a command that was killed in between.
 
-    export          a new version is there; nobody is served from it
-    canary          served beside the stable version, under the label ``canary``
-    promote         the canary is ``stable``; the version before stays loaded
-    rollback        a canary is withdrawn; without one, ``stable`` is the version before
+    export          adds a version; no request is served from it yet
+    canary          serves a version under the label ``canary``, beside the stable version
+    promote         makes the canary ``stable``; the previous stable version stays loaded
+    rollback        withdraws the canary; without a canary, makes the previous stable version ``stable`` again
 
-TF Serving moves a label only to a version that is loaded. So a version that is to become stable is always served under
-the label ``canary``, or as the version before, until the label has moved. The version before stays loaded also beside a
-canary, and a version that was withdrawn or rolled back is unloaded at once.
+TF Serving moves a label only to a version that is loaded. Therefore, a version that is to become stable is already
+loaded when the label moves, as the canary or as the previous stable version. The previous stable version stays loaded
+beside a canary, too. A version that was withdrawn or rolled back is unloaded at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ from tfllmrec.errors import ModelError
 from tfllmrec.serving.layout import version_folders
 
 PROMOTIONS, MODELS_CONFIG = "promotions.json", "models.config"
-#: The most steps that the history keeps.
+#: Largest number of steps that the history keeps.
 STEPS = 1000
 _REMEDY = "delete it, and promote a version again"
 
 
 class Step(BaseModel):
-    """One move: when (ISO 8601, UTC), what, which version, and which one was stable before."""
+    """One change of the labels.
+
+    Attributes:
+      time: ISO 8601, UTC.
+      action: The kind of change.
+      version: The version that the action concerns.
+      stable_before: The version that was stable before the action; ``None`` if there was none.
+    """
 
     time: str
     action: Literal["adopt", "canary", "promote", "rollback", "withdraw"]
@@ -44,14 +51,16 @@ class Step(BaseModel):
 
 
 class Promotions(BaseModel):
-    """``promotions.json``.
+    """The content of ``promotions.json``.
 
     Attributes:
-      stable, canary: the versions behind the labels; ``None``: there is none.
-      served: the versions that are loaded, ascending: those with a label, and the one that a rollback would go to.
-      before: the versions that were stable before, the newest last, without those that were rolled back.
-      base_path: of the model's folder, as TF Serving sees it; ``""``: the folder's own path.
-      history: the newest steps, the newest last.
+      stable: The version with the label ``stable``; ``None`` if there is none.
+      canary: The version with the label ``canary``; ``None`` if there is none.
+      served: The versions to load, in ascending order: the versions with a label, and the version that a rollback would
+        make stable.
+      before: The versions that were stable before, the newest last, without the versions that were rolled back.
+      base_path: The path of the model's folder as TF Serving sees it; ``""`` for the folder's own path.
+      history: The latest steps, the newest last.
     """
 
     stable: NonNegativeInt | None = None
@@ -67,7 +76,11 @@ class Promotions(BaseModel):
         return {label: version for label, version in named.items() if version is not None}
 
     def models_config(self, model: Path) -> str:
-        """TF Serving's ``ModelServerConfig`` of this state of a model's folder, in protobuf's text format."""
+        """Returns TF Serving's ``ModelServerConfig`` for this state, in protobuf's text format.
+
+        Args:
+          model: The folder of the versions.
+        """
         versions = " ".join(f"versions: {version}" for version in self.served)
         return "\n".join([
             "# Written by tfllmrec from promotions.json, and written again by its next promotion or rollback.",
@@ -85,10 +98,10 @@ class Promotions(BaseModel):
 
 
 def read_promotions(model: Path) -> Promotions:
-    """The state of a model's folder; without any label where nothing was promoted yet.
+    """Returns the state of a model's folder; a state without labels if no version was promoted yet.
 
     Raises:
-      ModelError: it is damaged.
+      ModelError: The file is damaged.
     """
     path = model / PROMOTIONS
     return read_json(path, Promotions, _REMEDY) if path.is_file() else Promotions()
@@ -98,9 +111,9 @@ def adopt(model: Path, base_path: str | None = None) -> Promotions:
     """Makes the newest version ``stable`` if no version has a label, so that later exports are not served at once.
 
     Args:
-      model: the folder of the versions; it may have none, or not be there.
-      base_path: of the folder, as TF Serving sees it, such as ``/models/shop`` in a container; by default, the one that
-        was given before, or the folder's own path.
+      model: The folder of the versions. It may contain no version, or not exist.
+      base_path: The path of the folder as TF Serving sees it, such as ``/models/shop`` in a container; by default, the
+        path that was given before, or the folder's own path.
     """
     if not model.is_dir():
         return Promotions()
@@ -115,10 +128,10 @@ def adopt(model: Path, base_path: str | None = None) -> Promotions:
 
 
 def set_canary(model: Path, version: int, base_path: str | None = None) -> Promotions:
-    """Serves a version under the label ``canary``, beside the stable one; the first version ever is stable at once.
+    """Serves a version under the label ``canary``, beside the stable version; without one, it becomes stable at once.
 
     Raises:
-      ModelError: there is no such version, or the state is damaged.
+      ModelError: The version does not exist or is stable already, or the state is damaged.
     """
     with locked(model):
         state = read_promotions(model)
@@ -133,10 +146,10 @@ def set_canary(model: Path, version: int, base_path: str | None = None) -> Promo
 
 
 def promote(model: Path, base_path: str | None = None) -> Promotions:
-    """Makes the canary ``stable``; the version that was stable stays loaded, for a rollback.
+    """Makes the canary ``stable``; the previous stable version stays loaded, for a rollback.
 
     Raises:
-      ModelError: there is no canary, its folder is gone, or the state is damaged.
+      ModelError: There is no canary, its folder is missing, or the state is damaged.
     """
     with locked(model):
         state = read_promotions(model)
@@ -152,10 +165,11 @@ def promote(model: Path, base_path: str | None = None) -> Promotions:
 
 
 def rollback(model: Path) -> Promotions:
-    """Takes the last step back: a canary is withdrawn; without one, ``stable`` is the version before.
+    """Undoes the last step: withdraws the canary or, without one, makes the previous stable version ``stable`` again.
 
     Raises:
-      ModelError: there is no version before, its folder is gone, or the state is damaged.
+      ModelError: There is no canary and no previous version, the previous version's folder is missing, or the state is
+        damaged.
     """
     with locked(model):
         state = read_promotions(model)
@@ -188,12 +202,12 @@ def _moved(
 
 
 def _written(model: Path, state: Promotions, base_path: str | None) -> Promotions:
-    """Writes the state, with the versions to load, if it is another one, and then what TF Serving reads."""
+    """Writes ``promotions.json`` with the versions to load, and then ``models.config``, each only if it has changed."""
     assert state.stable is not None
     before = read_promotions(model)
     loaded = {state.stable} | {version for version in (state.canary, *state.before[-1:]) if version is not None}
     there = {*version_folders(model), *before.served}
-    if before.stable is not None and state.stable not in before.served:  # until the label has moved
+    if before.stable is not None and state.stable not in before.served:  # keep it until the label has moved
         loaded.add(before.stable)
     new = {"served": sorted(loaded & there), "base_path": base_path or state.base_path}
     state = state.model_copy(update=new)

@@ -1,4 +1,4 @@
-"""An exported model, asked from Python: what the command line uses, and a Recommender for measuring what is served."""
+"""The Python API of an exported model, which the command line uses too, and with which served scores are evaluated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tfllmrec.text.reading import Reading, reading_of
 from tfllmrec.wording import nearest
 
 SCORE_BATCH = 64
-#: Ids that an error names.
+#: Largest number of ids that an error message names.
 SHOWN = 20
 
 
@@ -49,7 +49,7 @@ class SavedModel:
         self.folder = folder
         self.manifest = manifest
         self.item_ids = items[ITEM].to_numpy(object)
-        # Exports of version 0.1 have the titles of the catalogue, some of them empty.
+        # Exports of version 0.1 contain the titles of the catalogue, some of which are empty.
         titles = items[TITLE] if TITLE in items else items[ITEM]
         self._title = {i: t or i for i, t in zip(items[ITEM], titles, strict=True)}
         self._items = items
@@ -61,7 +61,7 @@ class SavedModel:
         """Loads ``saved_models/NAME`` (its newest version) or ``saved_models/NAME/VERSION``.
 
         Raises:
-          ModelError: there is no model, it was not exported by tfllmrec, it is damaged, or it needs scann, which is
+          ModelError: There is no model, it was not exported by tfllmrec, it is damaged, or it needs scann, which is
             missing.
         """
         folder = Path(path)
@@ -94,22 +94,22 @@ class SavedModel:
         return opened
 
     def known(self, ids: Sequence[str]) -> list[bool]:
-        """Whether the catalogue has each id."""
+        """Returns whether each id is in the catalogue."""
         return [item in self._title for item in ids]
 
     def known_users(self, user_ids: Sequence[str]) -> list[bool]:
-        """Whether the data of the run has each user.
+        """Returns whether each user is in the data of the run.
 
         Raises:
-          DataError: the data no longer exists.
+          DataError: The data no longer exists.
         """
         return [user in self._row_of_user for user in user_ids]
 
     @cached_property
     def categories(self) -> frozenset[str]:
-        """The names of the categories of all items, as filters take them. Empty if the catalogue has no categories."""
+        """The names of the categories of all items, spelt as filters need them; empty if there are no categories."""
         cells = self._items.get(CATEGORIES, ())
-        # Exports of version 0.1 have strings of names with commas between them.
+        # Exports of version 0.1 have strings of names separated by commas.
         lists = (map(str.strip, cell.split(",")) if isinstance(cell, str) else cell for cell in cells)
         return frozenset(name for names in lists for name in names if name)
 
@@ -141,26 +141,27 @@ class SavedModel:
             model.recommend(histories=[["50", "172"], []], ratings=[[5, 4], []])
 
         Args:
-          users: ids of users in the data of the run. The history of a user is all events of the user in it.
-          k: length of each list. A list is shorter if fewer items remain.
-          histories: lists of item ids, oldest first, instead of ``users``. Unknown ids count as absent.
-          ratings: the ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
+          users: Ids of users in the data of the run. The history of a user consists of all the user's events in it.
+          k: The length of each list. A list is shorter if fewer items remain.
+          histories: Lists of item ids, oldest first, instead of ``users``. Unknown ids are ignored.
+          ratings: The ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
             rating.
-          exclude: items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
-          allow: only these items are recommended. ``None``: all items; an empty list: no items.
-          categories: only items with at least one of these categories are recommended; spelt as in the catalogue.
-            Empty: all items pass.
-          context: fields of each request and its user, by name, such as ``{"device": "phone", "age": 25}``. With
+          exclude: Items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
+          allow: Only these items are recommended. ``None`` allows all items, an empty list none.
+          categories: Only items with at least one of these categories are recommended; spelt as in the catalogue. An
+            empty list allows all items.
+          context: Fields of each request and its user, by name, such as ``{"device": "phone", "age": 25}``. With
             ``users``, the fields of the user come from the data.
-          event_fields: the fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
-          diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items to list first, in this order. Excluded, filtered and known items are left out.
-          category_cap: maximum number of items from one category; 0: no cap.
-          tail_share: minimum share of tail items among the first n items, for every n, rounded down, as long as the
-            best ``5 k`` items (50 to 500) have any. By default, tail items are all items except the 20 % with the most
-            training events.
-          skip: stages to skip: ``ranking`` keeps the order of retrieval.
-          label_weights: a weight from -1 to 1 for each label, with labels as returned by :meth:`interests`. A weight of
+          event_fields: The fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          diversity: From 0 (the best items) to 1 (the most different items).
+          pinned: Items to list first, in this order. Excluded and filtered items and, unless ``data.repeats=all``,
+            items of the history are left out.
+          category_cap: The largest number of items from one category; 0 for no cap.
+          tail_share: The minimum share of tail items among the first n items, for every n, rounded down, as long as
+            there are tail items among the best ``5 k`` items (50 to 500). By default, tail items are all items except
+            the 20 % with the most training events.
+          skip: Stages to skip: with ``ranking``, the lists keep the order of retrieval.
+          label_weights: A weight from -1 to 1 for each label, with labels as returned by :meth:`interests`. A weight of
             1 raises the scores of items with the label by two standard deviations of the request's scores; -1 lowers
             them by as much. Labels that the model does not have count in ``unread``.
 
@@ -168,9 +169,10 @@ class SavedModel:
           A DataFrame with a row for each recommendation, see :func:`tfllmrec.client.answers.to_frame`.
 
         Raises:
-          DataError: both or neither of ``users`` and ``histories`` are given; the data does not have a user;
-            ``ratings`` do not fit the histories; a number is out of range; a stage does not exist.
-          ModelError: the model was exported by an earlier version, which did not have one of the inputs.
+          DataError: Both or neither of ``users`` and ``histories`` are given; the data does not have a user;
+            ``event_fields`` are given with ``users``; ``ratings`` do not fit the histories; a number is out of range; a
+            stage does not exist.
+          ModelError: The model was exported by an earlier version, which did not have one of the inputs.
         """
         rules = rule_inputs(1, diversity, [pinned], category_cap, tail_share, skip, [label_weights or {}])
         past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
@@ -181,7 +183,7 @@ class SavedModel:
                     "Expected event_fields only with histories, found it with users: leave it out, the data has them."
                 )
             for name, known in self._entries_of_users(users, past).items():
-                # Of entries with the same name the last one counts.
+                # If several entries have the same name, the last one counts, so given fields replace those of the data.
                 given = fields.get(name, [[]] * len(past))
                 fields[name] = [[*row, *own] for row, own in zip(known.tolist(), given, strict=True)]
 
@@ -208,15 +210,17 @@ class SavedModel:
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
-        """Finds items whose text matches the meaning of each of ``texts``. Other arguments and rows as in
-        :meth:`recommend`.
+        """Finds items whose texts are similar in meaning to each of ``texts``.
+
+        The other arguments, and the rows of the result, are those of :meth:`recommend`.
 
         Args:
-          histories: one history for each text, which raises items that suit the user; none by default.
+          texts: The texts to search for.
+          histories: One history for each text, which raises the scores of items that suit the user; none by default.
 
         Raises:
-          DataError: the numbers of histories and texts differ.
-          ModelError: the model was trained without text.
+          DataError: The numbers of histories and texts differ.
+          ModelError: The model was trained without text.
         """
         asked = listed_strings("texts", texts)
         past = _one_for_each(len(asked), histories)
@@ -230,10 +234,10 @@ class SavedModel:
         return to_frame(_in_batches(len(asked), of))
 
     def reading(self, text: str) -> Reading | None:
-        """Statistics of a query split into pieces by the encoder's vocabulary.
+        """Returns statistics of the pieces into which the encoder's vocabulary splits a query.
 
-        With several encoders, they are those of one that can read the query, if any can. ``None`` if there is no
-        vocabulary, because the model was trained without text or its query encoder is ``hashed_ngrams``.
+        With several encoders, the statistics are those of an encoder that can read the query, if there is one. ``None``
+        if there is no vocabulary, because the model was trained without text or its query encoder is ``hashed_ngrams``.
         """
         tower = getattr(self._loaded, "text_to_vector", None)
         towers = [getattr(each, "preprocessor", None) for each in getattr(tower, "towers", [tower])]
@@ -248,15 +252,16 @@ class SavedModel:
         histories: Sequence[Sequence[str]] | None = None,
         exclude: Sequence[str] = (),
     ) -> pd.DataFrame:
-        """As :meth:`search`, of texts that the caller tokenised.
+        """Finds items like :meth:`search`, for texts that the caller has tokenised.
 
         Args:
-          tokens: ``input_word_ids``, ``input_mask``, ``input_type_ids``, int32 ``[B, T]``: what the preprocessor of the
-            run's encoder gives.
+          tokens: ``input_word_ids``, ``input_mask`` and ``input_type_ids``, int32 ``[B, T]`` each: the output of the
+            preprocessor of the run's query encoder.
+          k, histories, exclude: See :meth:`search`.
 
         Raises:
-          DataError: there are more or fewer histories than texts.
-          ModelError: the model was trained without text, or its encoder of queries takes no tokens.
+          DataError: The numbers of histories and texts differ.
+          ModelError: The model was trained without text, or its query encoder takes no tokens.
         """
         past = _one_for_each(len(tokens["input_mask"]), histories)
 
@@ -268,38 +273,45 @@ class SavedModel:
         return to_frame(_in_batches(len(past), of))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encodes texts as ``search`` does: float32 ``[n, Dt]``, in the space of the items' texts.
+        """Encodes texts as ``search`` does: float32 ``[n, Dt]``, in the space of the items' text vectors.
 
         Raises:
-          ModelError: the model was trained without text.
+          ModelError: The model was trained without text.
         """
         return self._call("encode", text=np.asarray(texts, object))["vectors"]
 
     def similar(
         self, items: Sequence[str], k: int = 10, *, allow: Allow = None, categories: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Lists items that are similar to each of ``items``. Other arguments and rows as in :meth:`recommend`.
+        """Lists items that are similar to each of ``items``.
+
+        The other arguments, and the rows of the result, are those of :meth:`recommend`.
 
         Raises:
-          DataError: the catalogue does not have one of ``items``.
+          DataError: One of ``items`` is not in the catalogue.
         """
         return self._of_items("similar", items, k, allow, categories)
 
     def related(self, items: Sequence[str], k: int = 10) -> pd.DataFrame:
-        """Lists the neighbours of each of ``items`` in the graph, at most 50. ``reason`` says what connects them.
+        """Lists the neighbours of each of ``items`` in the graph, at most 50.
 
-        Rows as in :meth:`recommend`.
+        The rows of the result are those of :meth:`recommend`, but ``score`` is the sum of the weights of the relations,
+        and ``reason`` names the relations.
 
         Raises:
-          DataError: the catalogue does not have one of ``items``.
-          ModelError: the model was exported without a graph.
+          DataError: One of ``items`` is not in the catalogue.
+          ModelError: The model was exported without a graph.
         """
         return self._of_items("related", items, k)
 
     def _of_items(
         self, signature: str, items: Sequence[str], k: int, allow: Allow = None, categories: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """What a signature answers on items, all of the catalogue."""
+        """Calls a signature that takes item ids.
+
+        Raises:
+          DataError: One of ``items`` is not in the catalogue.
+        """
         asked = listed_strings("items", items)
         for item in asked:
             if item not in self._title:
@@ -320,7 +332,15 @@ class SavedModel:
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Explanation]:
-        """What each term adds to the scores of ``items``, and the event behind it; fields as in :meth:`recommend`."""
+        """Returns the terms of the scores of ``items``, and the event that explains each score.
+
+        Args:
+          history: Item ids, oldest first.
+          items: The items to explain.
+          ratings: One rating for each item of the history.
+          context: The fields of the request and its user, by name.
+          event_fields: The fields of each event of the history.
+        """
         fields = _fields(history, context, event_fields)
         out = self._call("explain", **_person(history, ratings), **fields, items=_strings([items]))
         terms = out.keys() - {"because", "unknown"}
@@ -332,14 +352,15 @@ class SavedModel:
     def interests(
         self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
     ) -> list[Interest]:
-        """Lists a user's interests: at most ``k`` labels, most likely first. Unknown ids count as absent.
+        """Lists a user's interests: at most ``k`` labels, most likely first. Unknown ids are ignored.
 
         Args:
-          history: item ids, oldest first.
-          ratings: one for each item of the history.
+          history: Item ids, oldest first.
+          ratings: One rating for each item of the history.
+          k: The largest number of labels.
 
         Raises:
-          ModelError: the catalogue has no labels.
+          ModelError: The catalogue has no labels.
         """
         out = self._call(
             "interests",
@@ -363,16 +384,17 @@ class SavedModel:
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Ranked]:
-        """Orders ``items`` by how likely each is the user's next item. Unknown ids come last, with 0.
+        """Orders ``items`` by the probability that each is the user's next item. Unknown ids come last, with 0.
 
         Args:
-          history: item ids, oldest first.
-          items: the candidates, from any source.
-          ratings: one for each item of the history.
-          context, event_fields: fields of the request and its user, and of each event.
+          history: Item ids, oldest first.
+          items: The candidates, from any source.
+          ratings: One rating for each item of the history.
+          context: The fields of the request and its user, by name.
+          event_fields: The fields of each event of the history.
 
         Raises:
-          ModelError: the model was exported without a ranking model.
+          ModelError: The model was exported without a ranking model.
         """
         fields = _fields(history, context, event_fields)
         told = self._call("rank", **_person(history, ratings), **fields, items=_strings([items]))
@@ -385,8 +407,8 @@ class SavedModel:
         """The run that the model was exported from.
 
         Raises:
-          DataError: the run no longer exists.
-          ModelError: the manifest does not name the run.
+          DataError: The run no longer exists.
+          ModelError: The manifest does not name the run, or is damaged.
         """
         if not self.manifest.get("run"):
             raise ModelError(
@@ -406,10 +428,12 @@ class SavedModel:
         return Run(folder)
 
     def history_of(self, user_id: str) -> tuple[list[str], list[float] | None]:
-        """All events of a user in the training data: item ids, oldest first, and their ratings.
+        """Returns all events of a user in the data of the run: item ids, oldest first, and their ratings.
+
+        The ratings are ``None`` if the data has none.
 
         Raises:
-          DataError: the data does not have the user, or no longer exists.
+          DataError: The data does not have the user, or no longer exists.
         """
         histories = self.histories_of([user_id])
         if not histories:
@@ -422,10 +446,10 @@ class SavedModel:
         return histories[user_id]
 
     def histories_of(self, user_ids: Sequence[str]) -> dict[str, tuple[list[str], list[float] | None]]:
-        """What :meth:`history_of` returns, for each user of ``user_ids`` who is in the training data.
+        """Returns the :meth:`history_of` each user of ``user_ids`` who is in the data of the run.
 
         Raises:
-          DataError: the data is not there any more.
+          DataError: The data no longer exists.
         """
         rows = {user: self._row_of_user[user] for user in user_ids if user in self._row_of_user}
         dataset, users = self.run.dataset, np.array(list(rows.values()), dtype=np.int64)
@@ -437,10 +461,10 @@ class SavedModel:
         }
 
     def _past_of(self, users: Sequence[str]) -> tuple[list[list[str]], list[list[float]] | None]:
-        """The history of each user of the run, and its ratings.
+        """Returns the history of each user of the run, and the ratings; ``None`` if the data has no ratings.
 
         Raises:
-          DataError: users that the data does not have.
+          DataError: The data does not have some of the users, or no longer exists.
         """
         past = self.histories_of(users)
         if missing := [str(user) for user in users if user not in past]:
@@ -458,7 +482,7 @@ class SavedModel:
         return {user: row for row, user in enumerate(self.run.dataset.users["user_id"])}
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``."""
+        """Scores all items for each query with the ``score`` signature, as ``Recommender`` requires: ``[B, N]``."""
         scores = np.empty((len(queries), len(self.item_ids)), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
             batch = queries.slice(start, start + SCORE_BATCH)
@@ -472,13 +496,13 @@ class SavedModel:
 
     @cached_property
     def _reads(self) -> tuple[list[Field], list[Field]]:
-        """The fields of events, and those of requests and users, that the model reads."""
+        """The fields of events that the model reads, without ratings; and those of requests and users."""
         schema, reads = Schema.from_dict(self.manifest.get("schema", [])), set(self.manifest.get("reads", []))
         of_history = [field for field in schema.of_history() if field.key in reads and field.key != RATING_KEY]
         return of_history, [field for field in schema.of_query() if field.key in reads]
 
     def _entries(self, queries: Queries) -> dict[str, np.ndarray]:
-        """The fields of queries as ``event_fields`` and ``context``, string ``[B, *]`` each, if they are not empty."""
+        """Returns the fields of queries as ``event_fields`` and ``context``, string ``[B, *]`` each, unless empty."""
         of_history, of_query = self._reads
         if USER_FIELD in of_query:
             queries = with_user_ids(queries)
@@ -500,7 +524,12 @@ class SavedModel:
         return {name: values for name, values in entries.items() if np.any(values != "")}
 
     def _entries_of_users(self, users: Sequence[str], past: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-        """The fields of users of the run and of the events of their histories, as :meth:`_entries` writes them."""
+        """Returns the fields of users of the run and of the events of their histories, like :meth:`_entries`.
+
+        Args:
+          users: Ids of users in the data of the run.
+          past: The history of each user.
+        """
         of_history, of_query = self._reads
         encoded = {
             f.key: self.run.split.encoded[f.key] for f in (*of_history, *of_query) if f.owner in ("event", "user")
@@ -512,10 +541,10 @@ class SavedModel:
         return self._entries(replace(queries, fields={**queries.fields, **found}))
 
     def fields_of(self, user: str) -> dict[str, Any]:
-        """``context`` and ``event_fields`` of a user of the run, as :meth:`rank` and :meth:`explain` take them.
+        """Returns ``context`` and ``event_fields`` of a user of the run, for :meth:`rank` and :meth:`explain`.
 
         Raises:
-          DataError: the data does not have the user, or is not there any more.
+          DataError: The data does not have the user, or no longer exists.
         """
         past, _ = self.history_of(user)
         found = self._entries_of_users([user], [past])
@@ -536,11 +565,19 @@ class SavedModel:
         /,
         **inputs: np.ndarray,
     ) -> list[Answer[Recommendation]]:
-        """The ``k`` best items of each query by a signature, or by the full one if filters or fields are set.
+        """Returns the ``k`` best items of each query by a signature, or its full version if filters or fields are set.
 
         Args:
-          exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
-          fields: the other inputs of the full signature that are set, a row for each query.
+          signature: The name of the short signature.
+          queries: The number of queries.
+          k: The length of each list.
+          exclude: Items that are excluded from all lists; ``None`` if the signature has no such input.
+          allow, categories: The filters of all queries.
+          fields: The other inputs of the full signature that are set, a row for each query.
+          inputs: The inputs of the short signature.
+
+        Raises:
+          ModelError: The model does not have the signature, or one of its inputs.
         """
         inputs["k"] = np.full(queries, count_of(k), np.int32)
         if exclude is not None:
@@ -614,7 +651,7 @@ class SavedModel:
 
 
 def _in_batches(queries: int, answers: Callable[[slice], list[Answer[Recommendation]]]) -> list[Answer[Recommendation]]:
-    """The answers to all queries, :data:`SCORE_BATCH` in one call."""
+    """Returns the answers to all queries, calling ``answers`` with :data:`SCORE_BATCH` queries at a time."""
     return [
         answer
         for start in range(0, queries, SCORE_BATCH)
@@ -623,10 +660,10 @@ def _in_batches(queries: int, answers: Callable[[slice], list[Answer[Recommendat
 
 
 def _one_for_each(texts: int, histories: Sequence[Sequence[str]] | None) -> list[list[str]]:
-    """A history for each text; empty ones if there are none.
+    """Returns a history for each text; empty ones if ``histories`` is ``None``.
 
     Raises:
-      DataError: there are more or fewer than texts.
+      DataError: The numbers of histories and texts differ.
     """
     if histories is None:
         return [[]] * texts
@@ -636,13 +673,13 @@ def _one_for_each(texts: int, histories: Sequence[Sequence[str]] | None) -> list
 
 
 def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
-    """object ``[B, L]`` padded with ``""``; L is at least 1."""
+    """Pads rows of strings with ``""``: object ``[B, L]``; L is at least 1."""
     width = max([len(row) for row in rows] + [1])
     return np.asarray([[*row, *[""] * (width - len(row))] for row in rows], object).reshape(len(rows), width)
 
 
 def _rows(spec: tf.TensorSpec, queries: int, rows: Sequence[Any] | None) -> np.ndarray:
-    """An input of the type and the rank of ``spec``; ``rows`` is ``None`` where it is not set."""
+    """Returns an input with the type and the rank of ``spec``; if ``rows`` is ``None``, an empty one or zeros."""
     if spec.dtype == tf.string:
         return _strings([()] * queries if rows is None else rows)
     shape = [queries, *[0] * (spec.shape.rank - 1)]
@@ -650,7 +687,7 @@ def _rows(spec: tf.TensorSpec, queries: int, rows: Sequence[Any] | None) -> np.n
 
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, np.ndarray]:
-    """The inputs of a signature that describe one user."""
+    """Returns the inputs ``history`` and ``ratings`` of a signature for one user."""
     marks = _no_ratings(1) if ratings is None else _padded(rating_rows([history], [ratings]))
     return {"history": _strings([history]), "ratings": marks}
 
@@ -658,17 +695,17 @@ def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> d
 def _fields(
     history: Sequence[str], context: Fields | None, event_fields: Sequence[Fields | None] | None
 ) -> dict[str, np.ndarray]:
-    """The inputs of a signature with the fields of one query that are set."""
+    """Returns the inputs ``context`` and ``event_fields`` of a signature for one query, if they are set."""
     fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
     return {name: _strings(rows) for name, rows in fields.items()}
 
 
 def _no_ratings(users: int) -> np.ndarray:
-    """float32 ``[B, 0]``."""
+    """Returns an input without ratings, float32 ``[B, 0]``."""
     return np.zeros((users, 0), np.float32)
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """The rows of :func:`rating_rows` as float32 ``[B, L]``, padded with NaN; L is at least 1."""
+    """Pads the rows of :func:`rating_rows` with NaN: float32 ``[B, L]``; L is at least 1."""
     width = max([len(row) for row in rows] + [1])
     return np.asarray([[*row, *[np.nan] * (width - len(row))] for row in rows], np.float32)

@@ -1,4 +1,7 @@
-"""What a client may ask of an exported model: strings in, strings out, core TensorFlow and TF Text operations only."""
+"""The signatures of an exported model, whose inputs and outputs have the strings that clients use.
+
+They need core TensorFlow and TF Text operations only, except with the index form *scann*.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.training.interests import forecast_of
 
-#: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
+#: The possible inputs of a request, by the names that clients use. Each signature takes some of them, in its own order.
 TEXT, ITEM_ID = (tf.TensorSpec((None,), tf.string, name) for name in ("text", "item_id"))
 HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES, PINNED, SKIP, LABEL_WEIGHTS = (
     tf.TensorSpec((None, None), tf.string, name)
@@ -48,7 +51,7 @@ TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
 RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
 K, CATEGORY_CAP, REASONS = (tf.TensorSpec((None,), tf.int32, name) for name in ("k", "category_cap", "reasons"))
 DIVERSITY, TAIL_SHARE = (tf.TensorSpec((None,), tf.float32, name) for name in ("diversity", "tail_share"))
-#: Defaults of the full signatures, each of one row, which stands for every row of a request.
+#: Defaults of the full signatures. Each has a single row, which applies to every row of a request.
 NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10])
 NO_CAP, NO_REASONS, NO_SHARE = tf.constant([0]), tf.constant([0]), tf.zeros(1)
 
@@ -58,21 +61,22 @@ SPONSORED = "sponsored"
 #: Weight of a history in a search: one standard deviation of its scores counts as half a standard deviation of the
 #: cosines between the catalogue's texts.
 PERSONAL = 0.5
-#: Scores that are spread less are equal but for rounding: they move nothing.
+#: With a smaller standard deviation, the scores of a history differ by rounding errors only and do not affect a search.
 FAINT = 1e-4
-#: Labels of warm-up requests.
+#: Number of labels in warm-up requests.
 SHOWN_LABELS = 5
-#: Neighbours of an item that ``related`` may list.
+#: Largest number of neighbours that ``related`` lists.
 NEIGHBOURS = 50
-#: The smallest probability that the ranking model is taken to have given.
+#: Smaller probabilities of the ranking model are raised to this value before the logarithm.
 TINY = 1e-30
-#: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
+#: Number of requests on which an index of a large catalogue is tuned. With 300, the recall on other requests was 0.02
+#: lower.
 SAMPLED = 2000
-AT_ONCE = 250  # of these through the network
+AT_ONCE = 250  # number of these that are encoded at once
 
 
 def _signature(*inputs: tf.TensorSpec) -> Callable[[Any], tf.types.experimental.PolymorphicFunction]:
-    """``tf.function`` without AutoGraph, which has nothing to convert here, and takes seconds to find that out."""
+    """Returns ``tf.function`` without AutoGraph, which takes seconds to find that there is nothing to convert here."""
     return tf.function(input_signature=inputs, autograph=False)
 
 
@@ -83,62 +87,65 @@ _Found = tuple[tf.Tensor, tf.Tensor]
 class ServingModel(tf.Module):
     """A fitted model with its catalogue and its text tower, ready to be saved.
 
-    Every signature takes a batch of any size. String matrices are padded with ``""``; ids that the catalogue does not
-    have count as absent, and ``unknown`` ``[B]`` says how many there were. Where fewer than ``k`` items remain, a row
-    is filled up with ``""`` at score 0.
+    Every signature takes a batch of any size. String matrices are padded with ``""``. Ids that are not in the catalogue
+    are ignored; the output ``unknown`` ``[B]`` counts them. If fewer than ``k`` items remain, a row is padded with
+    ``""`` and score 0.
 
-    ``recommend``, ``search`` and ``similar`` take the inputs of the common case. TF Serving's REST API refuses a
-    request that leaves an input out, so each has a second signature with all inputs, such as ``recommend_full``; over
-    gRPC any of these but ``text`` and ``item_id`` may be left out. They take, beside those of the short one:
+    ``recommend``, ``search`` and ``similar`` take the most common inputs only, because TF Serving's REST API refuses
+    requests that omit an input. Each has a second signature that takes all inputs, such as ``recommend_full``; over
+    gRPC, all of them except ``text`` and ``item_id`` may be omitted. The additional inputs are:
 
-    - ``allow`` string ``[B, A]``, the only ids that may come back, and ``categories`` string ``[B, F]``, of which an
-      item needs one. A row of nothing but ``""`` lets everything pass; one of ids or categories that the catalogue does
-      not have, nothing.
-    - ``context`` string ``[B, C]``, the fields of the request and of its user, an entry ``name=value`` each, and
-      ``event_fields`` string ``[B, L]``, the fields of each event of the history, entries separated by line breaks
-      (``kind=purchase\\ndwell=12``). The fields of a shop are columns of its files, and signatures should not differ
-      from shop to shop; so there are no inputs for kinds and times of events, which are fields like all others. Ratings
-      are an input of their own because most requests with fields have no others. :class:`FieldDecoder` says how values
-      are written; ``unread`` ``[B]`` counts entries that cannot be read.
+    - ``allow``, string ``[B, A]``, the only ids that may be returned, and ``categories``, string ``[B, F]``, of which a
+      returned item must have at least one. A row that contains only ``""`` allows all items. A row with only ids or
+      categories that are not in the catalogue allows none.
+    - ``context``, string ``[B, C]``, the fields of the request and of its user, one entry ``name=value`` each, and
+      ``event_fields``, string ``[B, L]``, the fields of each event of the history, with entries separated by line
+      breaks (``kind=purchase\\ndwell=12``). The fields of a shop are columns of its files, but the signatures should be
+      the same for all shops. So there are no inputs for kinds and times of events, which are fields like all others.
+      Ratings are a separate input because they are the only field in most requests with fields. :class:`FieldDecoder`
+      describes the notation of values. The output ``unread`` ``[B]`` counts unreadable entries.
 
-    and give ``titles`` string ``[B, k]`` too. The stages of ``recommend`` are retrieval, exclusion, filters, the
-    ranking model, and re-ranking by the rules of :meth:`recommend_full`.
+    The full signatures also return ``titles``, string ``[B, k]``. The stages of ``recommend`` are retrieval, exclusion,
+    filters, the ranking model, and re-ranking by the rules of :meth:`recommend_full`.
 
-    If ``ranking`` changes the order (:attr:`RankingModel.reorders`), the best ``ranking.config.candidates`` items that
-    pass are listed in its order, as :class:`tfllmrec.models.ranking.Reranked` does it, and all others behind them.
-    ``scores`` then belong to places: the n-th item of a list has the n-th highest of the retrieval scores, so that
-    scores descend and compare with those behind. Otherwise a score is that of its item, the sum of the terms of
-    ``explain`` and of what ``label_weights`` add.
+    If ``ranking`` changes the order (:attr:`RankingModel.reorders`), it orders the best ``ranking.config.candidates``
+    items that pass the filters, as :class:`tfllmrec.models.ranking.Reranked` does; all others follow. ``scores`` then
+    belong to positions, not to items: the n-th item of a list has the n-th highest retrieval score, so that scores
+    descend along the whole list. Without such a model, a score belongs to its item: it is the sum of the terms of
+    ``explain`` and of the amounts that ``label_weights`` add.
 
-    Up to :data:`tfllmrec.layers.item_index.EXACT_ITEMS` items every list is exact.
+    Up to :data:`tfllmrec.layers.item_index.EXACT_ITEMS` items, every list is exact.
 
     Args:
-      model: fitted.
-      item_ids: object ``[N]``.
-      text: float32 ``[N, Dt]``, zeros where an item has no text.
-      text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` without text: no ``search`` then, nor ``encode``.
-        Without ``vectors`` of its own, of token ids, as :class:`tfllmrec.text.encoder.TextToVector` has: no
-        ``search_tokens``.
-      histories: of users: the lists of a larger catalogue are made to be right for such requests.
-      categories: the clean cell of each item, see :func:`tfllmrec.data.cleaning.names.category_names`; ``None``: no
-        item has any.
-      labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
-      ranking: fitted on ``model``; ``None``: no ``rank``, and ``recommend`` keeps the order of retrieval.
-      index: the form of the indexes; *scann* has operations that are not in TensorFlow.
-      titles: of the items; ``None``: their ids.
-      schema: the fields that the model was fitted with.
-      text_widths: the widths of the encoders' vectors concatenated in ``text``, which ``search`` weighs as
-        :func:`tfllmrec.text.centring.search_weights` says; ``None`` if there is one encoder.
-      tail: bool ``[N]``, the items that ``tail_share`` is about; ``None``: all.
-      repeats: whether ``recommend`` may list items of the history, because using an item again is the task.
-      forecast: learned on ``model``; ``None``: interests are what is counted in the history.
-      ordered: whether the order of a user's events is known, so that reasons may speak of it.
-      graph: of the first items; further ones have no neighbours. ``None``: no ``related``.
-      domains: of each item of joined data, further names that ``categories`` of a request may have, see
+      model: The fitted model.
+      item_ids: Object ``[N]``.
+      text: Float32 ``[N, Dt]``; zeros for items without text.
+      text_to_vector: Encodes string ``[B]`` to float32 ``[B, Dt]``. ``None`` without text; then there is no ``search``
+        and no ``encode``. If it has no method ``vectors`` that takes token ids, like
+        :class:`tfllmrec.text.encoder.TextToVector`, there is no ``search_tokens``.
+      histories: Histories of users. The index of a large catalogue is tuned for such requests.
+      categories: The cleaned category cell of each item, see
+        :func:`tfllmrec.data.cleaning.names.category_names`; ``None`` if no item has categories.
+      labels: The labels of the items; ``None`` if there are none, then there is no ``interests``.
+      ranking: The ranking model, fitted on ``model``. ``None`` if there is none; then there is no ``rank``, and
+        ``recommend`` keeps the order of retrieval.
+      index: The form of the indexes; *scann* needs operations that are not in TensorFlow.
+      titles: The titles of the items; ``None`` to use their ids.
+      schema: The fields that the model was fitted with.
+      text_widths: The widths of the encoders' vectors concatenated in ``text``, which ``search`` weighs with
+        :func:`tfllmrec.text.centring.search_weights`; ``None`` if there is one encoder.
+      tail: Bool ``[N]``, the items that count as tail items for ``tail_share``; ``None`` for all.
+      repeats: Whether ``recommend`` may list items of the history, for tasks where users use items again.
+      forecast: The forecast of interests, fitted on ``model``; ``None`` to count the labels of the history only.
+      ordered: Whether the order of a user's events is known, so that reasons may mention it.
+      graph: The graph of the first items of the catalogue; later items have no neighbours. ``None`` if there is none;
+        then there is no ``related``.
+      domains: For each item of joined data, additional names that ``categories`` of a request may contain, see
         :func:`tfllmrec.data.domains.domain_filters`.
 
     Raises:
-      ModelError: the model reads a field that the schema does not have, or texts, and there is no encoder for them.
+      ModelError: The model reads a field that the schema does not have, the model reads more fields of events than a
+        request can have, or there is no suitable encoder for the texts that it reads.
     """
 
     def __init__(
@@ -180,7 +187,7 @@ class ServingModel(tf.Module):
         numbers = {name: number for number, name in enumerate(members)}
         self.category_of = static_table({"": NOTHING} | numbers, len(members))
         schema = Schema() if schema is None else schema
-        reads = {RATING_KEY, *model.reads}  # interests and ranking know ratings
+        reads = {RATING_KEY, *model.reads}  # interests and ranking read ratings
         self.reads = tuple(sorted(reads))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
         self.context_decoder = FieldDecoder(schema.of_query(), reads, CONTEXT_NAMES)
@@ -195,7 +202,7 @@ class ServingModel(tf.Module):
                 f"The model reads {', '.join(missing)}; expected fields of the data's schema "
                 f"({', '.join(field.key for field in schema) or 'none'}). Export it with the data it was fitted on."
             )
-        #: Keys of texts that the model reads as vectors: strings in requests, and which of these are encoded.
+        #: Widths of the fields that are texts in requests and that the model reads as vectors, by their keys.
         self._vector_widths = {
             field.key: spec.shape[-1]
             for field in (*self.event_decoder.fields, *self.context_decoder.fields)
@@ -222,14 +229,14 @@ class ServingModel(tf.Module):
         self.rules = ListRules(self.best, self.item_vectors, of_items, tail)
         self._scann = [one.cells for one in (self.best, self.alike) if isinstance(one.cells, Scann)]
         self.text_to_vector = text_to_vector
-        # Saving traces every function of a module, offered or not.
+        # Saving traces every function of a module, even if it is not a signature, so the missing ones are removed.
         if text_to_vector is None:
             self.search = self.search_full = self.encode = None
         if not hasattr(text_to_vector, "vectors"):
             self.search_tokens = None
         if not self._scann:
             self.prepare = self.release = None
-        #: A few labels that requests may weigh; none without labels.
+        #: A few labels that requests may weigh; empty without labels.
         self.some_labels = () if labels is None else tuple(map(str, labels.labels[:SHOWN_LABELS]))
         self._spread_of_prior = float(np.std(self.folded.prior))
         if graph is None:
@@ -245,11 +252,11 @@ class ServingModel(tf.Module):
             self.forecast = forecast_of(labels, forecast)
         columns = None if labels is None else self.forecast.profile.columns
         self.label_weights = LabelWeights(labels, self.n_items, columns)
-        # The Keras model itself stays out of the SavedModel; these are the resources that its functions read.
+        # The SavedModel does not contain the Keras model itself, only the resources that its functions read.
         self.resources = model.resources
         self._score_items = model.score_items
         self._explain_items = model.explain_items
-        #: Only of a model with the three terms that reasons are made of.
+        #: ``None`` if the model lacks one of the three terms that reasons are made of.
         self.reasons: Reasons | None = None
         if set(TERMS) <= set(model.term_names):
             if labels is None:
@@ -257,7 +264,7 @@ class ServingModel(tf.Module):
             else:
                 subjects = Subjects(self.label_weights.columns, telling(names, labels.share))
             self.reasons = Reasons(self.titles, subjects, ~tail, ordered)
-        #: How many of the best items ``recommend`` lists in the order of the ranking model.
+        #: Number of the best items that ``recommend`` lists in the order of the ranking model.
         self.ranked = 0
         if ranking is None:
             self.rank = None
@@ -272,7 +279,7 @@ class ServingModel(tf.Module):
         self.relation_words = tf.constant([*words, ""])
         offsets = np.pad(near.offsets, (0, self.n_items - graph.n_items), mode="edge")  # new items have no edges
         self.neighbour_offsets = tf.Variable(offsets, trainable=False, name="neighbour_offsets", dtype=tf.int64)
-        # A row more, for items that have fewer.
+        # The additional last row is padding for items with fewer neighbours.
         items, weights = np.append(near.items, self.n_items), np.append(near.weights, 0)
         self.neighbours = tf.Variable(items, trainable=False, name="neighbours", dtype=tf.int32)
         self.neighbour_weights = tf.Variable(weights, trainable=False, name="neighbour_weights", dtype=tf.float32)
@@ -289,24 +296,28 @@ class ServingModel(tf.Module):
         categories: list[np.ndarray],
         index: Form,
     ) -> None:
-        """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
+        """Builds the index ``best`` for ``recommend``, and the index ``alike`` for ``search`` and ``similar``.
+
+        The vectors of ``alike`` are the text vector, the learned vector and the folded vector of an item, concatenated.
+        """
         own, folded = self.item_vectors.numpy(), self.folded.vectors
-        # Without a dense side all are zeros, and there are no cells to be near to.
+        # Without a dense part, all query vectors are zeros, so no cell is nearer than another.
         form: Form = index if self.folded.has_vectors else "exact"
         asked, known = (None, None) if is_exact(form, self.n_items) else self._asked(model, histories)
         self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories, exclude=known)
         self.text_factors, self.text_centre, spread = search_weights(text, text_widths)
-        self._personal = PERSONAL * (spread or 1.0)  # where all texts are alike, the history decides alone
-        # The texts of items stand for those that will be looked for.
+        self._personal = PERSONAL * (spread or 1.0)  # if all texts are equal, the history alone decides
+        # The texts of items represent the texts that clients will search for.
         rows = evenly_spread(self.n_items, SAMPLED)
         searched = np.hstack([text[rows] * self.text_factors, np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
         compared = np.hstack([text[rows], own[rows], np.zeros_like(folded[rows])]) / 2
         vectors = np.hstack([text, own, folded])
-        itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]  # unless it is searched
+        # ``similar`` excludes the item itself, ``search`` excludes none.
+        itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]
         self.alike = build_index(vectors, np.vstack([searched, compared]), index, categories=categories, exclude=itself)
 
     def _asked(self, model: Servable, histories: Queries) -> tuple[np.ndarray, np.ndarray]:
-        """What some of the ``histories`` ask for, float32 ``[Q, D]``, and they themselves, int32 ``[Q, L]``."""
+        """Returns query vectors of sampled histories, float32 ``[Q, D]``, and these histories, int32 ``[Q, L]``."""
         some = histories.take(evenly_spread(len(histories), SAMPLED))
         longest = max(int(some.history.lengths.max(initial=1)), 1)
         length = min(longest, model.history_length)
@@ -320,7 +331,7 @@ class ServingModel(tf.Module):
         return np.concatenate(asked), some.history.padded(longest, self.n_items)
 
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-        """By the name that a client calls them by."""
+        """Returns the signatures by the names that clients use."""
         served = {"serving_default": self.recommend}
         names = ("recommend", "recommend_full", "similar", "similar_full", "explain", "score")
         optional = ("search", "search_full", "search_tokens", "encode", "related", "interests", "rank")
@@ -329,11 +340,13 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, EXCLUDE, K)
     def recommend(self, history, ratings, exclude, k):
-        """The best ``k`` items outside ``exclude`` and, unless ``repeats``, outside the history.
+        """Returns the best ``k`` items, without those in ``exclude`` and, unless ``repeats``, those in the history.
 
         Args:
-          history: string ``[B, L]``, oldest first. ratings: float32 ``[B, R]``, one per history entry; NaN, or a row
-            that is shorter, for none. exclude: string ``[B, E]``. k: int32 ``[B]``.
+          history: String ``[B, L]``, oldest first.
+          ratings: Float32 ``[B, R]``, one per history entry. NaN means no rating; rows may be shorter than the history.
+          exclude: String ``[B, E]``.
+          k: Int32 ``[B]``.
         """
         query, unknown, _ = self._query(history, ratings)
         ruled = self.business_rules(tf.shape(history)[0])
@@ -365,30 +378,34 @@ class ServingModel(tf.Module):
         label_weights=NO_STRINGS,
         reasons=NO_REASONS,
     ):
-        """As :meth:`recommend`, with fields, filters and rules; see the class.
+        """Returns lists like :meth:`recommend`, with fields, filters and rules; see the class.
 
-        If any rule is set, up to 100 places are filled one at a time from the best ``5 k`` items (50 to 500), as
-        :func:`tfllmrec.layers.list_order.list_order` says. Items keep their scores, which then do not descend.
+        If any of ``diversity``, ``pinned``, ``category_cap`` and ``tail_share`` is set, up to 100 positions are filled
+        one at a time from the best ``5 k`` items (50 to 500), by :func:`tfllmrec.layers.list_order.list_order`. Items
+        keep their scores, which then do not descend.
 
         Args:
-          diversity: float32 ``[B]``, from 0 (the best items) to 1 (the most different ones), by the cosines of learned
-            item vectors.
-          pinned: string ``[B, P]``, items that come first, in this order, whatever their scores and the other rules; at
-            most 100 of them. Like any other item they are left out if they are excluded, filtered out, not in the
-            catalogue or, unless ``repeats``, in the history.
-          category_cap: int32 ``[B]``, maximum number of items from one category; an item counts in each of its first 32
-            categories. 0: no cap. A list with a cap ends where its candidates do, and after 100 items.
-          tail_share: float32 ``[B]``, s from 0 to 1: at least ``floor(s n)`` of the first n items are tail items, for
-            each n up to 100, while there are tail candidates.
-          skip: string ``[B, S]``, stages to skip: ``ranking``. Other names count in ``unread``.
-          label_weights: string ``[B, W]``, entries ``label=weight`` with weights from -1 to 1. In retrieval, an item's
+          history, ratings, exclude, k: See :meth:`recommend`.
+          event_fields, context, allow, categories: See the class.
+          diversity: Float32 ``[B]``, from 0 (the best items) to 1 (the most different items), measured by the cosines
+            of learned item vectors.
+          pinned: String ``[B, P]``, items that come first, in this order, regardless of their scores and the other
+            rules; at most 100 of them. Like any other item, they are left out if they are excluded, filtered out, not
+            in the catalogue or, unless ``repeats``, in the history.
+          category_cap: Int32 ``[B]``, the largest number of items from one category; an item counts in each of its
+            first 32 categories. 0 means no cap. A list with a cap ends with its candidates, and after 100 items.
+          tail_share: Float32 ``[B]``, s from 0 to 1: at least ``floor(s n)`` of the first n items are tail items, for
+            each n up to 100, as long as there are tail candidates.
+          skip: String ``[B, S]``, stages to skip: ``ranking``. Other names count in ``unread``.
+          label_weights: String ``[B, W]``, entries ``label=weight`` with weights from -1 to 1. In retrieval, an item's
             score rises by w times two standard deviations of the row's scores over the whole catalogue, where w is the
-            sum of the weights of its labels. In ranking, the logarithm of its click probability rises likewise, by the
-            standard deviation over the candidates. The weights of a label that is given several times add
-            up, to -1 or 1 at most. Entries that name no label of ``interests``, or have no number, count in ``unread``.
-          reasons: int32 ``[B]``, how many of the first places get a reason, 0 to 100; ``reasons`` string ``[B, k]`` of
-            the answer are ``""`` in all others, and where no fact is behind a score (:mod:`tfllmrec.models.reasons`).
-            Sponsored items have the reason :data:`SPONSORED`, whether reasons are asked for or not.
+            sum of the weights of its labels. In ranking, the logarithm of its click probability rises likewise, by w
+            times two standard deviations over the candidates. The weights of a label that is given several times add
+            up, clipped to -1 to 1. Entries whose label is not one of ``interests``, or whose weight is not a number,
+            count in ``unread``.
+          reasons: Int32 ``[B]``, the number of first positions that get a reason, 0 to 100. The output ``reasons``,
+            string ``[B, k]``, is ``""`` at all other positions, and where no fact explains a score
+            (:mod:`tfllmrec.models.reasons`). Sponsored items always have the reason :data:`SPONSORED`.
         """
         history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,
@@ -418,7 +435,13 @@ class ServingModel(tf.Module):
         return self._titled(items, scores) | {"reasons": why, "unknown": unknown, "unread": unread}
 
     def _reasons_of(self, query: Query, items: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-        """The reasons of the first ``wanted`` int32 ``[B]`` of ``items`` int32 ``[B, k]``: string ``[B, k]``."""
+        """Returns the reasons of the first ``wanted`` items of each list, string ``[B, k]``; ``""`` for the others.
+
+        Args:
+          query: The query of the request.
+          items: Int32 ``[B, k]``.
+          wanted: Int32 ``[B]``.
+        """
         none = tf.fill(tf.shape(items), "")
         if (reasons := self.reasons) is None:
             return none
@@ -433,7 +456,7 @@ class ServingModel(tf.Module):
         return tf.cond(tf.reduce_any(wanted > 0), told, lambda: none)
 
     def _request(self, query: Query, exclude: tf.Tensor, filters: Mapping[str, tf.Tensor]) -> dict[str, Any]:
-        """The arguments of ``self.best.top_k``, but for ``k``."""
+        """Returns the arguments of ``self.best.top_k``, except ``k``."""
         excluded = self.index_of.lookup(exclude)
         if not self.repeats:
             excluded = tf.concat([query["history"], excluded], axis=1)
@@ -447,11 +470,15 @@ class ServingModel(tf.Module):
         skipped: tf.Tensor | None = None,
         weighed: Weighed | None = None,
     ) -> _Found:
-        """The best ``k`` items in the order of the ranking model, if it changes any.
+        """Returns the best ``k`` items, in the order of the ranking model if it changes the order.
 
         Args:
-          skipped: bool ``[B]``, rows that keep the order of retrieval.
-          weighed: labels that move items within the order of the ranking model; ``request`` has them already.
+          query: The query of the request.
+          request: The arguments of ``self.best.top_k``, except ``k``.
+          k: Int32 ``[B]`` or ``[1]``.
+          skipped: Bool ``[B]``, rows that keep the order of retrieval.
+          weighed: The weighed labels, for the order of the ranking model; ``request`` already contains their effect on
+            retrieval.
         """
         if not self.ranked:
             return self.best.top_k(k=k, **request)
@@ -472,7 +499,7 @@ class ServingModel(tf.Module):
         return self._first(items, scores, k)
 
     def _weighed_pairs(self, request: Mapping[str, Any], weighed: Weighed) -> tuple[tf.Tensor, tf.Tensor]:
-        """The pairs of a request, followed by the items of the labels that it weighs."""
+        """Returns the pairs of a request, followed by the pairs of the labels that it weighs."""
         _, variance = self.folded.moments(self.best, request["query"], request["pairs"])
         spread = tf.where(request["unknown"], self._spread_of_prior, tf.sqrt(variance))
         further = self.label_weights.pairs(weighed, spread)
@@ -480,7 +507,16 @@ class ServingModel(tf.Module):
         return items, values
 
     def _weighed_order(self, probability: tf.Tensor, weighed: Weighed, items: tf.Tensor) -> tf.Tensor:
-        """What ``items`` int32 ``[B, M]`` are ordered by, float32 ``[B, M]``, where requests weigh labels."""
+        """Returns the values by which the candidates are ordered, float32 ``[B, M]``.
+
+        These are log probabilities plus the effect of the labels, or the unchanged probabilities for requests without
+        weighed labels.
+
+        Args:
+          probability: Float32 ``[B, M]``, the output of the ranking model.
+          weighed: The weighed labels.
+          items: The candidates, int32 ``[B, M]``; N for none.
+        """
         there = items < self.n_items
         logits = tf.math.log(tf.maximum(probability, TINY))
         count = tf.maximum(tf.reduce_sum(tf.cast(there, tf.float32), axis=1, keepdims=True), 1.0)
@@ -490,7 +526,7 @@ class ServingModel(tf.Module):
         return tf.where(weighed.any[:, tf.newaxis], tf.where(there, moved, -np.inf), probability)
 
     def _first(self, items: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> _Found:
-        """The first ``k`` int32 ``[B]`` of each row; only as many columns as the longest list has."""
+        """Keeps the first ``k`` items, int32 ``[B]``, of each row; the largest ``k`` is the number of columns."""
         width = tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), self.n_items)
         items, scores = items[:, :width], scores[:, :width]
         shown = (tf.range(tf.shape(items)[1]) < k[:, tf.newaxis]) & (items < self.n_items)
@@ -498,7 +534,10 @@ class ServingModel(tf.Module):
 
     @_signature(TEXT, HISTORY, EXCLUDE, K)
     def search(self, text, history, exclude, k):
-        """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the user."""
+        """Returns items whose texts are similar in meaning to ``text``, string ``[B]``.
+
+        If there is a history, items that suit the user are ranked higher.
+        """
         query, unknown, _ = self._query(history, _no_ratings(history))
         filters = self._filters(*_no_filters(history), self.business_rules(tf.shape(history)[0]))
         return self._listed(*self._found(self.text_to_vector(text), query, exclude, filters, k)) | {"unknown": unknown}
@@ -516,7 +555,7 @@ class ServingModel(tf.Module):
         categories=NO_STRINGS,
         k=TEN,
     ):
-        """As :meth:`search`, with ratings, fields and filters; see the class."""
+        """Returns items like :meth:`search`, with ratings, fields and filters; see the class."""
         text, history, ratings, event_fields, context, exclude, allow, categories, k = _with_as_many_rows(
             text, history, ratings, event_fields, context, exclude, allow, categories, k
         )
@@ -527,11 +566,12 @@ class ServingModel(tf.Module):
 
     @_signature(*TOKENS, HISTORY, EXCLUDE, K)
     def search_tokens(self, input_word_ids, input_mask, input_type_ids, history, exclude, k):
-        """As :meth:`search`, for clients that tokenise by themselves: the same tokens find the same items.
+        """Returns items like :meth:`search`, for clients that tokenise texts themselves; equal tokens find equal items.
 
         Args:
-          input_word_ids, input_mask, input_type_ids: int32 ``[B, T]``, ``[CLS]`` and ``[SEP]`` included. Columns after
-            the last one that any text fills do no harm; the others may be as many as the encoder has positions.
+          input_word_ids, input_mask, input_type_ids: Int32 ``[B, T]``, including ``[CLS]`` and ``[SEP]``. Columns that
+            are padding in all rows are ignored; there may be as many other columns as the encoder has positions.
+          history, exclude, k: See :meth:`search`.
         """
         used = tf.reduce_any(input_mask != 0, axis=0)
         width = tf.reduce_max(tf.where(used, tf.range(tf.size(used)), 0)) + 1
@@ -543,13 +583,13 @@ class ServingModel(tf.Module):
 
     @_signature(TEXT)
     def encode(self, text):
-        """The vectors of ``text`` string ``[B]`` in the space of the items' texts: float32 ``[B, Dt]``."""
+        """Encodes ``text``, string ``[B]``, as the items' texts are encoded: float32 ``[B, Dt]``."""
         return {"vectors": self.text_to_vector(text)}
 
     def _found(
         self, vectors: tf.Tensor, query: Query, exclude: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor
     ) -> _Found:
-        """The items for texts of these ``vectors``, float32 ``[B, Dt]``."""
+        """Finds the items for searched texts with these ``vectors``, float32 ``[B, Dt]``."""
         user, items, values, mean = tf.cond(
             tf.reduce_all(self.folded.nothing_known(query)),
             lambda: self._no_leaning(query),
@@ -568,14 +608,17 @@ class ServingModel(tf.Module):
 
     @_signature(ITEM_ID, K)
     def similar(self, item_id, k):
-        """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
+        """Returns the items most similar to ``item_id``, string ``[B]``.
+
+        The score is the mean of the cosine of the learned vectors and the cosine of the text vectors.
+        """
         index = self.index_of.lookup(item_id)
         found = self._similar(index, *_no_filters(item_id), k)
         return self._listed(*found) | {"unknown": tf.cast(index == self.n_items, tf.int32)}
 
     @_signature(ITEM_ID, ALLOW, CATEGORIES, K)
     def similar_full(self, item_id, allow=NO_STRINGS, categories=NO_STRINGS, k=TEN):
-        """As :meth:`similar`, with filters; see the class."""
+        """Returns items like :meth:`similar`, with filters; see the class."""
         item_id, allow, categories, k = _with_as_many_rows(item_id, allow, categories, k)
         index = self.index_of.lookup(item_id)
         found = self._similar(index, allow, categories, k)
@@ -583,7 +626,7 @@ class ServingModel(tf.Module):
 
     def _similar(self, index: tf.Tensor, allow: tf.Tensor, categories: tf.Tensor, k: tf.Tensor) -> _Found:
         filters = self._filters(allow, categories, self.business_rules(tf.size(index)))
-        # Nothing is like an item that is not there.
+        # An unknown item has no similar items.
         allowed = tf.pad(filters.pop("allowed"), [[0, 0], [0, 1]], constant_values=NOTHING)
         allowed = tf.where(index[:, tf.newaxis] < self.n_items, allowed, self.n_items)
         text_and_own = self.alike.read(index)[:, : -self.folded.dim]
@@ -592,10 +635,10 @@ class ServingModel(tf.Module):
 
     @_signature(ITEM_ID, K)
     def related(self, item_id, k):
-        """The neighbours of ``item_id`` string ``[B]`` in the graph, at most :data:`NEIGHBOURS`, strongest first.
+        """Returns the neighbours of ``item_id``, string ``[B]``, in the graph, strongest first.
 
-        ``scores`` are the sums of the weights of the relations; ``reasons`` string ``[B, k]`` say which these are, such
-        as ``same author, similar text``.
+        There are at most :data:`NEIGHBOURS`. ``scores`` are the sums of the weights of the relations; ``reasons``,
+        string ``[B, k]``, name the relations, such as ``same author, similar text``.
         """
         index = self.index_of.lookup(item_id)
         known = index < self.n_items
@@ -617,7 +660,10 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, ITEMS, EVENT_FIELDS, CONTEXT)
     def explain(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):
-        """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
+        """Returns the terms of the scores of ``items``, string ``[B, M]``, by name.
+
+        ``because`` is the history item that explains each score; ``""`` if there is none.
+        """
         query, unknown = self._query_of(history, ratings, event_fields, context)
         terms = dict(self._explain_items(self.item_vectors, query, self.index_of.lookup(items)))
         terms.pop("behind", None)
@@ -625,14 +671,15 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, K)
     def interests(self, history, ratings, k):
-        """The ``k`` labels that the next items most likely have.
+        """Returns the ``k`` labels that a user's next items most likely have.
 
-        ``weights`` of a row sum to 1. ``levels``: *broad* for a label of at least 2 % of the catalogue's items,
-        otherwise *specific*. ``because``: the history item that adds most to the label; ``""`` if none has it.
-        ``trends``: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of
-        all, *falling* if that is at least 1.5 times as large, otherwise *steady*; see
-        :class:`tfllmrec.layers.interest_profile.Profile`. ``""`` if no history item has the label, or the data has no
-        order. Rows are filled up with ``""`` at weight 0; one without a known item has nothing else.
+        The ``weights`` of a row sum to 1. ``levels`` is *broad* for a label of at least 2 % of the catalogue's items,
+        otherwise *specific*. ``because`` is the history item that contributes most to the label; ``""`` if none has it.
+        ``trends`` is *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share
+        of all events, *falling* if it is at most 1 / 1.5 of that share, otherwise *steady*; see
+        :class:`tfllmrec.layers.interest_profile.Profile`. It is ``""`` if no history item has the label, or if the
+        order of events is unknown. Rows are padded with ``""`` and weight 0; a row without a known item is only
+        padding.
         """
         query, unknown, _ = self._query(history, ratings)
         items = scores = None
@@ -652,10 +699,10 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, ITEMS, EVENT_FIELDS, CONTEXT)
     def rank(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):
-        """``click_probability`` of ``items`` string ``[B, M]``, and ``rating`` where the data has any.
+        """Returns ``click_probability`` of ``items``, string ``[B, M]``, and ``rating`` if the data has ratings.
 
-        Both float32 ``[B, M]``, and 0 for ``""``, unknown ids and items that business rules hide from the request. What
-        they mean: :meth:`tfllmrec.models.ranking.RankingModel.rank`.
+        Both are float32 ``[B, M]``, and 0 for ``""``, unknown ids and items that business rules hide from the request.
+        :meth:`tfllmrec.models.ranking.RankingModel.rank` explains their meaning.
         """
         history, ratings, items, event_fields, context = _with_as_many_rows(
             history, ratings, items, event_fields, context
@@ -669,24 +716,24 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, EVENT_FIELDS, CONTEXT)
     def score(self, history, ratings, event_fields=NO_STRINGS, context=NO_STRINGS):
-        """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
+        """Returns the scores of all items in catalogue order, float32 ``[B, N]``, without masking, for evaluation."""
         query, _ = self._query_of(history, ratings, event_fields, context)
         return {"scores": self._score_items(self.item_vectors, query)}
 
     @_signature()
     def prepare(self):
-        """Has ScaNN make of the variables what it needs, for who loads the model; not there without ScaNN."""
+        """Builds the ScaNN searchers from the variables, after loading the model; ``None`` without ScaNN."""
         for searcher in self._scann:
             searcher.prepare()
 
     @_signature()
     def release(self):
-        """Gives up what :meth:`prepare` made, for who unloads the model; not there without ScaNN."""
+        """Releases the searchers that :meth:`prepare` built, before unloading the model; ``None`` without ScaNN."""
         for searcher in self._scann:
             searcher.release()
 
     def _query_of(self, *inputs: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """:meth:`_query` of history, ratings, fields of events and context, of which the last two may have one row."""
+        """Calls :meth:`_query` with history, ratings, event fields and context, of which any may have a single row."""
         query, unknown, _ = self._query(*_with_as_many_rows(*inputs))
         return query, unknown
 
@@ -698,12 +745,12 @@ class ServingModel(tf.Module):
         event_fields: tf.Tensor | None = None,
         context: tf.Tensor | None = None,
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        """The query as the model reads it.
+        """Decodes the inputs of a request to the query that the model reads.
 
-        Without ``event_fields`` and ``context`` every field is left out.
+        Without ``event_fields`` and ``context``, every field is missing.
 
         Returns:
-          The query; the number of unknown ids, and of entries that cannot be read, int32 ``[B]`` each.
+          The query; and the numbers of unknown ids and of unreadable entries, int32 ``[B]`` each.
         """
         index = self.index_of.lookup(history)
         present, shape = index < self.n_items, tf.shape(history)
@@ -727,14 +774,18 @@ class ServingModel(tf.Module):
         for key, values in events.items():
             padding = self.n_items if key == "history" else padding_of(np.dtype(values.dtype.as_numpy_dtype))
             known = tf.ragged.boolean_mask(values, present).to_tensor(default_value=padding)
-            # A batch of empty histories still needs a column.
+            # A batch of empty histories still needs a column, so one is added.
             query[key] = tf.pad(known, [[0, 0], [0, 1], *[[0, 0]] * (known.shape.rank - 2)], constant_values=padding)
         return query | self._vectors_of_texts(query, () if context is None else self.reads_texts), unknown, unread
 
     def _vectors_of_texts(self, query: Query, given: Sequence[str]) -> dict[str, tf.Tensor]:
-        """The texts of a query as :meth:`Servable.query_inputs` has them, all missing but those of the ``given`` keys.
+        """Returns the text vectors of a query, as in :meth:`Servable.query_inputs`; missing values for other keys.
 
-        Those of events are cut to the newest that are read before they become vectors, which bounds the memory.
+        Only the texts of the newest :attr:`history_length` events are encoded, which bounds the memory.
+
+        Args:
+          query: The decoded query.
+          given: The keys of the texts to encode.
         """
         lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
         texts = {
@@ -751,23 +802,24 @@ class ServingModel(tf.Module):
 
     @property
     def width_of_texts(self) -> int:
-        """Numbers in the vector of a text of a request; 0: none is read."""
+        """The width of the vectors of a request's texts; 0 if the model reads no texts."""
         return self._vector_widths[self.reads_texts[0]] if self.reads_texts else 0
 
     def _event_ids(self, known: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        """Ids of the items at ``position`` int32 ``[B, M]`` of a history; ``""`` at -1."""
+        """Returns the ids of the items at ``position``, int32 ``[B, M]``, of a history; ``""`` at -1."""
         event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
         return tf.gather(self.item_ids, event)
 
     @traced_once
     def _leaning(self, asked: Query) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """How users move a search; 0 for a user of whom nothing is known.
+        """Computes the influence of the users' histories on a search; 0 for a user without a known history.
 
         Returns:
-          Query float32 ``[B, D]``, pairs ``[B, S]``, and what these add to an item on the mean, ``[B]``.
+          Query vectors, float32 ``[B, D]``; items and values of the pairs, ``[B, S]`` each; and the mean amount that
+          both add to an item's score, ``[B]``.
         """
         request = self.folded.requests(self.item_vectors, asked)
-        query = self.folded.without_offset(request["query"])  # what it adds is the same for every user
+        query = self.folded.without_offset(request["query"])  # the offset is the same for every user
         mean, variance = self.folded.moments(self.best, query, request["pairs"])
         spread = tf.sqrt(variance)
         moves = (spread > FAINT) & ~request["unknown"]
@@ -783,7 +835,7 @@ class ServingModel(tf.Module):
     def _filters(
         self, allow: tf.Tensor, categories: tf.Tensor, ruled: Ruled | None = None
     ) -> dict[str, tf.Tensor | None]:
-        """``allowed``, ``categories`` and ``banned`` of ``ItemIndex.top_k``."""
+        """Returns the arguments ``allowed``, ``categories`` and ``banned`` of ``ItemIndex.top_k``."""
         return {
             "banned": None if ruled is None else ruled.banned,
             "allowed": tf.where(allow == "", NOTHING, self.index_of.lookup(allow)),
@@ -798,20 +850,20 @@ class ServingModel(tf.Module):
 
 
 def _with_as_many_rows(*inputs: tf.Tensor) -> list[tf.Tensor]:
-    """The inputs, each that has a single row with as many rows as the others."""
+    """Repeats the row of inputs with a single row, so that all inputs have the same number of rows."""
     rows = tf.stack([tf.shape(tensor)[0] for tensor in inputs])
     batch = tf.where(tf.reduce_min(rows) == 0, 0, tf.reduce_max(rows))
     return [tf.broadcast_to(tensor, tf.concat([[batch], tf.shape(tensor)[1:]], axis=0)) for tensor in inputs]
 
 
 def _as_wide(values: tf.Tensor, width: tf.Tensor, padding: float | str) -> tf.Tensor:
-    """``[B, *]`` as ``[B, width]``: cut, or filled up at the end."""
+    """Cuts or pads the rows of ``[B, *]`` at the end: ``[B, width]``."""
     more = tf.maximum(width - tf.shape(values)[1], 0)
     return tf.pad(values, [[0, 0], [0, more]], constant_values=padding)[:, :width]
 
 
 def _no_filters(requests: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """``allow`` and ``categories`` that let everything pass."""
+    """Returns ``allow`` and ``categories`` that allow all items."""
     none = tf.fill((tf.shape(requests)[0], 0), "")
     return none, none
 

@@ -1,8 +1,8 @@
-"""Requests that TF Serving replays before it serves a version, so that no user waits while TensorFlow gets ready.
+"""Writes warm-up requests, which a server sends to a version before it serves it.
 
-The first call of a signature prepares its graph and fills caches, which takes many times as long as an answer. TF
-Serving, and the embedded server with it, sends each ``PredictionLog`` of ``assets.extra/tf_serving_warmup_requests``
-to the version before any user's request reaches it.
+The first call of a signature prepares its graph and fills caches, which takes many times as long as a later call. TF
+Serving and the embedded server send each ``PredictionLog`` of ``assets.extra/tf_serving_warmup_requests`` to the
+version before any user's request reaches it, so that no user waits for these preparations.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tfllmrec.client.messages import MESSAGES
 from tfllmrec.data.schema import Field, Schema
 from tfllmrec.text.preprocessor import INPUTS
 
-#: Queries in a request: one user, and what a server makes of some that come together.
+#: Numbers of queries in a request: a single user, and a batch in which a server combines several requests.
 BATCHES = (1, 8)
 HISTORY, FEW, TOKENS = 10, 5, 16
-#: Of the inputs that have one number for each query.
+#: Values of the inputs that have one number for each query.
 NUMBERS = {"k": 10, "diversity": 0.5, "category_cap": 5, "tail_share": 0.3, "reasons": 5}
 
 
@@ -33,21 +33,21 @@ def write_warm_up(
     schema: Schema,
     labels: Sequence[str] = (),
 ) -> None:
-    """Writes a TFRecord of requests of usual sizes, one for each signature and each of :data:`BATCHES`.
+    """Writes a TFRecord file of requests of typical sizes, one for each signature and each of :data:`BATCHES`.
 
-    An input that is not known here is left empty: no row of it has an entry.
+    Inputs without example values are empty: their rows have no entries.
 
     Args:
-      path: the file.
-      model_name: what clients will call the model.
-      signatures: by name, with named inputs.
-      item_ids: some of the catalogue's; they become histories.
-      texts: some that may be searched for.
-      schema: the fields that requests may name.
-      labels: some that requests may weigh.
+      path: The file to write.
+      model_name: The name of the model that clients use.
+      signatures: The signatures by name, with named inputs.
+      item_ids: Some ids of the catalogue, for histories and other lists of items.
+      texts: Some texts to search for.
+      schema: The fields that requests may name.
+      labels: Some labels that requests may weigh.
 
     Raises:
-      tf.errors.OpError: it cannot be written.
+      tf.errors.OpError: The file cannot be written.
     """
     said = {
         "context": [_entry(field) for field in schema.of_query()],
@@ -66,7 +66,7 @@ def write_warm_up(
                 log = MESSAGES["PredictionLog"]()
                 request = log.predict_log.request
                 request.model_spec.name, request.model_spec.signature_name = model_name, name
-                for spec in function.input_signature:  # as declared: a concrete function would be traced once more
+                for spec in function.input_signature:  # as declared; a concrete function would need another tracing
                     value = tf.make_tensor_proto(_values(spec, batch, said), spec.dtype)
                     request.inputs[spec.name].ParseFromString(value.SerializeToString())
                 out.write(log.SerializeToString())
@@ -85,14 +85,14 @@ def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) 
     if (number := NUMBERS.get(spec.name)) is not None:
         return np.full(batch, number)
     if spec.name in INPUTS:
-        # Any vocabulary has a second word; the types of a single text are all 0.
+        # Every vocabulary has a word with the id 1; the types of a single text are all 0.
         return np.full((batch, TOKENS), int(spec.name != INPUTS[-1]))
     sizes = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
     return np.full(sizes, "" if spec.dtype == tf.string else 0, object if spec.dtype == tf.string else None)
 
 
 def _entry(field: Field) -> str:
-    """An entry of a request for this field, with a value that can be read."""
+    """Returns an entry of a request for a field, with a readable value."""
     category = field.vocabulary[0] if field.vocabulary else ""
     value = {"category": category, "number": f"{field.median:g}", "time": "0", "text": "some words"}
     return f"{field.name}={value.get(field.kind, '1 ' * field.width)}"

@@ -1,14 +1,17 @@
-"""One round of keeping a served model up to date: alarms, the canary, an update, the gate, the next canary.
+"""Keeps a served model up to date, in rounds.
 
-    1. an alarm takes the last step back: the canary, or the stable version. Nothing else is done in this round, nor in
-       later ones as long as there is an alarm: what the version before does not mend is a matter for a person
+A round has these steps:
+
+    1. an alarm undoes the last step: it withdraws the canary, or makes the previous version stable again. The round
+       ends. As long as there is an alarm, later rounds do nothing at all: a problem that the previous version has too
+       must be solved by a person
     2. a canary that was served since the last round without an alarm becomes stable
     3. the run of the stable version is updated with the events of the log
-    4. an update that passes the gate is the next canary
-    5. versions and runs that nobody needs any more are deleted
+    4. an update that passes the gate becomes the next canary
+    5. versions and runs that are no longer needed are deleted
 
-``tfllmrec watch`` does a round every few minutes, each in a process of its own. Whatever a round leaves unfinished, the
-next one finishes or starts again.
+``tfllmrec watch`` does a round every few minutes, each in its own process. If a round is interrupted, the next one
+completes or repeats it.
 """
 
 from __future__ import annotations
@@ -33,20 +36,20 @@ from tfllmrec.serving.layout import read_manifest, version_folders
 from tfllmrec.serving.promotion import Promotions, promote, read_promotions, rollback
 
 TRIED = "tried.json"
-#: A check of ``--alarm`` that takes longer has failed.
+#: A check of ``--alarm`` that takes longer counts as failed.
 ALARM_TIMEOUT_S = 600.0
 
 Alarms = Callable[[Path, Path], list[str]]
-"""Called with the event log and the model's folder; a line for each reason not to trust what is served."""
+"""Called with the event log and the model's folder; returns a line for each reason to distrust the served version."""
 
 
 def alarms_of_command(command: str) -> Alarms:
-    """Runs a command, such as ``tfllmrec monitor log/``; exit code 5 is an alarm.
+    """Returns a function that runs a command, such as ``tfllmrec monitor log/``.
 
-    Any other exit code except 0 is a failed check.
+    Exit code 5 is an alarm. Any other exit code except 0 is a failed check.
 
-    What is returned raises ModelError where the check fails, takes longer than :data:`ALARM_TIMEOUT_S`, or the command
-    cannot be run: nobody knows then how the model does.
+    The returned function raises ModelError if the check fails or takes longer than :data:`ALARM_TIMEOUT_S`, or if the
+    command cannot be run, because the state of the model is unknown then.
     """
 
     def alarms(log: Path, model: Path) -> list[str]:
@@ -87,22 +90,23 @@ def watch_once(
     """Does one round.
 
     Args:
-      run: complete; it is exported and made stable if the model has no version yet. Updates are written to numbered
+      run: A complete run. It is exported and made stable if no version is stable yet. Updates are written to numbered
         folders in ``RUN-updates`` beside it.
-      log: the folder of the event log.
-      model: the folder of the versions.
-      items: the catalogue, read at each update, where it has new items.
-      alarms: ``None``: there are none.
-      keep: versions, and runs of updates, that are kept beside those in use.
-      tell: called with a line for each step.
+      log: The folder of the event log.
+      model: The folder of the versions.
+      items: The file of the catalogue, which is read at each update because it may have new items; ``None`` if there is
+        none.
+      alarms: Returns the alarms; ``None`` for no check.
+      keep: The number of latest versions, and of latest runs of updates, that are kept in addition to those in use.
+      tell: Called with a line for each step.
 
     Returns:
       The state of the model's folder.
 
     Raises:
-      NotPromoted: the update did not pass the gate.
-      ConfigError: another process watches the run.
-      TfllmrecError: see the steps; all that was finished stays.
+      NotPromoted: The update did not pass the gate.
+      ConfigError: Another process watches the run.
+      TfllmrecError: A step failed; the results of completed steps are kept.
     """
     updates = run.with_name(f"{run.name}-updates")
     with locked(updates):
@@ -131,7 +135,7 @@ def watch_once(
             tell(f"no event came since the last update of {parent}")
             return state
         out = _next_folder(updates, parent)
-        resumed = out.exists()  # it may have read fewer events
+        resumed = out.exists()  # the resumed update may have read fewer events
         try:
             made = update_run(parent, log, items, out=out, tell=tell)
         except NothingNew as error:
@@ -146,7 +150,7 @@ def watch_once(
             judged = True
             raise
         finally:
-            # Only now: a round that is killed in the gate is done again.
+            # Written after the gate, so that a round that is killed in the gate is repeated.
             if judged and not resumed:
                 write_text(tried, now.model_dump_json())
             _prune(model, updates, keep, tell)
@@ -154,10 +158,10 @@ def watch_once(
 
 
 def _run_of(model: Path, version: int) -> Path:
-    """The run that a version was exported from.
+    """Returns the folder of the run that a version was exported from.
 
     Raises:
-      ModelError: the version is not there, or was not exported from a run.
+      ModelError: The version does not exist, or was not exported from a run.
     """
     folder = version_folders(model).get(version)
     if folder is None:
@@ -172,7 +176,12 @@ def _run_of(model: Path, version: int) -> Path:
 
 
 class _Tried(BaseModel):
-    """The last update, whether or not there was anything new: its parent run, and the number of the newest event."""
+    """The last attempted update, including one without new events.
+
+    Attributes:
+      parent: The run that was updated.
+      last_event: The number of the newest event in the log.
+    """
 
     parent: str
     last_event: int
@@ -184,12 +193,15 @@ def _last_event(log: Path) -> int:
 
 
 def _numbers(updates: Path) -> list[int]:
-    """The numbers of the folders of updates, ascending."""
+    """Returns the numbers of the folders of updates, in ascending order."""
     return sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
 
 
 def _next_folder(updates: Path, parent: Path) -> Path:
-    """The folder of an update of ``parent`` that was begun, else the next free one."""
+    """Returns the folder of an incomplete update of ``parent``, or the next free one.
+
+    Deletes an incomplete update of another run.
+    """
     numbers = _numbers(updates)
     if numbers:
         newest = Run(updates / str(numbers[-1]))
@@ -201,16 +213,22 @@ def _next_folder(updates: Path, parent: Path) -> Path:
 
 
 def _prune(model: Path, updates: Path, keep: int, tell: Tell) -> None:
-    """Deletes old versions and runs of updates; those with a label, served, or needed for a rollback stay.
+    """Deletes old versions and runs of updates, except those that have a label, are served, or can be rolled back to.
 
     Nothing is deleted while another process promotes or rolls back.
+
+    Args:
+      model: The folder of the versions.
+      updates: The folder of the runs of updates.
+      keep: As in :func:`watch_once`.
+      tell: Called with a line for each deleted folder.
     """
     hidden = []
     try:
         with locked(model):
             for folder in _not_needed(model, updates, keep):
                 hidden.append(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp"))
-                folder.rename(hidden[-1])  # at once, and not file by file
+                folder.rename(hidden[-1])  # so that the folder disappears at once, and not file by file
                 tell(f"deleted: {folder}")
     except ConfigError as error:
         tell(f"nothing is deleted in this round: {error}")

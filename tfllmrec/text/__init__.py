@@ -1,1 +1,1 @@
-"""Strings to vectors: item templates, any TF Hub BERT, the bundled one, the vector store."""
+"""Text encoding: item templates, encoders (bundled ones and any TF Hub BERT), tuning, and the vector store."""

@@ -1,4 +1,4 @@
-"""Adversarial alignment: text vectors that a classifier cannot tell from those of another domain."""
+"""Adversarial alignment: moves text vectors so that a classifier cannot tell them from those of another domain."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from tfllmrec.evaluation.alignment import distances
 
-#: Training steps, and vectors of each domain in a step.
+#: Number of training steps, and number of vectors of each domain in a step.
 STEPS, BATCH = 600, 128
 #: Width of the classifier's hidden layer.
 HIDDEN = 64
-#: Steps between two measurements of the distance.
+#: Number of steps between two measurements of the distance.
 MEASURED = 50
 #: Weight of the penalty on the change of the vectors.
 KEEP = 0.05
@@ -20,25 +20,26 @@ LEARNING_RATE = 1e-3
 
 @tf.custom_gradient
 def reversed_gradient(values: tf.Tensor, strength: tf.Tensor):
-    """The same values; the gradient is multiplied by ``-strength`` (Ganin et al., JMLR 2016)."""
+    """Returns the same values; the gradient is multiplied by ``-strength`` (Ganin et al., JMLR 2016)."""
     return tf.identity(values), lambda upstream: (-strength * upstream, None)
 
 
 def adversarial(vectors: np.ndarray, onto: np.ndarray, seed: int = 42) -> np.ndarray:
-    """``v - mean + (v - mean) A + b + mean_onto``, with A and b such that a classifier confuses the domains.
+    """Returns ``v - mean + (v - mean) A + b + mean_onto``, with A and b trained so that a classifier confuses domains.
 
-    A classifier with one hidden layer learns to tell the result from ``onto``; A and b are trained with its reversed
+    A classifier with one hidden layer learns to tell the result from ``onto``. A and b are trained with its reversed
     gradient, whose strength rises from 0 to 1, and with a penalty on the change (Ganin et al., "Domain-Adversarial
-    Training of Neural Networks", JMLR 2016). CORAL equals means and covariances; this also sees other differences, but
-    has no closed form. Of the states during training, that with the smallest maximum mean discrepancy is taken.
+    Training of Neural Networks", JMLR 2016). CORAL only matches means and covariances; this method also detects other
+    differences, but has no closed form. The result is the state with the smallest maximum mean discrepancy of those
+    measured during training.
 
     Args:
-      vectors: float ``[N, D]``; rows of zeros are items without text and stay zero.
-      onto: float ``[M, D]``, vectors of the domain that a model was trained on.
-      seed: of the classifier's weights and of the order of training.
+      vectors: Float ``[N, D]``; rows of zeros are items without text and stay zero.
+      onto: Float ``[M, D]``, vectors of the domain that a model was trained on.
+      seed: The seed of the classifier's weights and of the training batches.
 
     Returns:
-      float32 ``[N, D]``.
+      Float32 ``[N, D]``.
     """
     known, trained = np.any(vectors != 0, axis=1), onto[np.any(onto != 0, axis=1)].astype(np.float32)
     out = np.zeros(vectors.shape, np.float32)
@@ -75,7 +76,7 @@ def adversarial(vectors: np.ndarray, onto: np.ndarray, seed: int = 42) -> np.nda
             found = distances(moved, theirs)
             if found is None:  # too few vectors to compare
                 break
-            if found.mmd < nearest:  # with equal means a linear classifier, and so the A-distance, tells too little
+            if found.mmd < nearest:  # with equal means, a linear classifier (so the A-distance) hardly sees differences
                 nearest, best = found.mmd, moved
         ours, others = (each[rng.integers(0, len(each), BATCH)] for each in (own, theirs))
         step(ours, others, tf.constant(2 / (1 + np.exp(-10 * done / STEPS)) - 1, tf.float32))

@@ -1,4 +1,4 @@
-"""Other wordings of a text, for contrastive tuning: words dropped, synonyms, template variants, paraphrases."""
+"""Augmentation of texts for contrastive tuning: dropped words, synonyms, template variants, paraphrases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from tfllmrec.data.files.tables import require_file
 from tfllmrec.errors import ConfigError, DataError
 
-# BERT reads these one by one: each is a word, with or without spaces between them.
+# BERT tokenizes each ideograph by itself, so each one counts as a word, with or without spaces around it.
 _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _PIECE = re.compile(rf"(?:[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+)\s*")
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+(?:['’-][^\W{_IDEOGRAPHS}]+)*")
@@ -25,23 +25,23 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+(?:['’-][^\W{_IDEOGRA
 class Augmenter:
     """Makes views of texts with the same meaning: draws a wording or a paraphrase, replaces words, drops words.
 
-    Dropping words and replacing them by synonyms is EDA (Wei and Zou 2019, arXiv:1901.11196), where .1 is found to be
-    a good share for both; it helps most where examples are few, as with tail items. Each word falls by itself, while
-    EDA fixes their number.
+    Dropping words and replacing them by synonyms is EDA (Wei and Zou 2019, arXiv:1901.11196), which found .1 to be a
+    good share for both. It helps most with few examples, as with tail items. Each word is dropped independently, while
+    EDA fixes the number of dropped words.
 
     Attributes:
-      word_dropout: the probability that a word goes. One word stays at least, and a text of one word stays as it is.
-      synonyms: word or phrase -> what may stand in its place, as :func:`read_synonyms` gives it. Found as whole words
-        in any case (``"make-up"`` is one word, a Chinese character too), the longest phrase first; the synonym comes
-        in the case of what it replaces.
-      synonym_share: the probability that a word or phrase with synonyms is replaced.
-      paraphrases: text -> another text of the same meaning, as :func:`tfllmrec.text.paraphrases.paraphrases_of` gives
+      word_dropout: The probability that a word is dropped. At least one word is kept.
+      synonyms: Word or phrase -> its possible replacements, as :func:`read_synonyms` returns them. Matches whole words
+        case-insensitively (``"make-up"`` is one word, and so is a Chinese character), the longest phrase first. The
+        replacement takes the case of the original.
+      synonym_share: The probability that a word or phrase with synonyms is replaced.
+      paraphrases: Text -> another text of the same meaning, as :func:`tfllmrec.text.paraphrases.paraphrases_of` returns
         them.
-      paraphrase_share: the probability that the paraphrase of a text is taken, if it has one. With 1 both views of a
-        text would start from the same words.
+      paraphrase_share: The probability that a text is replaced by its paraphrase, if it has one. With 1, both views of
+        a text would start from the same words.
 
     Raises:
-      ConfigError: a share is not in [0, 1], ``word_dropout`` is 1, or a word has no synonym.
+      ConfigError: A share is not in [0, 1], ``word_dropout`` is 1, or a word has no synonym.
     """
 
     word_dropout: float = 0.1
@@ -61,16 +61,16 @@ class Augmenter:
                 raise ConfigError(f"synonyms of {word!r}: expected a list of words, got {others!r}")
 
     def views(self, texts: Sequence[str | Sequence[str]], rng: np.random.Generator) -> list[str]:
-        """One view of each text; call it twice for two.
+        """Returns one view of each text; call it twice for two views.
 
         Args:
           texts: B strings, or a list of wordings for each item
             (:meth:`tfllmrec.text.template.ItemTemplate.wordings`). One wording is drawn, or the paraphrase of the first
-            wording, the whole text, is taken.
-          rng: decides everything: the same state gives the same views.
+            wording, which is the whole text, is taken.
+          rng: The only source of randomness: the same state gives the same views.
 
         Returns:
-          B strings; ``""`` for ``""`` alone.
+          B strings; ``""`` only for ``""``.
         """
         wordings = [[text] if isinstance(text, str) else text for text in texts]
         drawn = rng.random(len(texts))
@@ -87,7 +87,7 @@ class Augmenter:
 
     @cached_property
     def _table(self) -> dict[tuple[str, ...], list[str]]:
-        """Synonyms by the words of what they replace."""
+        """Synonyms by the words of the phrase that they replace."""
         table: dict[tuple[str, ...], list[str]] = {}
         for phrase, others in self.synonyms.items():
             table.setdefault(tuple(_WORD.findall(phrase.casefold())), []).extend(others)
@@ -99,7 +99,7 @@ class Augmenter:
 
     def _replaced(self, text: str, rng: np.random.Generator) -> str:
         words = list(_WORD.finditer(text))
-        # A word is part of a phrase only where nothing but space is before it.
+        # Words form a phrase only if there is nothing but white space between them.
         after_space = [not text[a.end() : b.start()].strip() for a, b in itertools.pairwise(words)]
         draws = rng.random((len(words), 2))
         out, end, i = "", 0, 0
@@ -128,14 +128,14 @@ class Augmenter:
 
 
 def read_synonyms(path: Path | str) -> dict[str, list[str]]:
-    """Synonyms from a user's file: what :class:`Augmenter` takes.
+    """Reads synonyms for :class:`Augmenter` from a user's file.
 
-    A ``.json`` file is an object, each word or phrase with a synonym or a list of them. Any other file has lines of
-    tab-separated words: one, then what may stand in its place; blank lines and those that start with ``#`` are passed
-    over, and a word may have several lines. Synonyms go one way; for both, name both.
+    A ``.json`` file is an object that maps each word or phrase to a synonym or a list of synonyms. Any other file has
+    lines of tab-separated words: a word, then its replacements. Blank lines and lines that start with ``#`` are
+    skipped, and a word may have several lines. Synonyms go one way; for both directions, list both.
 
     Raises:
-      DataError: the file is not there, is not UTF-8, or a line or entry is of another form; names the line.
+      DataError: The file does not exist, is not UTF-8, or a line or entry is malformed; the message names the line.
     """
     path = Path(path)
     require_file(path)

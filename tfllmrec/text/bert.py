@@ -1,4 +1,4 @@
-"""A BERT encoder in core TensorFlow operations, read from Hugging Face weights."""
+"""A BERT encoder in core TensorFlow operations, built from Hugging Face weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllmrec.errors import ModelError
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The sizes of a BERT, named as in the ``config.json`` that Hugging Face writes."""
+    """The sizes of a BERT, named as in Hugging Face's ``config.json``."""
 
     vocab_size: int
     hidden_size: int
@@ -29,10 +29,10 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> BertConfig:
-        """Reads a parsed ``config.json``; keys that say nothing about sizes are left aside.
+        """Reads a parsed ``config.json``; keys that are not sizes are ignored.
 
         Raises:
-          ModelError: it describes another architecture, or a size is missing.
+          ModelError: The config describes another architecture, or a size is missing.
         """
         for key, expected in (("model_type", "bert"), ("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             if config.get(key, expected) != expected:
@@ -50,7 +50,7 @@ class BertConfig:
 
 
 class _Dense(tf.Module):
-    """``x W + b`` on rows; ``W`` is ``[in, out]``, the transpose of what the weights file holds."""
+    """``x W + b`` on rows; ``W`` is ``[in, out]``, the transpose of the kernel in the weights file."""
 
     def __init__(self, weights: _Weights, source: str, width_in: int, width_out: int, name: str):
         super().__init__(name=name)
@@ -63,7 +63,7 @@ class _Dense(tf.Module):
 
 
 class _LayerNorm(tf.Module):
-    """Layer normalisation over the last axis, in float32 whatever the compute type."""
+    """Layer normalisation over the last axis, computed in float32 whatever the input's type."""
 
     def __init__(self, weights: _Weights, source: str, config: BertConfig, name: str):
         super().__init__(name=name)
@@ -82,7 +82,8 @@ class _Attention(tf.Module):
     """Multi-head self-attention on rows ``[B*T, D]``, with residual and normalisation.
 
     Attributes:
-      prefix: scaled queries ``[B, heads, T, D / heads]`` -> an addition to their context, of the same shape.
+      prefix: A function from scaled queries ``[B, heads, T, D / heads]`` to an addition to their context, of the same
+        shape.
     """
 
     def __init__(self, weights: _Weights, source: str, config: BertConfig):
@@ -102,7 +103,7 @@ class _Attention(tf.Module):
 
     def __call__(self, x: tf.Tensor, mask: tf.Tensor, training: bool) -> tf.Tensor:
         batch, tokens = tf.shape(mask)[0], tf.shape(mask)[-1]
-        # One wide product instead of three narrow ones; the variables stay apart so that LoRA can name each.
+        # One wide product instead of three narrow ones; the variables stay separate, so that LoRA can adapt each.
         parts = (self.query, self.key, self.value)
         kernel = tf.cast(tf.concat([part.kernel for part in parts], axis=1), x.dtype)
         bias = tf.cast(tf.concat([part.bias for part in parts], axis=0), x.dtype)
@@ -136,7 +137,7 @@ class _FeedForward(tf.Module):
             self.norm = _LayerNorm(weights, f"{source}.output.LayerNorm", config, "norm")
 
     def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        # bias_add directly under the exact gelu: the pattern that TensorFlow fuses with the product.
+        # bias_add directly below the exact gelu is the pattern that TensorFlow fuses with the product.
         out = self.output(tf.nn.gelu(self.inner(x), approximate=False))
         return self.norm(x + (tf.nn.dropout(out, self._dropout) if training else out))
 
@@ -153,10 +154,10 @@ class _Layer(tf.Module):
 
 
 class _Weights:
-    """A state dict that says which entry is missing or misshapen."""
+    """A state dict that raises errors naming missing entries and entries of the wrong shape."""
 
     def __init__(self, state: Mapping[str, np.ndarray]):
-        # Some exports carry the name of the wrapped model before each key.
+        # Some exports prefix each key with the name of the wrapped model.
         self._state = {key.removeprefix("bert."): value for key, value in state.items()}
 
     def variable(self, source: str, name: str, shape: tuple[int, ...], transpose: bool = False) -> tf.Variable:
@@ -171,18 +172,18 @@ class _Weights:
 class BertEncoder(tf.Module):
     """BERT (Devlin et al. 2019, arXiv:1810.04805) of any size, as an encoder of token ids.
 
-    All work but the attention itself is on rows ``[B*T, D]``. The variables stay float32 and trainable; their names
-    follow the architecture (``bert/layer_0/attention/query/kernel``), so that adapters can be put on by name.
+    Everything except the attention itself is computed on rows ``[B*T, D]``. The variables are float32 and trainable;
+    their names follow the architecture (``bert/layer_0/attention/query/kernel``), so that adapters can find them.
 
     Args:
-      config: the sizes.
-      state: Hugging Face names -> arrays, as read from ``model.safetensors``. A pooler, if there is one, is not used.
-      words: a word embedding in the place of that in ``state``, called with int32 token ids; it is not trained.
-      precision: type of the products, ``"float32"`` or ``"bfloat16"``; normalisation, softmax input mask and outputs
-        stay float32.
+      config: The sizes.
+      state: Hugging Face names -> arrays, as read from ``model.safetensors``. A pooler is ignored.
+      words: A word embedding that replaces the one in ``state``. It is called with int32 token ids and is not trained.
+      precision: The type of the products, ``"float32"`` or ``"bfloat16"``. Normalisation is computed in float32, and
+        the outputs are float32.
 
     Raises:
-      ModelError: a weight is missing or has another shape than the config says.
+      ModelError: A weight is missing, or its shape differs from the one in the config.
     """
 
     def __init__(
@@ -215,21 +216,21 @@ class BertEncoder(tf.Module):
         """Encodes token ids.
 
         Args:
-          inputs: ``input_word_ids``, ``input_mask`` (1 = a token, 0 = padding) and ``input_type_ids``, each int32
+          inputs: ``input_word_ids``, ``input_mask`` (1 for a token, 0 for padding) and ``input_type_ids``, each int32
             ``[B, T]`` with T at most ``max_position_embeddings``.
-          training: whether dropout is on.
+          training: Whether dropout is on.
 
         Returns:
-          ``sequence_output`` float32 ``[B, T, D]``; ``pooled_output`` float32 ``[B, D]``, the mean of the sequence
-          over the mask scaled to length 1 (what sentence-transformers weights are trained for, not BERT's own
-          next-sentence pooler), the zero vector where the mask is all 0; ``default``, the same as ``pooled_output``.
+          ``sequence_output``, float32 ``[B, T, D]``; ``pooled_output``, float32 ``[B, D]``, the mean of the sequence
+          over the mask, scaled to length 1 (sentence-transformers weights are trained for it, unlike for BERT's own
+          next-sentence pooler), or zero if the mask is all 0; and ``default``, the same as ``pooled_output``.
         """
         x = self.embedded(inputs)
         if training:
             x = tf.nn.dropout(x, self.config.hidden_dropout_prob)
         mask = tf.cast(inputs["input_mask"], tf.float32)
         batch, tokens = tf.shape(mask)[0], tf.shape(mask)[1]
-        # Large enough to vanish in the softmax, small enough for bfloat16.
+        # Large enough to vanish in the softmax, and representable in bfloat16.
         additive = tf.cast((mask[:, tf.newaxis, tf.newaxis, :] - 1.0) * 1e9, x.dtype)
         for layer in self.layers:
             x = layer(x, additive, training)
@@ -238,7 +239,7 @@ class BertEncoder(tf.Module):
         return {"sequence_output": sequence, "pooled_output": pooled, "default": pooled}
 
     def embedded(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> the input of the first layer, rows ``[B*T, D]``."""
+        """Maps the encoder's inputs, int32 ``[B, T]``, to the input of the first layer, rows ``[B*T, D]``."""
         ids, words = inputs["input_word_ids"], self.word_embedding
         batch, tokens = tf.shape(ids)[0], tf.shape(ids)[1]
         embedded = (
@@ -251,11 +252,11 @@ class BertEncoder(tf.Module):
 
 
 def mean_pool(sequence: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """The mean of ``sequence`` (float32 ``[B, T, D]``) over ``mask`` (``[B, T]``), scaled to length 1.
+    """Returns the mean of ``sequence`` (float32 ``[B, T, D]``) over ``mask`` (``[B, T]``), scaled to length 1.
 
     Returns:
-      float32 ``[B, D]``; zero where the mask is all 0.
+      Float32 ``[B, D]``; zero if the mask is all 0.
     """
-    # The sum has the direction of the mean, and only the direction is kept.
+    # The sum has the same direction as the mean, and only the direction is kept.
     total = tf.squeeze(tf.matmul(tf.cast(mask, sequence.dtype)[:, tf.newaxis, :], sequence), axis=1)
     return tf.math.l2_normalize(total, axis=-1)

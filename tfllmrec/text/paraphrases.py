@@ -1,4 +1,4 @@
-"""Paraphrases of texts by functions of the user, such as back-translation: cached and checked."""
+"""Paraphrases of texts by the user's functions, such as back-translation, with a cache and checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Function = Callable[[Sequence[str]], Sequence[str]]
 
-#: Texts of one call. A kill loses the answers to one call at most.
+#: The number of texts per call. If the process is killed, the answers to at most one call are lost.
 BATCH = 100
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 def paraphrases_of(
     texts: Sequence[str], functions: str, encoder: TextEncoder, similarity: float, tell: Tell
 ) -> dict[str, str]:
-    """Paraphrases of texts by functions of the user; a translation and its reverse are the usual pair.
+    """Paraphrases texts with the user's functions, usually a translation and its reverse.
 
     Back-translation keeps the meaning and changes the words (Xie et al. 2020, UDA, arXiv:1904.12848). Answers are
     cached under the names of the functions, so that each text is paraphrased once. A paraphrase is dropped if it is
@@ -43,20 +43,20 @@ def paraphrases_of(
     of one shop have a median cosine of .84 with e5 and of .43 with minilm; after subtracting it, of 0 with both.
 
     Args:
-      texts: any number; blank ones have no paraphrase.
-      functions: as in ``tuning.paraphrase``: ``module:function``, or several joined by commas, which are called one
+      texts: Any number of texts; blank ones have no paraphrase.
+      functions: ``module:function`` as in ``tuning.paraphrase``, or several joined by commas, which are called one
         after the other.
-      encoder: untuned.
-      similarity: least cosine.
-      tell: called with a line on how many texts have a paraphrase.
+      encoder: The untuned encoder.
+      similarity: The minimum cosine.
+      tell: Called with a line on how many texts have a paraphrase.
 
     Returns:
       The paraphrase of each text that has one.
 
     Raises:
-      ConfigError: there is no such function.
-      ModelError: a function fails, or gives something other than one string for each of its texts.
-      WriteError: the cache cannot be written.
+      ConfigError: A function does not exist.
+      ModelError: A function fails, or does not return one string for each of its texts.
+      WriteError: The cache cannot be written.
     """
     calls = [(name, load_paraphrase(name)) for name in functions.split(",")]
     distinct = list(dict.fromkeys(text for text in texts if text.strip()))
@@ -91,7 +91,7 @@ def paraphrases_of(
 
 
 def load_paraphrase(name: str) -> Function:
-    """The function that ``module:function`` names.
+    """Imports the function named ``module:function``.
 
     Raises:
       ConfigError: Python does not find the module, or the module has no such function.
@@ -110,7 +110,7 @@ def load_paraphrase(name: str) -> Function:
 
 
 def _answers(name: str, function: Function, texts: Sequence[str]) -> list[str]:
-    """A function's answers to texts, checked for number and type."""
+    """Calls a function with texts, and checks the number and type of its answers."""
     try:
         said: Any = function(list(texts))
     except Exception as error:  # it is the user's code
@@ -125,7 +125,7 @@ def _answers(name: str, function: Function, texts: Sequence[str]) -> list[str]:
 
 
 def _stored(folder: Path) -> dict[str, str]:
-    """The answers in the cache by the digests of their texts; damaged files are left out."""
+    """Returns the cached answers by the digests of their texts; damaged files are skipped."""
     known: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -136,7 +136,7 @@ def _stored(folder: Path) -> dict[str, str]:
 
 
 def _cosines(texts: list[str], rows: list[int], others: list[str], encoder: TextEncoder) -> np.ndarray:
-    """float ``[R]``: centred cosines between the texts at ``rows`` and ``others``; 0 where one has no vector."""
+    """Returns centred cosines between the texts at ``rows`` and ``others``, float ``[R]``; 0 if one has no vector."""
     store = VectorStore(cache_folder() / "vectors")
     with show_progress("Encoding paraphrases", "texts") as progress:
         vectors, theirs = (encode_items(some, encoder, store, progress) for some in (texts, others))

@@ -1,4 +1,4 @@
-"""The base class of preprocessors, which turn strings into the inputs of an encoder, as those on TF Hub do."""
+"""The base class of preprocessors, which turn strings into the inputs of an encoder in the format of TF Hub."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-#: Inputs of every encoder, int32 ``[B, T]`` each.
+#: The inputs of every encoder, int32 ``[B, T]`` each.
 INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
 
 
 def padded_inputs(ids: tf.RaggedTensor, pad: int, width: int | tf.Tensor = -1) -> dict[str, tf.Tensor]:
-    """The inputs of an encoder, int32 ``[B, T]`` each, of one segment.
+    """Returns the inputs of an encoder, int32 ``[B, T]`` each, for texts of one segment.
 
     Args:
-      ids: int32 ``[B, (T)]``, special tokens included.
-      pad: id that fills up shorter rows.
-      width: T; by default that of the longest row.
+      ids: Int32 ``[B, (T)]``, special tokens included.
+      pad: The id that fills up shorter rows.
+      width: T; by default the length of the longest row.
     """
     padded = ids.to_tensor(pad, shape=tf.cast([-1, width], tf.int64))
     mask = tf.sequence_mask(ids.row_lengths(), tf.shape(padded)[1], tf.int32)
@@ -27,13 +27,13 @@ def padded_inputs(ids: tf.RaggedTensor, pad: int, width: int | tf.Tensor = -1) -
 
 
 def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of each text's pieces, int32, without special tokens.
+    """Returns the ids of each text's pieces, int32, without special tokens.
 
     Texts are not cut, unless the preprocessor has no ``tokenize``.
 
     Args:
-      preprocessor: as ``hub.load`` returns it.
-      texts: any number.
+      preprocessor: A preprocessor as ``hub.load`` returns it.
+      texts: Any number of texts.
     """
     if hasattr(preprocessor, "tokenize"):
         found = preprocessor.tokenize(tf.constant(texts, tf.string))
@@ -48,12 +48,12 @@ def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
 class Preprocessor(tf.Module):
     """A text preprocessor that can be saved for ``hub.KerasLayer(folder)``.
 
-    Like those on TF Hub it also has ``tokenize`` and ``bert_pack_inputs``, for a length other than ``max_tokens``.
+    Like those on TF Hub, it also has ``tokenize`` and ``bert_pack_inputs``, for a length other than ``max_tokens``.
 
     Args:
-      name: of the module.
-      specials: ids of the tokens that start and end a text, and that pad it.
-      max_tokens: the most tokens of a text that a plain call keeps, the first and the last included.
+      name: The name of the module.
+      specials: The ids of the tokens that start a text, end it, and pad it.
+      max_tokens: The maximum number of tokens of a text, the first and the last included, that ``__call__`` keeps.
     """
 
     def __init__(self, name: str, specials: tuple[int, int, int], max_tokens: int) -> None:
@@ -63,11 +63,11 @@ class Preprocessor(tf.Module):
 
     @abstractmethod
     def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """string ``[B]`` -> int32 ``[B, (words), (pieces)]``."""
+        """Maps string ``[B]`` to int32 ``[B, (words), (pieces)]``."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """string ``[B]`` -> int32 ``[B, (words), (word pieces)]``, without special tokens."""
+        """Maps string ``[B]`` to int32 ``[B, (words), (word pieces)]``, without special tokens."""
         return self._pieces(texts)
 
     @tf.function(
@@ -78,12 +78,12 @@ class Preprocessor(tf.Module):
         autograph=False,
     )
     def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One segment of tokens -> the three encoder inputs, each int32 ``[B, seq_length]``."""
+        """Maps one segment of tokens to the three encoder inputs, each int32 ``[B, seq_length]``."""
         return self._pack(inputs[0], seq_length, seq_length)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """string ``[B]`` -> the three encoder inputs, int32 ``[B, T]``, T being the longest text's, up to the limit."""
+        """Maps string ``[B]`` to the encoder inputs, int32 ``[B, T]``; T <= ``max_tokens`` is the longest text's."""
         return self._pack(self._pieces(texts), self._max_tokens, -1)
 
     def _pack(self, pieces: tf.RaggedTensor, limit: int | tf.Tensor, width: int | tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Masked-language-model training of a BERT encoder: vocabulary, masks, head, and writing the encoder back."""
+"""Masked-language-model training of a BERT encoder: vocabulary, masking, head, and saving the encoder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tfllmrec.text.preprocessor import INPUTS, padded_inputs
 from tfllmrec.text.sentencepiece import pieces_in
 
 MASKED_SHARE = 0.15
-"""Of a text's tokens; rounded up, so that every text has something to guess."""
+"""Share of a text's tokens that are masked; rounded up, so that every text has at least one masked token."""
 
-# Of what is chosen: how much becomes [MASK], and how much another token; the rest stays as it is.
+# Shares of the masked tokens that become [MASK], and that become another token; the others stay unchanged.
 _TO_MASK, _TO_RANDOM = 0.8, 0.1
-# What a preprocessor of TF Hub calls its special tokens, and what the SentencePiece models of XLM-R do.
+# Names of the special tokens in TF Hub's preprocessors, and in the SentencePiece models of XLM-R.
 _HUB_NAMES = {
     "[PAD]": "padding_id",
     "[CLS]": "start_of_sequence_id",
@@ -36,14 +36,15 @@ _PIECES = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking must know of a preprocessor's vocabulary.
+    """The properties of a preprocessor's vocabulary that masking needs.
 
     Attributes:
       size: V, the number of tokens.
-      mask: id of ``[MASK]``. pad: id of ``[PAD]``.
-      special: ids that are neither masked nor put in the place of a masked token: ``[PAD]``, ``[CLS]``, ``[SEP]``,
-        ``[MASK]`` and, where it is known, ``[UNK]``.
-      occurring: the other ids that are in the texts, where only these are to be guessed; ``None``: all are.
+      mask: The id of ``[MASK]``.
+      pad: The id of ``[PAD]``.
+      special: Ids that are neither masked nor replace a masked token: ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` and,
+        if it is known, ``[UNK]``.
+      occurring: The ids that occur in the texts, if only these may be predicted; ``None`` for all.
     """
 
     size: int
@@ -54,24 +55,24 @@ class Vocabulary:
 
     @property
     def usual(self) -> list[int]:
-        """The ids that may be put in the place of a masked token, ascending."""
+        """The ids that may replace a masked token, ascending."""
         return sorted(set(range(self.size) if self.occurring is None else self.occurring) - set(self.special))
 
     @classmethod
     def of(cls, preprocessor: Any, folder: str | Path) -> Vocabulary:
         """Reads the vocabulary of a preprocessor.
 
-        From the asset ``vocab.txt``, one token a line; where there is none (SentencePiece), from
-        ``preprocessor.tokenize.get_special_tokens_dict()``, which the preprocessors of TF Hub have, but which says
-        nothing of ``[UNK]``; else from the SentencePiece model in the graph, in which the special tokens are called
-        ``<pad>``, ``<s>``, ``</s>``, ``<mask>`` and ``<unk>``.
+        The sources are, in this order: the asset ``vocab.txt``, one token per line;
+        ``preprocessor.tokenize.get_special_tokens_dict()``, which TF Hub's preprocessors have, but which does not
+        contain ``[UNK]``; and the SentencePiece model in the graph, in which the special tokens are called ``<pad>``,
+        ``<s>``, ``</s>``, ``<mask>`` and ``<unk>``.
 
         Args:
-          preprocessor: as ``hub.load`` returns it.
-          folder: that it was loaded from.
+          preprocessor: A preprocessor as ``hub.load`` returns it.
+          folder: The folder that it was loaded from.
 
         Raises:
-          ModelError: there is none of these, or one of ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` is missing.
+          ModelError: There is no such source, or one of ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` is missing.
         """
         path = Path(folder) / "assets" / "vocab.txt"
         ask = getattr(getattr(preprocessor, "tokenize", None), "get_special_tokens_dict", None)
@@ -103,20 +104,22 @@ class Vocabulary:
 def mask_tokens(
     ids: tf.RaggedTensor, vocabulary: Vocabulary, seed: tf.Tensor
 ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-    """Hides some tokens, as in Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1.
+    """Masks some tokens, as in Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1.
 
-    Of each text 15 % of the tokens are chosen, rounded up and without special ones; of these 80 % become ``[MASK]``,
-    10 % any token that is not special, 10 % stay. The work is done by ``tf_text.mask_language_model``. TF Text's own
-    draws are stateful, so they would depend on threads and on what was drawn before a resumed run; its two places for
-    other ones are filled with stateless draws, which are a function of ``seed`` and of the place in the batch.
+    In each text, 15 % of the tokens are chosen, rounded up and without special tokens. Of these, 80 % become
+    ``[MASK]``, 10 % become a random token that is not special, and 10 % stay unchanged. This uses
+    ``tf_text.mask_language_model``. TF Text's own random operations are stateful, so the masks would depend on threads,
+    and change when a run is resumed; they are replaced by stateless ones, which only depend on ``seed`` and the
+    position in the batch.
 
     Args:
-      ids: int32 ``[B, (T)]``, without padding.
-      seed: int64 ``[2]``; another one for each batch of each epoch.
+      ids: Int32 ``[B, (T)]``, without padding.
+      vocabulary: The vocabulary of the preprocessor.
+      seed: Int64 ``[2]``; a different one for each batch of each epoch.
 
     Returns:
-      The ids with masks, int32 ``[B, (T)]``; the chosen positions in each text, int64 ``[B, (M)]``; and what stood
-      there, int32 ``[B, (M)]``. A text of special tokens alone has none.
+      The ids with masks, int32 ``[B, (T)]``; the chosen positions in each text, int64 ``[B, (M)]``; and their original
+      ids, int32 ``[B, (M)]``. No position is chosen in a text that consists of special tokens.
     """
     choice, kind, replacement = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
     selector = tf_text.RandomItemSelector(
@@ -130,13 +133,13 @@ def mask_tokens(
 
 
 def _shuffle_row(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Shuffles the positions of one text; they count through the batch, so the last one tells texts apart."""
+    """Shuffles the positions of one text; they are numbered through the batch, so the last one identifies the text."""
     of_row = tf.random.experimental.stateless_fold_in(seed, tf.reduce_max(positions))
     return tf.random.experimental.stateless_shuffle(positions, of_row)
 
 
 class _StatelessChooser(tf_text.MaskValuesChooser):
-    """What is put in the place of the chosen tokens, as a function of two seeds, int64 ``[2]``."""
+    """Replacements for the chosen tokens, as a function of two seeds, int64 ``[2]``."""
 
     def __init__(self, vocabulary: Vocabulary, kind: tf.Tensor, replacement: tf.Tensor):
         super().__init__(vocabulary.size, vocabulary.mask, _TO_MASK, _TO_RANDOM)
@@ -153,14 +156,16 @@ class _StatelessChooser(tf_text.MaskValuesChooser):
 
 
 def masked_batch(ids: tf.RaggedTensor, vocabulary: Vocabulary, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], Any]:
-    """What :class:`MaskedLanguageModel` is trained on, out of texts as ids.
+    """Makes a training batch for :class:`MaskedLanguageModel` from token ids.
 
     Args:
-      ids: int32 ``[B, (T)]``, without padding, special tokens included. seed: int64 ``[2]``.
+      ids: Int32 ``[B, (T)]``, without padding, special tokens included.
+      vocabulary: The vocabulary of the preprocessor.
+      seed: Int64 ``[2]``.
 
     Returns:
-      The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]``: the places to guess, counted through the
-      rows of the padded batch; and the labels, int32 ``[M]``: the ids that belong there.
+      The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]``, the positions to predict, numbered through
+      the rows of the padded batch; and the labels, int32 ``[M]``, the original ids at these positions.
     """
     hidden, positions, labels = mask_tokens(ids, vocabulary, seed)
     inputs = padded_inputs(hidden, vocabulary.pad)
@@ -169,10 +174,10 @@ def masked_batch(ids: tf.RaggedTensor, vocabulary: Vocabulary, seed: tf.Tensor) 
 
 
 def word_embedding(encoder: Any, size: int) -> tf.Variable:
-    """The encoder's embedding of tokens: its one trainable matrix with a row for each of ``size`` tokens.
+    """Returns the encoder's token embedding: its only trainable matrix with ``size`` rows.
 
     Raises:
-      ModelError: there is none, or more than one.
+      ModelError: There is none, or more than one.
     """
     variables = list(getattr(encoder, "trainable_variables", ()))
     found = [variable for variable in variables if variable.shape.rank == 2 and variable.shape[0] == size]
@@ -186,32 +191,32 @@ def word_embedding(encoder: Any, size: int) -> tf.Variable:
 
 
 class MaskedLanguageModel(tf.keras.Model):
-    """An encoder with a head that guesses hidden tokens; ``fit`` takes batches of :func:`masked_batch`.
+    """An encoder with a head that predicts masked tokens; ``fit`` takes batches of :func:`masked_batch`.
 
     The head is that of Devlin et al. 2019, arXiv:1810.04805: ``logits = norm(gelu(h U + c)) E^T + b``, with ``h`` the
-    encoder's ``sequence_output`` at a hidden token and ``E`` the encoder's own word embedding, which thus learns from
-    both sides. ``E`` may be narrower than ``h`` (ALBERT). ``U, c, b`` and the norm are for training only. The logits
-    are computed at hidden tokens alone, and the loss is their mean cross-entropy.
+    encoder's ``sequence_output`` at a masked token and ``E`` the encoder's own word embedding, which thus gets
+    gradients as both input and output. ``E`` may be narrower than ``h`` (ALBERT). ``U``, ``c``, ``b`` and the norm are
+    only used in training. Logits are computed only for masked tokens, and the loss is their mean cross-entropy.
 
-    A word table in 4 bits (:class:`tfllmrec.text.e5.QuantizedRows`) is not trained, and ``E`` has only its rows of
-    ``vocabulary.usual``: the softmax is restricted to the tokens that are in the texts. A token that is not there would
-    be no answer to any mask, and for e5 the full softmax is 250,002 wide. A perplexity is comparable only with one over
-    the same tokens.
+    A word table in 4 bits (:class:`tfllmrec.text.e5.QuantizedRows`) is not trained, and ``E`` contains only its rows of
+    ``vocabulary.usual``: the softmax is restricted to the tokens that occur in the texts. Other tokens are never the
+    answer to a mask, and e5's full softmax would have 250,002 classes. Perplexities are only comparable over the same
+    tokens.
 
-    The variables of ``encoder`` are trained in place: :func:`save_encoder_again` writes them back.
+    The variables of ``encoder`` are trained in place; :func:`save_encoder_again` saves them.
 
     Args:
-      encoder: as ``hub.load`` returns it, with ``sequence_output`` and ``trainable_variables``.
-      vocabulary: of the preprocessor that belongs to it.
-      dropout: calls the encoder with ``training=True``. The random operations in a SavedModel cannot be seeded from
-        outside, so that no two runs are the same then; and masks that change with each epoch already keep an encoder
-        from learning a text by heart.
-      seed: of the head's first weights.
-      counts: int ``[V]``, how often each token is there in the texts. ``b`` then begins with the logarithm of their
+      encoder: An encoder as ``hub.load`` returns it, with ``sequence_output`` and ``trainable_variables``.
+      vocabulary: The vocabulary of the encoder's preprocessor.
+      dropout: Whether to call the encoder with ``training=True``. Runs are then not reproducible, because the random
+        operations in a SavedModel cannot be seeded from outside. Masks that change with each epoch already keep an
+        encoder from memorising texts.
+      seed: The seed of the head's initial weights.
+      counts: Int ``[V]``, the frequency of each token in the texts. ``b`` is initialized to the logarithm of their
         shares, so that the encoder's first steps are not spent on learning which tokens are frequent.
 
     Raises:
-      ModelError: the encoder has no ``sequence_output``, or no word embedding of that size.
+      ModelError: The encoder has no ``sequence_output``, or no word embedding of that size.
     """
 
     def __init__(
@@ -248,16 +253,16 @@ class MaskedLanguageModel(tf.keras.Model):
         )
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm", dtype="float32")
         seen = np.zeros(len(guessed)) if counts is None else counts[guessed]
-        shares = (seen + 1) / (seen.sum() + len(guessed))  # one more of each: none is impossible
+        shares = (seen + 1) / (seen.sum() + len(guessed))  # add-one smoothing avoids a probability of 0
         self.bias = self.add_weight("bias", [len(guessed)], initializer=tf.constant_initializer(np.log(shares)))
         self._loss = tf.keras.metrics.Mean("loss")
         self._accuracy = tf.keras.metrics.Mean("accuracy")
         self(probe | {"masked": tf.constant([1], tf.int64)})
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]`` -> logits, float32 ``[M, V]``.
+        """Maps the encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]``, to logits, float32 ``[M, V]``.
 
-        With a word table in 4 bits there is a logit for each token of ``vocabulary.usual``, in that order.
+        With a word table in 4 bits, there is a logit for each token of ``vocabulary.usual``, in that order.
         """
         out = self.encoder({name: inputs[name] for name in INPUTS}, training=training and self._dropout)
         tokens = tf.reshape(tf.cast(out["sequence_output"], tf.float32), [-1, self._width])
@@ -266,7 +271,7 @@ class MaskedLanguageModel(tf.keras.Model):
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """``loss``, the mean cross-entropy in nats, and ``accuracy``, over the hidden tokens of an epoch."""
+        """``loss``, the mean cross-entropy in nats, and ``accuracy``, over the masked tokens of an epoch."""
         return [self._loss, self._accuracy]
 
     def train_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -289,9 +294,9 @@ class MaskedLanguageModel(tf.keras.Model):
 
 
 def save_encoder_again(encoder: Any, folder: Path) -> None:
-    """Writes an encoder that ``hub.load`` returned, with the values that its variables have now.
+    """Saves an encoder that ``hub.load`` returned, with the current values of its variables.
 
-    The SavedModel has what the one that it came from had, so TF Hub loads it in the same ways, and it can be trained
-    and written again. ``folder`` appears only when it is complete.
+    The SavedModel has the same functions as the original one, so TF Hub loads it in the same ways, and it can be
+    trained and saved again. ``folder`` appears only when it is complete.
     """
     write_folder(Path(folder), lambda fresh: tf.saved_model.save(encoder, str(fresh)))

@@ -1,4 +1,4 @@
-"""A BERT of ours from the SavedModel that it was written to: for what a fixed graph does not allow."""
+"""Rebuilds a :class:`BertEncoder` from its SavedModel, for changes that a fixed graph does not allow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.e5 import quantized_rows
 from tfllmrec.text.preprocessor import INPUTS
 
-# From our names to those that a BertEncoder is read from, one after the other.
+# Regular expressions, applied in this order, from the variable names to the names in the state dict of a BertEncoder.
 _PUBLISHED = (
     (r"^bert/", ""),
     (r":0$", ""),
@@ -31,24 +31,25 @@ _PUBLISHED = (
     (r"/(bias|beta)$", ".bias"),
     (r"/", "."),
 )
-# Relative difference of the answers below which two encoders may be one (bfloat16 differs by less), and below which no
-# other number of heads can be the right one (float32 differs by far less).
+# Relative differences of outputs: below _SIMILAR, two encoders may be the same (bfloat16 differs by less); below _SAME,
+# no other number of heads can be the right one (float32 differs by far less).
 _SIMILAR, _SAME = 0.05, 1e-3
 
 
 def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEncoder:
-    """A :class:`BertEncoder` that answers as a loaded encoder of our own format does; the variables are copies.
+    """Returns a :class:`BertEncoder` equivalent to a loaded encoder in our own format; the variables are copies.
 
-    The variables do not tell the number of heads: that of the copy whose answer is nearest to the encoder's is the
-    right one. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
+    The variables do not contain the number of heads: it is that of the copy whose output is closest to the encoder's.
+    Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
 
     Args:
-      encoder: as ``hub.load`` returned it: a bundled BERT, or one that ``save_encoder`` wrote, trained or not.
-      remedy: what to do where it is another one.
-      precision: of the copy's products; ``None``: the encoder's own.
+      encoder: An encoder as ``hub.load`` returned it: a bundled BERT, or one that ``save_encoder`` wrote, trained or
+        not.
+      remedy: What the error message advises for an encoder in another format.
+      precision: The precision of the copy's products; ``None`` for the encoder's own.
 
     Raises:
-      ModelError: the encoder is not in our own format.
+      ModelError: The encoder is not in our own format.
     """
     state = {}
     for variable in getattr(encoder, "variables", ()):
@@ -93,7 +94,7 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
 
 
 def _precision(encoder: Any) -> str:
-    """Whether the encoder's graph computes in bfloat16 or float32.
+    """Returns whether the encoder's graph computes in bfloat16 or float32.
 
     Comparing outputs is not enough: some processors round bfloat16 products less.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfllmrec.data.cleaning.scripts import UNKNOWN, in_words, sample_of, scripts_of
 
-#: From texts to the ids of their pieces, an array each.
+#: Maps texts to the ids of their pieces, one array per text.
 Tokenize = Callable[[Sequence[str]], list[np.ndarray]]
 
 #: An encoder with a larger share of unknown pieces cannot read the texts.
@@ -24,19 +24,19 @@ MOST_PIECES, MOST_PIECES_OF_HANGUL = 0.7, 1.5
 FEWEST_LETTERS = 6
 #: Scripts without such a limit: in Chinese and Japanese a character can be a word, and all encoders know Latin letters.
 UNLIMITED = ("CJK", "HIRAGANA", "KATAKANA", "LATIN")
-#: What ``text.encoder=auto`` tries, in this order: the smaller encoder first.
+#: The encoders that ``text.encoder=auto`` tries, in this order: the smaller one first.
 AUTO = ("minilm", "e5")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an encoder's vocabulary makes of texts.
+    """Statistics of an encoder's tokens for texts, which tell whether the encoder can read them.
 
     Attributes:
-      scripts: share of the letters by script, as Unicode names it (``LATIN``, ``CJK``), the largest first.
-      unknown: share of the pieces that stand for unknown characters.
-      pieces_per_letter: pieces for each letter or digit.
-      letters: number of letters and digits.
+      scripts: Share of the letters by script, under its Unicode name (``LATIN``, ``CJK``), the largest first.
+      unknown: Share of the pieces that stand for unknown characters.
+      pieces_per_letter: Pieces per letter or digit.
+      letters: Number of letters and digits.
     """
 
     scripts: dict[str, float]
@@ -63,35 +63,35 @@ class Reading:
 
 
 def reading_of(tokenize: Tokenize, texts: Sequence[str]) -> Reading:
-    """What an encoder's vocabulary makes of texts; of a sample.
+    """Computes the statistics of an encoder's tokens for a sample of texts.
 
     Args:
-      tokenize: of the encoder, see :func:`tfllmrec.text.preprocessor.pieces_of`.
-      texts: of the items; empty ones are left out.
+      tokenize: The tokenizer of the encoder, see :func:`tfllmrec.text.preprocessor.pieces_of`.
+      texts: The texts of the items; empty ones are skipped.
     """
     sample = [text for text in sample_of([text for text in texts if text]) if any(map(str.isalnum, text))]
     if not sample:
         return Reading({}, 0.0, 0.0, 0)
     all_pieces = np.concatenate([*tokenize(sample), np.empty(0, np.int32)])
     unknown = tokenize([UNKNOWN])[0][-1:]
-    # Vowel signs of Indian scripts are marks (M).
+    # Vowel signs of Indic scripts are marks (M).
     letters = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for text in sample for c in text)
     share = float(np.isin(all_pieces, unknown).mean()) if len(all_pieces) else 1.0
     return Reading(scripts_of(sample), share, len(all_pieces) / letters, letters)
 
 
 def advice(encoder: str | None) -> str:
-    """One sentence on what to set instead of ``encoder``, which cannot read the texts (``None``: name unknown)."""
+    """Returns advice for an ``encoder`` (``None`` if its name is unknown) that cannot read the texts."""
     if encoder == AUTO[-1]:
         return "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)."
     return f"Set text.encoder={AUTO[-1]}, which reads about 100 languages."
 
 
 def choose_encoder(texts: Sequence[str]) -> tuple[str, str]:
-    """The first encoder of :data:`AUTO` that can read the texts, or the last one; and a line that says why.
+    """Returns the first encoder of :data:`AUTO` that can read the texts, or the last one; and a line with the reason.
 
     Raises:
-      DataError: the weights of an encoder cannot be fetched.
+      DataError: The weights of an encoder cannot be fetched.
     """
     for name in AUTO:
         found = reading_of(_tokenizer(name), texts)
@@ -101,7 +101,7 @@ def choose_encoder(texts: Sequence[str]) -> tuple[str, str]:
 
 
 def _tokenizer(name: str) -> Tokenize:
-    """That of a bundled encoder; the encoder itself is not loaded."""
+    """Returns the tokenizer of a bundled encoder, without loading the encoder itself."""
     import tensorflow_hub as hub
 
     from tfllmrec.text.bundled import hub_handles

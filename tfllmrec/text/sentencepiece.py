@@ -1,4 +1,4 @@
-"""SentencePiece models: reading and writing their file format, and tokenising by them inside the graph."""
+"""SentencePiece models: reads and writes their file format, and tokenises with them inside the graph."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ _UNIGRAM = 1
 
 
 def unigram_model(pieces: Sequence[str], scores: Sequence[float], specials: Sequence[str], characters: bytes) -> bytes:
-    """The file of a unigram model (Kudo 2018, arXiv:1804.10959), as ``SentencepieceTokenizer`` takes it.
+    """Returns the file content of a unigram model (Kudo 2018, arXiv:1804.10959) for ``SentencepieceTokenizer``.
 
     Args:
-      pieces: by id, the special ones included. scores: one for each.
-      specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
-      characters: the compiled normalisation of characters, such as :func:`characters_of` returns it for another model.
+      pieces: The pieces by id, special ones included.
+      scores: One score for each piece.
+      specials: The pieces for the start of a text, its end, padding, and unknown pieces.
+      characters: The compiled normalisation of characters, for example of another model (:func:`characters_of`).
     """
     *control, unknown = specials
     types = {**dict.fromkeys([*control, "<mask>"], _CONTROL), unknown: _UNKNOWN}
@@ -50,10 +51,10 @@ def unigram_model(pieces: Sequence[str], scores: Sequence[float], specials: Sequ
 
 
 def characters_of(model: bytes) -> bytes:
-    """The normalisation of characters in the file of a model; Google's ``nmt_nfkc`` is the same in every model.
+    """Returns the normalisation of characters in a model's file; Google's ``nmt_nfkc`` is the same in every model.
 
     Raises:
-      ModelError: the file has none, or is no SentencePiece model.
+      ModelError: The file has none, or is not a SentencePiece model.
     """
     try:
         characters = _MODEL.FromString(model).normalizer_spec.precompiled_charsmap
@@ -65,10 +66,10 @@ def characters_of(model: bytes) -> bytes:
 
 
 def pieces_of_model(model: bytes) -> tuple[list[str], list[float]]:
-    """The pieces in the file of a model, by id, and the score of each.
+    """Returns the pieces in a model's file, by id, and the score of each.
 
     Raises:
-      ModelError: the file is no SentencePiece model.
+      ModelError: The file is not a SentencePiece model.
     """
     try:
         pieces = _MODEL.FromString(model).pieces
@@ -82,10 +83,10 @@ def _no_model(content: bytes, error: DecodeError) -> ModelError:
 
 
 def pieces_in(folder: Path) -> list[str] | None:
-    """The pieces of the SentencePiece model inside a SavedModel, by id; ``None`` where it has no such model.
+    """Returns the pieces of the SentencePiece model inside a SavedModel, by id; ``None`` if there is no such model.
 
     Args:
-      folder: of the SavedModel of a preprocessor.
+      folder: The folder of a preprocessor's SavedModel.
     """
     saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     functions = (function for graph in saved.meta_graphs for function in graph.graph_def.library.function)
@@ -95,12 +96,12 @@ def pieces_in(folder: Path) -> list[str] | None:
 
 
 class SentencePiecePreprocessor(Preprocessor):
-    """Tokenising by a SentencePiece model as a TF Hub text preprocessor; its token ids are those of the model.
+    """Tokenisation with a SentencePiece model as a TF Hub text preprocessor; its token ids are those of the model.
 
     Args:
-      model: the content of its file.
-      specials: ids of the pieces that start and end a text, and that pad it.
-      max_tokens: the most tokens of a text that a plain call keeps, those at its start and end included.
+      model: The content of the model's file.
+      specials: The ids of the pieces that start a text, end it, and pad it.
+      max_tokens: The maximum number of tokens of a text, its start and end included, that ``__call__`` keeps.
     """
 
     def __init__(self, model: bytes, specials: tuple[int, int, int], max_tokens: int) -> None:
@@ -108,7 +109,7 @@ class SentencePiecePreprocessor(Preprocessor):
         self._tokenizer = tf_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
 
     def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        # On invalid UTF-8 tf_text aborts the process.
+        # tf_text aborts the process on invalid UTF-8.
         clean = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
-        # The pieces of a text are one word, because SentencePiece does not split texts into words.
+        # All pieces of a text form one word, because SentencePiece does not split texts into words.
         return tf.expand_dims(self._tokenizer.tokenize(clean), axis=1)

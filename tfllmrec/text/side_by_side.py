@@ -1,4 +1,4 @@
-"""Several text encoders as one: their vectors are concatenated."""
+"""Several text encoders as one, with concatenated vectors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tfllmrec.text.store import encode_items
 
 
 class SideBySideVectors(tf.Module):
-    """Graphs of several encoders as one: string ``[B]`` in, float32 ``[B, D]`` of length 1 out, as TextToVector.
+    """The graphs of several encoders as one: string ``[B]`` in, float32 ``[B, D]`` of length 1 out, like TextToVector.
 
     Args:
-      towers: in the order of their vectors; D is the sum of their widths.
+      towers: The graphs, in the order of their vectors; D is the sum of their widths.
     """
 
     def __init__(self, towers: Sequence[TextToVector]) -> None:
@@ -30,18 +30,18 @@ class SideBySideVectors(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        """string ``[B]`` -> float32 ``[B, D]``."""
+        """Maps string ``[B]`` to float32 ``[B, D]``."""
         return tf.concat([tower(texts) for tower in self.towers], axis=1) * len(self.towers) ** -0.5
 
 
 class SideBySide:
     """Several encoders whose vectors are concatenated, each divided by the square root of their number.
 
-    The dot product of two texts is the mean of the encoders' cosines. It has the attributes and methods of a frozen
-    :class:`TextEncoder` that encode texts and go into an export.
+    The dot product of two texts is the mean of the encoders' cosines. The class has those attributes and methods of a
+    frozen :class:`TextEncoder` that encode texts and are needed for an export.
 
     Args:
-      encoders: in the order of their vectors.
+      encoders: The encoders, in the order of their vectors.
     """
 
     tuning = None
@@ -59,7 +59,7 @@ class SideBySide:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the encoders' fingerprints, in their order."""
+        """sha256 (hex) of the encoders' fingerprints in their order."""
         return hashlib.sha256(" ".join(encoder.fingerprint for encoder in self.encoders).encode()).hexdigest()
 
     @cached_property
@@ -72,21 +72,21 @@ class SideBySide:
         return SideBySide([encoder.for_queries for encoder in self.encoders])
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """As :meth:`TextEncoder.encode`: float32 ``[n, D]`` of length 1. ``progress`` starts again for each encoder."""
+        """Like :meth:`TextEncoder.encode`: float32 ``[n, D]`` of length 1. ``progress`` restarts for each encoder."""
         return encode_items(texts, self, progress=progress)
 
 
-#: Encoder of a run's item texts.
+#: The encoder of a run's item texts.
 Encoder = TextEncoder | SideBySide
 
 
 def encoder_of(config: TextConfig) -> Encoder:
-    """The encoder, or encoders, of a config's ``text`` section, untrained.
+    """Creates the encoder, or encoders, of a config's ``text`` section, untrained.
 
     Raises:
-      ConfigError: several encoders are to be trained, one without a mask token is to be pretrained, or see
-        :meth:`TextEncoder.from_config`.
-      DataError, ModelError: see :meth:`TextEncoder.from_config`.
+      ConfigError: Several encoders are to be trained, an encoder without a mask token is to be pretrained, the names
+        of several encoders are invalid, or see :meth:`TextEncoder.from_config`.
+      DataError, ModelError: See :meth:`TextEncoder.from_config`.
     """
     names = encoder_names(config.encoder)
     if len(names) == 1:

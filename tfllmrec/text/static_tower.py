@@ -1,4 +1,4 @@
-"""A small text tower for query time: the mean of fixed vectors of an encoder's own tokens."""
+"""A small text tower for queries: the mean of fixed vectors of an encoder's tokens."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from tfllmrec.progress import show_progress
 from tfllmrec.text.encoder import TextEncoder, TextToVector, tokenise
 from tfllmrec.text.preprocessor import INPUTS
 
-# Tokens that are encoded in a step.
+# Number of tokens that are encoded in a step.
 _BATCH = 512
-# Of the frequency weights: a token that is this share of all tokens counts half.
+# Constant a of the frequency weights: a token with this share of all tokens has weight 0.5.
 _COMMON = 1e-3
 
 
 class StaticEncoder(tf.Module):
     """An encoder without attention: the weighted mean of fixed token vectors.
 
-    ``P^T sum_t w_t v_t / sum_t w_t + c`` over the tokens t of a text, so that a query takes two table lookups and one
-    small matrix product (Model2Vec, Tulkens and van Dongen 2024; frequency weights of SIF, Arora et al. 2017). Core
-    TensorFlow operations only. A text without any known token gives the zero vector.
+    It computes ``P^T sum_t w_t v_t / sum_t w_t + c`` over the tokens t of a text, so that a query takes two table
+    lookups and one small matrix product (Model2Vec, Tulkens and van Dongen 2024; frequency weights of SIF, Arora et al.
+    2017). It uses only core TensorFlow operations. A text without any known token gives the zero vector.
 
     Args:
-      vectors: float32 ``[R, P]``, of the tokens that are known.
-      weights: float32 ``[R]``, above 0.
-      place: int32 ``[V]``, the row of each token id; R for a token that is not known.
-      projection: float32 ``[P, D]``. shift: float32 ``[D]``, c.
+      vectors: Float32 ``[R, P]``, the vectors of known tokens.
+      weights: Float32 ``[R]``, above 0, the weights of known tokens.
+      place: Int32 ``[V]``, the row of each token id; R for an unknown token.
+      projection: Float32 ``[P, D]``, P in the formula.
+      shift: Float32 ``[D]``, c in the formula.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class StaticEncoder(tf.Module):
             self.shift = tf.Variable(shift.astype(np.float32), name="shift")
 
     def __call__(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """An encoder's inputs, int32 ``[B, T]`` -> ``default``, float32 ``[B, D]``."""
+        """Maps an encoder's inputs, int32 ``[B, T]``, to ``default``, float32 ``[B, D]``."""
         ids = inputs["input_word_ids"]
         last = tf.shape(self._place)[0] - 1
         rows = tf.gather(self._place, tf.clip_by_value(ids, 0, last))
@@ -60,21 +61,21 @@ class StaticEncoder(tf.Module):
 
 
 def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width: int) -> TextToVector:
-    """An untrained tower of a :class:`StaticEncoder` that imitates ``teacher``.
+    """Creates an untrained tower with a :class:`StaticEncoder` that imitates ``teacher``.
 
-    Each token is encoded by itself, between the special tokens (and the query prefix) that frame every text. The
-    vectors are reduced to their main components. A token's weight is ``a / (a + share)``, where ``share`` is its share
-    of all tokens of ``texts``.
+    Each token is encoded separately, between the special tokens (and the query prefix) that surround every text. The
+    vectors are reduced to their principal components. A token's weight is ``a / (a + share)``, where ``share`` is its
+    share of all tokens of ``texts``.
 
     Args:
-      teacher: its query prefix is used, if it has one.
-      texts: of the items.
-      tokens: the number of first ids of the vocabulary that are known; later ids are known only if they occur in
-        ``texts``. In the vocabularies of BERT and SentencePiece more frequent tokens come first.
+      teacher: The encoder to imitate, with its query prefix if it has one.
+      texts: The texts of the items.
+      tokens: The first ``tokens`` ids of the vocabulary are known; later ids are known only if they occur in ``texts``.
+        In the vocabularies of BERT and SentencePiece, more frequent tokens come first.
       width: P, at most D.
 
     Raises:
-      ModelError: the encoder has no table of token embeddings.
+      ModelError: The encoder has no table of token embeddings.
     """
     graph = teacher.for_queries.text_to_vector
     sizes = [v.shape[0] for v in getattr(graph.encoder, "variables", ()) if v.shape.rank == 2]
@@ -83,7 +84,7 @@ def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width:
             "text.query_encoder=static: expected an encoder whose variables include a table of token embeddings, found "
             "no variable with two dimensions. Use text.query_encoder=hashed_ngrams."
         )
-    # The ids before and after a text of one token frame every token.
+    # Every token is encoded between the ids that precede and follow a text of one token.
     frame, unknown = (graph.tokens(tf.constant([text]))["input_word_ids"].numpy()[0] for text in ("a", UNKNOWN))
     counts = np.bincount(tokenise(graph, texts).values, minlength=max(sizes))
     special = [frame[0], frame[-1], unknown[-2]]

@@ -1,4 +1,4 @@
-"""Vectors on disk by (encoder, text): what was encoded once is never encoded again."""
+"""An on-disk store of vectors by (encoder, text), so that no text is encoded twice."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tfllmrec.progress import Progress
 _log = logging.getLogger(__name__)
 
 _KEY_BYTES = 16
-# A kill loses at most what was encoded since the last chunk was written.
+# Number of texts in a chunk; if the process is killed, at most the vectors of one chunk are lost.
 _CHUNK = 2048
-# Rows that are copied at a time between files that are too large for memory.
+# Number of rows that are copied at a time between files that are too large for memory.
 _ROWS = 8192
 
 
@@ -43,8 +43,8 @@ class _Segment:
     """An open segment; both arrays are memory-mapped.
 
     Attributes:
-      keys: bytes ``[n]`` of 16, ascending.
-      vectors: float32 ``[n, D]``.
+      keys: Bytes ``[n]`` of 16, ascending.
+      vectors: Float32 ``[n, D]``.
     """
 
     keys: np.ndarray
@@ -59,12 +59,13 @@ class VectorStore:
     """Vectors by (encoder fingerprint, text), in append-only segments.
 
     A segment is a safetensors file ``FOLDER/FINGERPRINT/NAME.safetensors`` with sorted ``keys`` (the first 16 bytes of
-    the text's sha256), ``vectors`` and their checksum. It is written beside, synced and renamed to a name of its own:
-    two writers never meet, and a kill leaves nothing half-written behind. Segments are memory-mapped, so that only
-    what is asked for is read. A damaged one is named in a warning and passed over; its texts count as missing.
+    the text's sha256), ``vectors`` and their checksum. It is written to a temporary file, synced and renamed to a
+    unique name, so that concurrent writers do not conflict and a killed process leaves no partial segment. Segments are
+    memory-mapped, so that only requested vectors are read. A damaged segment is skipped with a warning; its texts count
+    as missing.
 
     Args:
-      folder: made when the first vectors are added.
+      folder: The folder of the store; created when the first vectors are added.
     """
 
     def __init__(self, folder: Path | str):
@@ -72,32 +73,32 @@ class VectorStore:
         self._open: dict[Path, _Segment | None] = {}
 
     def lookup(self, fingerprint: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """What is stored of ``texts``.
+        """Looks up the vectors of ``texts``.
 
         Returns:
-          vectors float32 ``[n, D]`` (rows of zeros where missing; D is 0 where the store knows no vector of this
-          encoder), and bool ``[n]``: which are missing.
+          Vectors, float32 ``[n, D]`` (rows of zeros for missing texts; D is 0 if the store has no vector of this
+          encoder), and bool ``[n]``, which texts are missing.
         """
         segments = self._segments(fingerprint)
         vectors = np.zeros((len(texts), segments[0].vectors.shape[1] if segments else 0), np.float32)
         return vectors, self.fill(fingerprint, texts, vectors)
 
     def fill(self, fingerprint: str, texts: Sequence[str], out: np.ndarray) -> np.ndarray:
-        """Writes what is stored of ``texts`` to the rows of ``out`` and leaves the other rows as they are.
+        """Writes the stored vectors of ``texts`` to the rows of ``out``, and leaves the other rows unchanged.
 
         Args:
-          fingerprint: the encoder's.
+          fingerprint: The encoder's fingerprint.
           texts: n strings.
-          out: float32 ``[n, D]``; may be memory-mapped, it is written a few rows at a time. Stored vectors of another
-            width than D are none.
+          out: Float32 ``[n, D]``; may be memory-mapped, as it is written a few rows at a time. Stored vectors of a
+            width other than D are ignored.
 
         Returns:
-          bool ``[n]``: which are missing.
+          Bool ``[n]``, which texts are missing.
         """
         return self._fill(fingerprint, _keys(texts), np.arange(len(texts)), out)
 
     def _fill(self, fingerprint: str, keys: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """:meth:`fill` of some ``rows`` by the ``keys`` of their texts; bool as long as those: which are missing."""
+        """Does :meth:`fill` for some ``rows``, given the ``keys`` of their texts; returns which of them are missing."""
         order = np.argsort(keys, kind="stable")
         wanted = keys[order]
         missing = np.ones(len(wanted), bool)
@@ -106,7 +107,7 @@ class VectorStore:
                 break
             if segment.vectors.shape[1] != out.shape[1]:
                 continue
-            # Looking few up among many is faster than many among few, and a repeated text may stand in many rows.
+            # The segment's keys are searched in the wanted ones: fast for few keys, and finds all rows of a text.
             first, last = (np.searchsorted(wanted, segment.keys, side) for side in ("left", "right"))
             stored = np.repeat(np.arange(len(segment.keys)), last - first)
             place = np.arange(len(stored)) + np.repeat(first - _before(last - first), last - first)
@@ -121,11 +122,11 @@ class VectorStore:
         return unsorted
 
     def add(self, fingerprint: str, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Stores ``vectors`` (float ``[n, D]``) of ``texts`` as one segment; it is on disk when this returns.
+        """Stores ``vectors`` (float ``[n, D]``) of ``texts`` as one segment, which is on disk when this returns.
 
         Raises:
-          ValueError: the two do not belong together, or a vector is not finite.
-          WriteError: the folder cannot be written.
+          ValueError: The numbers of vectors and texts differ, or a vector is not finite.
+          WriteError: The folder cannot be written.
         """
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise ValueError(f"expected vectors [{len(texts)}, D], got {list(vectors.shape)}")
@@ -170,22 +171,22 @@ def encode_items(
     chunk: int = _CHUNK,
     out: Path | None = None,
 ) -> np.ndarray:
-    """Vectors of ``texts``; each distinct text is encoded once, and not at all when the store has it.
+    """Returns the vectors of ``texts``; encodes each distinct text that is not in the store once.
 
     Args:
       texts: N strings.
-      encoder: a :class:`tfllmrec.text.encoder.TextEncoder`, or any object with its ``encode``, ``fingerprint`` and
+      encoder: A :class:`tfllmrec.text.encoder.TextEncoder`, or any object with its ``encode``, ``fingerprint`` and
         ``dim``. The vectors of several encoders are looked up and stored separately.
-      store: where to look first, and to keep what is new; ``None`` for neither.
-      progress: called with (done, total) of the texts that are encoded; not at all if there are none.
-      chunk: texts encoded between two writes to the store: the most that a kill can lose.
-      out: a ``.npy`` file for the vectors, which then are never in memory as a whole. It appears when it is complete.
+      store: The store for lookups and for new vectors; ``None`` for neither.
+      progress: Called with (done, total) of the texts that are encoded; never if there are none.
+      chunk: The number of texts that are encoded between two writes to the store, which is the most that can be lost.
+      out: A ``.npy`` file for the vectors, which are then never in memory as a whole. It appears when it is complete.
 
     Returns:
-      float32 ``[N, D]``; with ``out`` that file, memory-mapped and read-only.
+      Float32 ``[N, D]``; with ``out``, this file, memory-mapped and read-only.
 
     Raises:
-      WriteError: the store or ``out`` cannot be written.
+      WriteError: The store or ``out`` cannot be written.
     """
     if out is None:
         vectors = np.zeros((len(texts), encoder.dim), np.float32)
@@ -198,7 +199,7 @@ def encode_items(
             reserve(fresh)
             _encode_into(mapped, texts, encoder, store, progress, chunk)
             mapped.flush()
-        else:  # nothing could be mapped
+        else:  # an empty array cannot be mapped
             with fresh.open("wb") as stream:
                 np.save(stream, np.zeros(shape, np.float32))
     return read_vectors(out, len(texts), "encode the texts again")
@@ -208,15 +209,15 @@ def read_vectors(path: Path, rows: int, remedy: str) -> np.ndarray:
     """Opens a ``.npy`` file of vectors.
 
     Args:
-      path: the file.
-      rows: N, how many vectors it must hold.
-      remedy: what to do where it is damaged.
+      path: The file.
+      rows: N, the number of vectors that it must have.
+      remedy: What the error message advises if the file is damaged.
 
     Returns:
-      float32 ``[N, D]``, memory-mapped and read-only.
+      Float32 ``[N, D]``, memory-mapped and read-only.
 
     Raises:
-      ModelError: the file is missing or damaged, or holds another number of vectors.
+      ModelError: The file is missing or damaged, or has another number of vectors.
     """
     try:
         vectors = np.lib.format.open_memmap(path, mode="r")
@@ -237,7 +238,7 @@ def _encode_into(
     progress: Progress | None,
     chunk: int,
 ) -> None:
-    """Fills ``vectors`` (zeros of float32 ``[N, D]``, memory-mapped or not)."""
+    """Fills ``vectors`` (float32 ``[N, D]``, initially zero, memory-mapped or not)."""
     encoders = getattr(encoder, "encoders", (encoder,))
     if len(encoders) > 1:
         column = 0
@@ -248,11 +249,11 @@ def _encode_into(
             vectors[row : row + _ROWS] *= np.float32(len(encoders) ** -0.5)
         return
     _, first_row, distinct = np.unique(_keys(texts), return_index=True, return_inverse=True)
-    first = first_row[distinct]  # of each row: the first one with the same text
+    first = first_row[distinct]  # for each row, the first row with the same text
     todo = np.sort(first_row)
     if store is not None and len(todo):
         todo = todo[store._fill(encoder.fingerprint, _keys([texts[row] for row in todo]), todo, vectors)]
-    # Like lengths together over the whole catalogue, the longest first: the time left is then never too good.
+    # Texts of similar length are encoded together, the longest first, so that the time left is not underestimated.
     todo = todo[np.argsort([-len(texts[row]) for row in todo], kind="stable")]
     for start in range(0, len(todo), chunk):
         rows = todo[start : start + chunk]
@@ -267,24 +268,24 @@ def _encode_into(
 
 
 def _shifted(progress: Progress | None, start: int, total: int) -> Progress | None:
-    """What a chunk that begins at text ``start`` calls, so that the whole is counted."""
+    """Returns the progress callback of a chunk that begins at text ``start``, which counts all texts."""
     return (lambda done, _: progress(start + done, total)) if progress else None
 
 
 def _before(counts: np.ndarray) -> np.ndarray:
-    """The sum of all counts before each."""
+    """Returns the sum of all preceding counts for each count."""
     return np.cumsum(counts) - counts
 
 
 def _keys(texts: Sequence[str]) -> np.ndarray:
-    """bytes ``[n]`` of 16: the start of each text's sha256."""
-    # A lone surrogate has no UTF-8 form; to an encoder it is a question mark as well.
+    """Returns the first 16 bytes of each text's sha256, bytes ``[n]``."""
+    # A lone surrogate has no UTF-8 form; encoders read it as a question mark, too.
     digests = b"".join(hashlib.sha256(text.encode(errors="replace")).digest()[:_KEY_BYTES] for text in texts)
     return np.frombuffer(digests, dtype=f"S{_KEY_BYTES}")
 
 
 def _read(path: Path) -> _Segment:
-    """Maps a segment after checking every byte of it."""
+    """Maps a segment into memory and verifies its checksum."""
     try:
         content = np.memmap(path, mode="r")
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")

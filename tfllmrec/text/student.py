@@ -1,7 +1,8 @@
-"""Small text towers for query time, made to answer as a large one: hashed n-grams, or a few of a BERT's layers.
+"""Small text towers for queries that imitate a large one: hashed n-grams, or some of the layers of a BERT.
 
-The teacher encodes the items once, but a query is encoded while the user waits. A student puts queries where the
-teacher would, so that it searches the teacher's item vectors. It is trained by :mod:`tfllmrec.training.text.distil`.
+The teacher encodes the items once, but a query is encoded while the user waits. A student maps queries to the vectors
+that the teacher would give, and searches the teacher's item vectors with them. It is trained by
+:mod:`tfllmrec.training.text.distil`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MANIFEST = "student.json"
 # Longer words are cut: a text of 100 kB without a space is one word.
 _MAX_CHARACTERS = 40
 _FIRST_SCALE = 0.01
-# What parts words, and what of it is a word by itself: scripts without spaces, and pictures.
+# The delimiters of words, and the delimiters that are words themselves: characters of scripts without spaces, pictures.
 _BETWEEN, _ALONE = r"[^\pL\pN\pM]|[\p{Han}\p{Hiragana}\p{Katakana}]", r"[\p{Han}\p{Hiragana}\p{Katakana}\p{So}]"
 _PROBE = ("a red toy car", "Crème brûlée (2nd edition), the best one of 1999!")
 
@@ -37,10 +38,10 @@ class NgramSizes:
     """Sizes of :class:`HashedNgrams`.
 
     Attributes:
-      buckets: rows of each of the two tables, of words and pairs of words, and of character n-grams.
-      width: of both tables.
-      hidden: units of the hidden layer.
-      max_words: longer texts are cut there.
+      buckets: The number of rows of each of the two tables (words and pairs of words; character n-grams).
+      width: The width of both tables.
+      hidden: The number of units of the hidden layer.
+      max_words: The maximum number of words; longer texts are cut.
     """
 
     buckets: int = 32_768
@@ -50,21 +51,21 @@ class NgramSizes:
 
 
 class HashedNgrams(tf.Module):
-    """A bag of hashed words and character n-grams: string ``[B]`` in, float32 ``[B, D]`` out, as TextToVector.
+    """A bag of hashed words and character n-grams: string ``[B]`` in, float32 ``[B, D]`` out, like TextToVector.
 
-    Texts are folded to lower case without accents and parted into words. A word's vector is its own row plus the mean
-    of the rows of its character n-grams of 3 to 5, ``<`` and ``>`` being its ends (fastText: Bojanowski et al. 2017,
-    arXiv:1607.04606), so that a misspelt or unseen word has one too; each pair of neighbours has a row as well. Rows
-    are found by hash: there is no vocabulary, and any language will do. Then ``t = sum of s_w v_w`` with
-    ``s = softmax(v_w a)`` over words and pairs, and ``unit(t P + gelu(t U + b) V)``.
+    Texts are converted to lower case without accents and split into words. A word's vector is its own row plus the mean
+    of the rows of its character n-grams of length 3 to 5, with ``<`` and ``>`` at its ends (fastText: Bojanowski et al.
+    2017, arXiv:1607.04606), so that misspelt and unseen words have a vector, too. Each pair of adjacent words also has
+    a row. Rows are found by hash, so there is no vocabulary, and any language is supported. The output is
+    ``unit(t P + gelu(t U + b) V)`` with ``t = sum of s_w v_w`` and ``s = softmax(v_w a)`` over words and pairs.
 
-    Core TensorFlow and TF Text operations only. A text without a word (empty, white space, punctuation) gives the zero
-    vector.
+    It uses only core TensorFlow and TF Text operations. A text without a word (empty, white space, punctuation) gives
+    the zero vector.
 
     Args:
-      dim: D, the teacher's.
-      sizes: see :class:`NgramSizes`.
-      seed: of the first weights.
+      dim: D, the width of the teacher's vectors.
+      sizes: See :class:`NgramSizes`.
+      seed: The seed of the initial weights.
     """
 
     def __init__(self, dim: int, sizes: NgramSizes = NgramSizes(), seed: int = 0):
@@ -76,7 +77,7 @@ class HashedNgrams(tf.Module):
             return tf.Variable(rng.normal(0, scale, shape).astype(np.float32), name=name)
 
         with self.name_scope:
-            # Small beside what training makes of them: a row that training never met is silent and no noise.
+            # Small compared with trained values, so that rows that training never used add little noise.
             self.words = random("words", sizes.buckets, sizes.width, scale=_FIRST_SCALE)
             self.ngrams = random("ngrams", sizes.buckets, sizes.width, scale=_FIRST_SCALE)
             self.attention = tf.Variable(tf.zeros([sizes.width, 1]), name="attention")
@@ -87,16 +88,16 @@ class HashedNgrams(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        """string ``[B]`` -> float32 ``[B, D]`` of length 1."""
+        """Maps string ``[B]`` to float32 ``[B, D]`` of length 1."""
         words = self.split(texts)
         pairs = tf.strings.ngrams(words, 2)
-        # A word's n-grams are looked up once, however often a batch has it.
+        # The n-grams of a word are looked up once, however often it occurs in a batch.
         distinct, which = tf.unique(words.flat_values)
         vectors = tf.concat(
             [tf.gather(self._word_vectors(distinct), which), self._rows(self.words, pairs.flat_values)], axis=0
         )
         row = tf.concat([words.value_rowids(), pairs.value_rowids()], axis=0)
-        # Bounded, so that no exponential overflows; a word of weight e^16 beside one of e^-16 is all there is.
+        # Bounded, so that the exponential cannot overflow; a word of weight e^16 already outweighs one of e^-16.
         strength = tf.exp(tf.clip_by_value(tf.matmul(vectors, self.attention), -16.0, 16.0))
         batch = tf.size(texts)
         pooled = tf.math.divide_no_nan(
@@ -108,7 +109,7 @@ class HashedNgrams(tf.Module):
         return tf.where(words.row_lengths()[:, tf.newaxis] > 0, out, 0.0)
 
     def _word_vectors(self, words: tf.Tensor) -> tf.Tensor:
-        """string ``[W]`` -> float32 ``[W, width]``: a word's own row and the mean of its n-grams'."""
+        """Maps string ``[W]`` to float32 ``[W, width]``: a word's own row plus the mean of its n-grams' rows."""
         letters = tf.strings.unicode_split(tf.strings.substr(words, 0, _MAX_CHARACTERS, unit="UTF8_CHAR"), "UTF-8")
         end = tf.fill([tf.size(words), 1], "")
         ngrams = tf.strings.ngrams(tf.concat([end + "<", letters, end + ">"], axis=1), (3, 4, 5), separator="")
@@ -121,7 +122,7 @@ class HashedNgrams(tf.Module):
         return tf.gather(table, tf.strings.to_hash_bucket_fast(features, self.sizes.buckets))
 
     def split(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """string ``[B]`` -> string ``[B, (words)]``, folded, at most ``max_words`` of a text."""
+        """Splits string ``[B]`` into normalized words, string ``[B, (words)]``, at most ``max_words`` of a text."""
         folded = tf_text.normalize_utf8(tf_text.case_fold_utf8(texts), "NFKD")
         bare = tf.strings.regex_replace(folded, r"\p{Mn}", "")
         words = tf_text.regex_split(bare, _BETWEEN, _ALONE)
@@ -129,13 +130,14 @@ class HashedNgrams(tf.Module):
 
 
 def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
-    """A tower of the teacher's own embeddings and ``layers`` of its layers, evenly spread, the first and last included.
+    """Creates a tower from the teacher's embeddings and ``layers`` of its layers, evenly spread, including the last.
 
-    As DistilBERT begins (Sanh et al. 2019, arXiv:1910.01108). Embeddings are not trained further, so that words that
-    distillation does not meet keep their place; preprocessor, ``max_tokens`` and query prefix are the teacher's.
+    This is how DistilBERT is initialized (Sanh et al. 2019, arXiv:1910.01108). With more than one layer, the first one
+    is included, too. Embeddings are not trained further, so that words that do not occur in distillation keep their
+    vectors. Preprocessor, ``max_tokens`` and query prefix are the teacher's.
 
     Raises:
-      ModelError: the teacher is not a BERT in our own format (a bundled one, or one that ``save_encoder`` wrote), or
+      ModelError: The teacher is not a BERT in our own format (a bundled one, or one that ``save_encoder`` wrote), or
         has fewer layers.
     """
     taught = teacher.for_queries.text_to_vector
@@ -152,11 +154,13 @@ def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
 
 
 class Student:
-    """A tower for query time, and whose vectors it is made to match.
+    """A tower for queries, with the fingerprint of the teacher that it imitates.
 
     Args:
-      text_to_vector: a :class:`HashedNgrams` or what :func:`few_layers` gives; string ``[B]`` -> float32 ``[B, D]``.
-      teacher: fingerprint of the :class:`TextEncoder` whose space its vectors are in; search no others by it.
+      text_to_vector: A :class:`HashedNgrams` or the result of :func:`few_layers`; maps string ``[B]`` to float32
+        ``[B, D]``.
+      teacher: The fingerprint of the teacher; the student may only search vectors of this encoder.
+      batch_size: The number of texts in a batch of :meth:`encode`.
 
     Attributes:
       dim: D.
@@ -169,7 +173,7 @@ class Student:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the teacher's, and of all weights; of a loaded one, as it was saved."""
+        """sha256 (hex) of the teacher's fingerprint, the weights and two vectors; it is saved with the student."""
         if self._fingerprint:
             return self._fingerprint
         digest = hashlib.sha256(f"{type(self.text_to_vector).__name__} {self.teacher}".encode())
@@ -179,9 +183,9 @@ class Student:
         return digest.hexdigest()
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """As :meth:`TextEncoder.encode`: float32 ``[n, D]``, in the order of ``texts``."""
+        """Like :meth:`TextEncoder.encode`: float32 ``[n, D]``, in the order of ``texts``."""
         out = np.zeros((len(texts), self.dim), np.float32)
-        # Like lengths together, for towers that pad.
+        # Texts of similar length are batched together, for towers that pad.
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -191,10 +195,10 @@ class Student:
         return out
 
     def save(self, folder: Path) -> None:
-        """Writes a SavedModel and ``student.json`` into a new ``folder``, which appears only when it is whole.
+        """Writes a SavedModel and ``student.json`` into a new ``folder``, which appears only when it is complete.
 
         Raises:
-          ModelError: there is something in its place.
+          ModelError: ``folder`` already exists.
         """
         if folder.exists():
             raise ModelError(
@@ -210,10 +214,10 @@ class Student:
 
     @classmethod
     def load(cls, folder: Path) -> Student:
-        """What :meth:`save` wrote; it goes into another SavedModel as it is.
+        """Reads what :meth:`save` wrote; the result can be included in another SavedModel.
 
         Raises:
-          ModelError: there is no student, or it is damaged.
+          ModelError: There is no student, or it is damaged.
         """
         try:
             about = json.loads((folder / MANIFEST).read_text())

@@ -1,4 +1,4 @@
-"""Items as text: one string an item, by a template."""
+"""Templates that turn each item into one string."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.errors import ConfigError
 from tfllmrec.wording import nearest
 
-# What the auto template is put together from, in this order; the first column of a line that is there is taken.
+# The parts of the automatic template, in this order; each part uses the first of its columns that has values.
 _AUTO = (
     ((TITLE,), "{%s}"),
-    (("release_year",), "({%s})"),  # RecBole's MovieLens has it there, GroupLens' own has it in the title
+    (("release_year",), "({%s})"),  # a column in RecBole's MovieLens; GroupLens' own version has it in the title
     (("authors", "author", "artist", "brand"), "by {%s}"),
     ((CATEGORIES,), "({%s})"),
     ((TAGS,), "[{%s}]"),
     ((DESCRIPTION,), "{%s}"),
 )
 _FIELD = re.compile(r"\{([^{}]*)\}")
-# A bracket with a field in it goes as a whole when none of its fields has a value.
+# A bracket with fields is dropped as a whole if none of its fields has a value.
 _ELEMENT = re.compile(r"\([^()]*\{[^{}]*\}[^()]*\)|\[[^\[\]]*\{[^{}]*\}[^\[\]]*\]|\{[^{}]*\}")
 _ARTICLE = re.compile(
     r"^(.+?), (The|A|An|Les|Le|La|L'|Il|Lo|El|Los|Las|Das|Der|Die|Den|Det|Ein|Eine|Un|Une)( \(.*)?$", re.S
 )
 _SPACES = re.compile(r"\s+")
-# What nobody sees: controls (white space aside), soft hyphens, direction marks, byte order marks, broken characters.
+# Invisible: controls (except white space), soft hyphens, direction marks, byte order marks, broken characters.
 _UNSEEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufffd]")
-# A BERT reads a word that an emoji clings to as unknown; a zero-width space is there to separate.
+# A BERT treats a word with an emoji attached as unknown; a zero-width space separates words.
 _APART = re.compile("([\u2600-\u27bf\U0001f000-\U0001faff][\u2600-\u27bf\u200d\ufe0f\U0001f000-\U0001faff]*)|\u200b")
 _LONGEST_WORD = 100
 _SEPARATORS = " \t,;:.|/-–—"
@@ -43,17 +43,17 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class ItemTemplate:
-    """How an item's columns become the string that the encoder reads.
+    """A template that turns an item's columns into the string that the encoder reads.
 
-    Braces name columns: ``"{title} ({categories}) {description}"``. Where a value is missing, the literal before its
-    field goes with it, and so does a bracket that is left without any value: no ``()``, no dangling ``by``. HTML and
-    what nobody sees (control characters, soft hyphens, byte order marks, broken UTF-8) are taken out, emoji set apart,
-    white space made single; ``"Matrix, The (1999)"`` in the title becomes ``"The Matrix (1999)"``, and commas separate
-    the names in categories, tags and authors. All in linear time.
+    Braces name columns: ``"{title} ({categories}) {description}"``. If a value is missing, the literal before its field
+    is dropped, too, and so is a bracket without any value: no ``()``, no dangling ``by``. HTML and invisible characters
+    (control characters, soft hyphens, byte order marks, broken UTF-8) are removed, emoji are surrounded by spaces, and
+    white space is collapsed; ``"Matrix, The (1999)"`` in the title becomes ``"The Matrix (1999)"``, and commas separate
+    the names in categories, tags and authors. All of this takes linear time.
 
     Attributes:
-      template: the template, resolved.
-      max_characters: longer texts are cut at the last space before it, where there is one near. 2,000 is
+      template: The template, with all fields.
+      max_characters: Longer texts are cut at the last space before this position, if one is near. 2,000 characters are
         more than 512 tokens of English.
     """
 
@@ -68,13 +68,13 @@ class ItemTemplate:
 
     @classmethod
     def from_items(cls, items: pd.DataFrame, template: str | None = None, max_characters: int = 2000) -> ItemTemplate:
-        """A template for this table; ``None`` makes one from the text columns that it has.
+        """Creates a template for this table; ``None`` builds one from the text columns that it has.
 
-        Auto is title, release year in brackets, ``by`` author or brand, categories in brackets, tags in square ones,
-        description.
+        The automatic template is: title, release year in parentheses, ``by`` author, artist or brand, categories in
+        parentheses, tags in square brackets, description.
 
         Raises:
-          ConfigError: the template names a column that is not there, or there is no text column to make one from.
+          ConfigError: The template names a missing column, or there is no text column to build one from.
         """
         if template is None:
             parts = [next((form % c for c in names if c in items and _filled(items[c])), "") for names, form in _AUTO]
@@ -91,48 +91,48 @@ class ItemTemplate:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that the template names, once each."""
+        """The columns that the template names, without duplicates."""
         return list(dict.fromkeys(_FIELD.findall(self.template)))
 
     def texts(self, items: pd.DataFrame) -> list[str]:
-        """One string for each row of ``items``, in its order; ``""`` where every field is missing.
+        """Returns one string for each row of ``items``, in its order; ``""`` if every field is missing.
 
         Raises:
-          ConfigError: a column is not there.
+          ConfigError: A column is missing.
         """
         return [text for (text,) in self._rendered([self], items)]
 
     def variants(self) -> list[ItemTemplate]:
-        """Other templates of the same columns, for views of an item that say the same in other words.
+        """Returns other templates of the same columns, which describe an item in other words.
 
         Each part but the first is left out in turn (a part is a field or a bracket, with the words before it), then
-        all of them, and at last the first part is put behind the others: ``"{title} by {brand} ({tags})"`` gives
+        all of them, and finally the first part is moved behind the others: ``"{title} by {brand} ({tags})"`` gives
         ``"{title} ({tags})"``, ``"{title} by {brand}"``, ``"{title}"`` and ``"by {brand} ({tags}) {title}"``.
-        A template of one part has none.
+        A template of one part has no variants.
         """
         parts, tail = _parts(self.template)
         if len(parts) < 2:
             return []
         left_out = [parts[:i] + parts[i + 1 :] for i in range(1, len(parts))]
         literal, element = parts[0]
-        # What stood first brings no space along; what comes first needs no comma before it.
+        # The former first part needs a space before it; the new first part needs no separators before it.
         turned = [(parts[1][0].lstrip(_SEPARATORS), parts[1][1]), *parts[2:], (f" {literal}", element)]
         made = ["".join(f"{before}{part}" for before, part in v) + tail for v in (*left_out, parts[:1], turned)]
         return [ItemTemplate(text, self.max_characters) for text in dict.fromkeys(made) if _balanced(text)]
 
     def wordings(self, items: pd.DataFrame) -> list[list[str]]:
-        """For each row of ``items`` its text, then what the :meth:`variants` make of it, each wording once.
+        """Returns the text of each row of ``items``, followed by the texts of the :meth:`variants`, without duplicates.
 
-        A wording without any value is left out; a row without any value at all has the one wording ``""``.
+        Empty wordings are left out; a row without any value has ``""`` as its only wording.
 
         Raises:
-          ConfigError: a column is not there.
+          ConfigError: A column is missing.
         """
         rendered = self._rendered([self, *self.variants()], items)
         return [list(dict.fromkeys(filter(None, row))) or [""] for row in rendered]
 
     def _rendered(self, templates: Sequence[ItemTemplate], items: pd.DataFrame) -> Iterator[list[str]]:
-        """For each row of ``items`` its text by each of ``templates``, which name no column that this one does not."""
+        """Yields the texts of each row of ``items`` by ``templates``, whose columns must be among this template's."""
         self._require(items)
         renders = [_compile(template.template) for template in templates]
         values = {name: [_clean(name, value) for value in items[name]] for name in self.columns}
@@ -168,7 +168,7 @@ def _clean(name: str, value: object) -> str:
 
 
 def _compile(template: str) -> Callable[[Row], str]:
-    """A function of the values of one item; see :class:`ItemTemplate` for what goes with a missing value."""
+    """Returns a function that renders the values of one item; :class:`ItemTemplate` describes missing values."""
     parts, tail = _parts(template)
     elements = [
         (
@@ -191,7 +191,7 @@ def _compile(template: str) -> Callable[[Row], str]:
 
 
 def _parts(template: str) -> tuple[list[tuple[str, str]], str]:
-    """Each field or bracket with the literal before it, and what stands after the last one."""
+    """Returns each field or bracket with the literal before it, and the text after the last one."""
     parts, end = [], 0
     for match in _ELEMENT.finditer(template):
         parts.append((template[end : match.start()], match.group()))
@@ -216,5 +216,5 @@ def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     head, space, word = text[: limit + 1].rpartition(" ")
-    # Chinese has few spaces, and the last one may be far back.
+    # Chinese has few spaces, so the last one may be far back.
     return head if space and len(word) <= _LONGEST_WORD else text[:limit]

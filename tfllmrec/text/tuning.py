@@ -1,4 +1,4 @@
-"""What of a TF Hub BERT is trained, how its gradient comes about, and how it is shipped and put back."""
+"""Selects the trainable weights of a TF Hub BERT, computes their gradients, and saves and loads them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MODES = ("lora", "adalora", "prefix", "adapter", "top_layers", "full")
 #: All kernels inside numbered layers.
 TARGETS = ("attention", "feed_forward")
 
-# A numbered layer in a variable's name, as the makers of BERTs write it: layer_0, transformer_layer_0, layer_._0.
+# A numbered layer in a variable's name, in the notations of several BERTs: layer_0, transformer_layer_0, layer_._0.
 _LAYER = re.compile(r"(?<![^/])(?:\w*_)?(?:layer|block)s?[._]*(\d+)(?=/)", re.IGNORECASE)
 # gamma, the weight of AdaLoRA's regulariser.
 _ORTHOGONAL = 0.1
-# What the header of a shipped file is found by.
+# The key of the header in the metadata of a saved file.
 _HEADER = "tfllmrec.tuning"
 
 
@@ -42,18 +42,18 @@ def text_vectors(
     adapter: Callable[[tf.Tensor], tf.Tensor] | None = None,
     pooling: str = "mean",
 ) -> tf.Tensor:
-    """The vectors of tokenised texts, by an encoder as ``hub.load`` returns it; its dropout is off.
+    """Returns the vectors of tokenised texts, from an encoder as ``hub.load`` returns it, without dropout.
 
-    In training as well: in a module that was loaded, dropout follows no seed.
+    Dropout is off in training, too, because a loaded module has no seed for it.
 
     Args:
-      encoder: gives ``sequence_output``, or else ``default``, which is the vector then, whatever ``pooling``.
+      encoder: An encoder with ``sequence_output``, or else ``default``, which is then the vector, whatever ``pooling``.
       inputs: ``input_word_ids``, ``input_mask``, ``input_type_ids``, each int32 ``[B, T]``.
-      adapter: changes the encoder's token states (or its ``default``, or ``pooled_output``) before they are pooled.
+      adapter: Changes the encoder's token states (or its ``default``, or ``pooled_output``) before they are pooled.
       pooling: ``mean`` over the tokens, the state of the first token (``cls``), or ``pooled_output`` (``pooled``).
 
     Returns:
-      float32 ``[B, D]`` of length 1; zero for a text without a token between ``[CLS]`` and ``[SEP]``.
+      Float32 ``[B, D]`` of length 1; zero for a text without a token between ``[CLS]`` and ``[SEP]``.
     """
     out = encoder(inputs)
     adapt = adapter or tf.identity
@@ -71,14 +71,14 @@ def text_vectors(
 
 
 class Adapter(tf.Module):
-    """A bottleneck above a frozen encoder: ``x + gelu(x W + b) V + c`` (Houlsby et al. 2019, arXiv:1902.00751).
+    """A bottleneck on top of a frozen encoder: ``x + gelu(x W + b) V + c`` (Houlsby et al. 2019, arXiv:1902.00751).
 
-    V and c are 0 at first, so that it starts as the identity. No gradient goes below it.
+    V and c are initially 0, so that it starts as the identity. Gradients stop at its input.
 
     Args:
-      dim: D, of the encoder.
-      width: of the bottleneck.
-      seed: of W.
+      dim: D, the width of the encoder.
+      width: The width of the bottleneck.
+      seed: The seed of W.
     """
 
     def __init__(self, dim: int, width: int, seed: int):
@@ -91,25 +91,27 @@ class Adapter(tf.Module):
             self.up_bias = tf.Variable(tf.zeros([dim]), name="up/bias")
 
     def __call__(self, states: tf.Tensor) -> tf.Tensor:
-        """float32 ``[..., D]`` -> float32 ``[..., D]``."""
+        """Maps float32 ``[..., D]`` to float32 ``[..., D]``."""
         states = tf.stop_gradient(states)
         inner = tf.nn.gelu(tf.tensordot(states, self.down_kernel, 1) + self.down_bias)
         return states + tf.tensordot(inner, self.up_kernel, 1) + self.up_bias
 
 
 class Prefix(tf.Module):
-    """Trained keys and values in front of those of a text, in one layer (Li and Liang 2021, arXiv:2101.00190).
+    """Trained keys and values before those of a text, in one layer (Li and Liang 2021, arXiv:2101.00190).
 
-    In each head, the query q of a token, scaled, adds ``g softmax(q K^T) V`` to the token's context. In the paper the
-    prefix and the text share a softmax, so that a new prefix already changes the output. Here the prefix has a softmax
-    of its own and the head a gate g, which is 0 at first (LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, section
-    3.2), so that it starts as the encoder. K and V start as those of real tokens, as the paper advises for few data.
-    They are trained directly, not through the paper's perceptron: whether that helps depends on the data (Liu et al.
-    2022, arXiv:2110.07602, section 3.3), and the gate keeps the first steps small.
+    In each head, the query q of a token, scaled, adds ``g softmax(q K^T) V`` to the token's context. In the paper, the
+    prefix and the text share a softmax, so that an untrained prefix already changes the output. Here, the prefix has
+    its own softmax and each head has a gate g, which is initially 0 (LLaMA-Adapter, Zhang et al. 2023,
+    arXiv:2303.16199, section 3.2), so that training starts from the encoder's output. K and V are initialized to those
+    of real tokens, as the paper advises for few data. They are trained directly, not through the paper's perceptron:
+    whether that helps depends on the data (Liu et al. 2022, arXiv:2110.07602, section 3.3), and the gate keeps the
+    first steps small.
 
     Args:
-      keys, values: float32 ``[P, D]``, what K and V start as.
-      heads: of the layer; a divisor of D.
+      keys: Float32 ``[P, D]``, the initial K.
+      values: Float32 ``[P, D]``, the initial V.
+      heads: The number of heads of the layer; a divisor of D.
     """
 
     def __init__(self, keys: tf.Tensor, values: tf.Tensor, heads: int):
@@ -119,7 +121,7 @@ class Prefix(tf.Module):
             self.gate = tf.Variable(tf.zeros([heads]), name="gate")
 
     def __call__(self, query: tf.Tensor) -> tf.Tensor:
-        """``[B, heads, T, D / heads]`` -> the same."""
+        """Maps scaled queries, ``[B, heads, T, D / heads]``, to an addition to their context, of the same shape."""
         _, length, width = self.keys_values.shape
         heads = self.gate.shape[0]
         split = tf.reshape(tf.cast(self.keys_values, query.dtype), [2, length, heads, width // heads])
@@ -129,9 +131,9 @@ class Prefix(tf.Module):
 
 
 def _put_prefixes(bert: BertEncoder, length: int, seed: int) -> list[Prefix]:
-    """Puts a :class:`Prefix` into each layer, with the keys and values that it makes of ``length`` random tokens."""
+    """Adds a :class:`Prefix` to each layer, initialized to the layer's keys and values of ``length`` random tokens."""
     ids = tf.constant(np.random.default_rng(seed).integers(0, bert.config.vocab_size, [length, 1]), tf.int32)
-    # Each token is a text of its own, so that a prefix may have more of them than the encoder has positions.
+    # Each token is a text of its own, so that a prefix may be longer than the encoder's maximum.
     x = bert.embedded({name: ids if name == "input_word_ids" else tf.zeros_like(ids) for name in INPUTS})
     prefixes = []
     for layer in bert.layers:
@@ -144,34 +146,37 @@ def _put_prefixes(bert: BertEncoder, length: int, seed: int) -> list[Prefix]:
 
 
 class Tuning:
-    """Some of an encoder's variables, or some beside them, that are trained in its place; made by :func:`tuning_of`.
+    """A selection of an encoder's variables, or variables added to it, for training; made by :func:`tuning_of`.
 
-    A step of training, all of which may be in a ``tf.function``::
+    A training step, all of which may be in a ``tf.function``::
 
         with tf.GradientTape() as tape:
             loss = loss_of(tuning.vectors(inputs))
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
         tuning.update(gradients, lambda: optimizer.apply_gradients(zip(gradients, tuning.variables)))
 
-    Where gradients are accumulated, the last line runs once for each update, with the accumulated gradients.
+    If gradients are accumulated, call the last line once for each update, with the accumulated gradients.
 
-    Where the step is not yours to write, such as inside a Keras layer, :meth:`differentiable` takes the place of the
-    methods above: any tape differentiates it by ``variables``.
+    If you do not write the step yourself, for example inside a Keras layer, use :meth:`differentiable` instead of the
+    methods above: any tape can differentiate it with respect to ``variables``.
 
-    It is no ``tf.Module``: a Keras model that holds one tracks nothing of it. Give it ``variables`` and ``state`` to
-    checkpoint, and call :meth:`write` after they were put back.
+    A tuning is not a ``tf.Module``: a Keras model with one as an attribute does not track its variables. Checkpoint
+    ``variables`` and ``state`` explicitly, and call :meth:`write` after restoring them.
 
     Attributes:
-      mode: one of ``MODES``.
-      settings: the arguments of :func:`tuning_of` that decide on what ``variables`` mean.
-      encoder: as ``hub.load`` returned it; of ``prefix``, a copy with the prefixes. Its own variables change while it
-        is trained, but for ``adapter`` and ``prefix``.
-      variables: what is trained, checkpointed and shipped.
-      watched: what the loss is differentiated by; the same but for ``lora`` and ``adalora``.
-      start: of ``lora`` and ``adalora``: the watched kernels before tuning; not trainable. Empty in the other modes.
-      state: of ``adalora``, the state of its rank allocation: checkpointed, not shipped. Empty in the other modes.
-      adapter: what has to be between the encoder's token states and their mean, where there is such a thing.
-      pooling: as in :func:`text_vectors`.
+      mode: One of ``MODES``.
+      settings: The arguments of :func:`tuning_of` that determine the shapes and meaning of ``variables``.
+      encoder: The encoder as ``hub.load`` returned it; for ``prefix``, a copy with the prefixes. Training changes its
+        own variables, except for ``adapter`` and ``prefix``.
+      variables: The variables that are trained, checkpointed and saved.
+      watched: The variables the loss is differentiated with respect to. Equal to ``variables``, except for ``lora`` and
+        ``adalora``.
+      start: For ``lora`` and ``adalora``, the watched kernels before tuning; not trainable. Empty in the other modes.
+      state: For ``adalora``, the state of its rank allocation, which is checkpointed but not saved. Empty in the other
+        modes.
+      adapter: For ``adapter``, the module that changes the encoder's token states before pooling; ``None`` in the other
+        modes.
+      pooling: As in :func:`text_vectors`.
     """
 
     def __init__(
@@ -193,27 +198,27 @@ class Tuning:
 
     @property
     def undecayed(self) -> list[tf.Variable]:
-        """Those of ``variables`` that weight decay would harm: biases and the scales and shifts of layer norms."""
+        """The variables without weight decay: biases, and the scales and shifts of layer norms."""
         return [v for v in self.variables if not _is_kernel(v)]
 
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``, as :func:`text_vectors`."""
+        """Maps the encoder's inputs, int32 ``[B, T]``, to float32 ``[B, D]``, like :func:`text_vectors`."""
         return text_vectors(self.encoder, inputs, self.adapter, self.pooling)
 
     def differentiable(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The :meth:`vectors` of ``variables`` as they are now, with a gradient to ``variables`` on any tape."""
+        """Returns :meth:`vectors` for the current ``variables``, with a gradient to ``variables`` on any tape."""
         return self.vectors(inputs)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
-        """The gradients of ``variables`` from those of ``watched``."""
+        """Converts gradients of ``watched`` to gradients of ``variables``."""
         return list(watched)
 
     def update(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices], apply: Callable[[], object]) -> None:
-        """Changes ``variables``, and with them the encoder.
+        """Updates ``variables``, and with them the encoder.
 
         Args:
-          gradients: of ``variables``.
-          apply: changes them by these gradients.
+          gradients: The gradients of ``variables``.
+          apply: Applies these gradients to ``variables``.
         """
         self._observe(gradients)
         apply()
@@ -221,19 +226,19 @@ class Tuning:
         self.write()
 
     def write(self) -> None:
-        """Makes the encoder follow ``variables``: to be called whenever these were changed but by :meth:`update`."""
-        return  # AutoGraph cannot convert a function that is nothing but its docstring
+        """Writes ``variables`` into the encoder. Call it after changing them in any way other than :meth:`update`."""
+        return  # AutoGraph cannot convert a function that consists of a docstring
 
     def _observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
-        """Counts an update by ``gradients``, before it."""
+        """Records the gradients of an update before it is applied."""
         return  # as above
 
     def _prune(self) -> None:
-        """Sets to 0 what is not kept, after an update."""
+        """Sets dropped values to 0 after an update."""
         return  # as above
 
     def digest(self) -> str:
-        """sha256 (hex) of all that decides on what the encoder has become, by the values of this moment."""
+        """Returns the sha256 (hex) of everything that determines the tuned encoder, at its current values."""
         digest = hashlib.sha256(json.dumps([self.mode, self.settings]).encode())
         for key, array in self._shipped().items():
             digest.update(key.encode())
@@ -241,27 +246,28 @@ class Tuning:
         return digest.hexdigest()
 
     def save(self, path: Path, base: str) -> None:
-        """Writes ``variables`` into a safetensors file: a kill leaves the old file or the new one.
+        """Writes ``variables`` into a safetensors file; a killed process leaves either the old file or the new one.
 
         Args:
-          path: the file; its folder is made where it is missing.
-          base: of the encoder before it was trained, see :attr:`tfllmrec.text.encoder.TextEncoder.base_fingerprint`.
+          path: The file; its folder is created if missing.
+          base: The fingerprint of the untuned encoder, see
+            :attr:`tfllmrec.text.encoder.TextEncoder.base_fingerprint`.
         """
         header = {"mode": self.mode, "settings": self.settings, "base": base}
         with replacing(path) as fresh:
             save_file(self._shipped(), fresh, {_HEADER: json.dumps(header)})
 
     def _shipped(self) -> dict[str, np.ndarray]:
-        """What is written into a file, by the keys there."""
+        """Returns the arrays that a file contains, by their keys."""
         return {key: variable.numpy() for key, variable in _keyed(self.variables).items()}
 
     def _unpacked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The values of ``variables`` from what :meth:`_shipped` gave."""
+        """Converts the arrays of a file, as :meth:`_shipped` returned them, to the values of ``variables``."""
         return arrays
 
 
 class _BA:
-    """``C = B A`` with A ``[rank, in]`` and B ``[out, rank]`` (Hu et al. 2021, arXiv:2106.09685); B is 0 at first.
+    """``C = B A`` with A ``[rank, in]`` and B ``[out, rank]`` (Hu et al. 2021, arXiv:2106.09685); B is initially 0.
 
     By the chain rule, with G the gradient of C^T, ``dB = G^T A^T`` and ``dA = B^T G^T``.
     """
@@ -274,11 +280,11 @@ class _BA:
         self.variables = [self.a, self.b]
 
     def product(self) -> tf.Tensor:
-        """C^T, ``[in, out]``."""
+        """Returns C^T, ``[in, out]``."""
         return tf.matmul(self.a, self.b, transpose_a=True, transpose_b=True)
 
     def gradients(self, gradient: tf.Tensor) -> list[tf.Tensor]:
-        """Those of ``variables`` from that of C^T, ``[in, out]``."""
+        """Returns the gradients of ``variables``, given that of C^T, ``[in, out]``."""
         return [
             tf.matmul(self.b, gradient, transpose_a=True, transpose_b=True),
             tf.matmul(gradient, self.a, transpose_a=True, transpose_b=True),
@@ -288,7 +294,7 @@ class _BA:
 class _Triplets:
     """``C = P diag(lambda) Q`` with P ``[out, r]`` and Q ``[r, in]`` (Zhang et al. 2023, arXiv:2303.10512).
 
-    lambda is 0 at first, as in the paper; P and Q are orthonormal, where the paper's are Gaussian and become so.
+    lambda is initially 0, as in the paper; P and Q are orthonormal, while the paper's are Gaussian and become so.
     """
 
     def __init__(self, kernel: tf.Variable, rank: int, rng: np.random.Generator) -> None:
@@ -301,14 +307,14 @@ class _Triplets:
         self.variables = [self.p, self.values, self.q]
 
     def product(self) -> tf.Tensor:
-        """C^T, ``[in, out]``."""
+        """Returns C^T, ``[in, out]``."""
         return tf.matmul(self.q * self.values[:, tf.newaxis], self.p, transpose_a=True, transpose_b=True)
 
     def gradients(self, gradient: tf.Tensor) -> list[tf.Tensor]:
-        """Those of ``variables`` from that of C^T, ``[in, out]``; and from ``gamma (|P^T P - I|^2 + |Q Q^T - I|^2)``.
+        """Returns the gradients of ``variables``, given that of C^T, ``[in, out]``, including the regulariser's.
 
-        Equation 4 of the paper adds this regulariser to the loss, to keep P and Q near the singular vectors that they
-        stand for.
+        Equation 4 of the paper adds ``gamma (|P^T P - I|^2 + |Q Q^T - I|^2)`` to the loss, to keep P and Q close to
+        singular vectors.
         """
         p, values, q = self.variables
         of_p = tf.matmul(gradient, q, transpose_a=True, transpose_b=True)
@@ -324,10 +330,10 @@ class _Triplets:
 
 
 class _LowRank(Tuning):
-    """``W = W0 + alpha / rank C^T`` for kernels W ``[in, out]``, C ``[out, in]`` being a product of thin matrices.
+    """``W = W0 + alpha / rank C^T`` for kernels W ``[in, out]``, with C ``[out, in]`` a product of thin matrices.
 
-    C is as in the papers, which multiply from the left: hence the transpose. The encoder's graph is fixed, so W itself
-    is written.
+    C is defined as in the papers, which multiply from the left: hence the transpose. The encoder's graph is fixed, so
+    the values of W itself are overwritten.
     """
 
     def __init__(
@@ -380,9 +386,9 @@ class _LowRank(Tuning):
 
 
 class _AdaLora(_LowRank):
-    """Ranks that are shared out in training: each update is a step of the schedule.
+    """Low-rank tuning in which ranks are allocated during training: each update is a step of the schedule.
 
-    After it, what :class:`tfllmrec.text.rank_allocation.RankAllocation` does not keep is set to 0.
+    After an update, the triplets that :class:`tfllmrec.text.rank_allocation.RankAllocation` drops are set to 0.
     """
 
     def __init__(self, encoder: Any, settings: Mapping[str, Any], seed: int, pooling: str) -> None:
@@ -392,7 +398,7 @@ class _AdaLora(_LowRank):
 
     @property
     def undecayed(self) -> list[tf.Variable]:
-        """P and Q, whose length the regulariser settles."""
+        """P and Q, because the regulariser determines the lengths of their vectors."""
         return [v for change in self._changes for v in (change.variables[0], change.variables[2])]
 
     def _observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
@@ -403,7 +409,7 @@ class _AdaLora(_LowRank):
             values.assign(tf.where(kept, values, 0.0))
 
     def _shipped(self) -> dict[str, np.ndarray]:
-        """Only the triplets that are left."""
+        """Returns only the triplets with a singular value other than 0."""
         arrays, shipped = list(super()._shipped().items()), dict[str, np.ndarray]()
         for (of_p, p), (of_values, values), (of_q, q) in zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True):
             left = values != 0
@@ -412,7 +418,7 @@ class _AdaLora(_LowRank):
         return shipped
 
     def _unpacked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """With triplets of 0 in the place of those that were not shipped."""
+        """Adds triplets of 0 for those that are not in the file."""
         unpacked = dict(arrays)
         for i, (key, variable) in enumerate(_keyed(self.variables).items()):
             array, axis = arrays.get(key), (1, 0, 0)[i % 3]
@@ -436,40 +442,41 @@ def tuning_of(
     seed: int = 0,
     pooling: str = "mean",
 ) -> Tuning:
-    """Chooses what of an encoder is trained; at first it gives the same vectors as before.
+    """Selects the variables of an encoder that are trained; initially, the encoder's vectors do not change.
 
     ===========  ===================================================================================================
-    lora         low-rank changes of its kernels: exact fine-tuning where the rank allows it, small to ship. Any
-                 encoder will do, though its graph is fixed; a copy of these kernels is kept in memory
+    lora         low-rank changes of kernels: exact fine-tuning if the rank is large enough, with small files. Works
+                 with any encoder, though its graph is fixed; keeps a copy of these kernels in memory
     adalora      as ``lora``, but important kernels get a higher rank
-    prefix       keys and values in front of those of each layer, of a BERT in our own format; by default less than
-                 a quarter of ``lora``'s weights
-    adapter      a bottleneck on its token states; the encoder only runs forward, so it is the fastest
+    prefix       keys and values before those of each layer, of a BERT in our own format; by default less than a
+                 quarter of ``lora``'s weights
+    adapter      a bottleneck on the token states; the fastest mode, because the encoder only runs forward
     top_layers   the last numbered layers
-    full         all that it says is trainable
+    full         all trainable variables of the encoder
     ===========  ===================================================================================================
 
-    What it does not offer for training stays as it is.
+    Variables that the encoder does not list as trainable do not change.
 
     Args:
-      encoder: as ``hub.load`` returns it, not tuned yet; one for each tuning.
-      mode: one of ``MODES``.
-      rank: of the changes in ``lora``; in ``adalora``, the average rank of a kernel in the second half of training.
-      alpha: they are multiplied by ``alpha / rank``.
-      targets: which kernels ``lora`` and ``adalora`` change, by parts of their names. ``"feed_forward"`` also stands
-        for all in numbered layers that are not of an attention, whatever their name. A kernel with more than two axes
-        counts as the matrix that it stands for.
-      layers: how many ``top_layers`` trains.
-      width: of the bottleneck in ``adapter``.
-      length: of the ``prefix``, in tokens.
-      steps: of training, over which ``adalora`` shares out its ranks: how often :meth:`Tuning.observe` will be called,
-        or a tape will go back through :meth:`Tuning.differentiable`.
-      seed: of what starts at random.
-      pooling: as in :func:`text_vectors`.
+      encoder: An untuned encoder as ``hub.load`` returns it; each tuning needs its own.
+      mode: One of ``MODES``.
+      rank: The rank of the changes for ``lora``; for ``adalora``, the average rank of a kernel in the second half of
+        training.
+      alpha: The changes of ``lora`` and ``adalora`` are multiplied by ``alpha / rank``.
+      targets: The kernels that ``lora`` and ``adalora`` change, as parts of their names. ``"feed_forward"`` also
+        matches all kernels in numbered layers that are not of an attention, whatever their name. A kernel with more
+        than two axes is treated as a matrix.
+      layers: The number of layers that ``top_layers`` trains.
+      width: The width of the bottleneck for ``adapter``.
+      length: The length of the ``prefix``, in tokens.
+      steps: The number of training steps over which ``adalora`` allocates its ranks: the number of calls of
+        :meth:`Tuning.update`, or of backward passes through :meth:`Tuning.differentiable`.
+      seed: The seed of random initial values.
+      pooling: As in :func:`text_vectors`.
 
     Raises:
-      ModelError: another mode; the encoder does not show its variables; a target matches none of them; there are not
-        that many layers; a ``prefix`` for an encoder that is not in our own format; ``adalora`` without ``steps``.
+      ModelError: The mode is unknown; the encoder does not list its variables; a target matches none of them; there are
+        fewer layers; the encoder of a ``prefix`` is not in our own format; or ``adalora`` has no ``steps``.
     """
     match mode:
         case "lora":
@@ -497,16 +504,16 @@ def tuning_of(
 
 
 def load_tuning(path: Path, encoder: Any, base: str, pooling: str = "mean") -> Tuning:
-    """Puts what :meth:`Tuning.save` wrote on an encoder that is as it was before.
+    """Loads a tuning that :meth:`Tuning.save` wrote, and applies it to the untuned encoder.
 
     Args:
-      path: the file.
-      encoder: as ``hub.load`` returns it, not tuned yet.
-      base: its fingerprint, as it was given to :meth:`Tuning.save`.
-      pooling: as in :func:`text_vectors`.
+      path: The file.
+      encoder: The untuned encoder as ``hub.load`` returns it.
+      base: Its fingerprint, as given to :meth:`Tuning.save`.
+      pooling: As in :func:`text_vectors`.
 
     Raises:
-      ModelError: the file cannot be read, is of another encoder, or does not fit this one.
+      ModelError: The file cannot be read, is of another encoder, or does not fit this one.
     """
     header, arrays = _read(path)
     if header.base != base:
@@ -531,13 +538,13 @@ def load_tuning(path: Path, encoder: Any, base: str, pooling: str = "mean") -> T
 
 
 class _Header(BaseModel):
-    """The header of a shipped file."""
+    """The header of a saved file."""
 
     class Settings(BaseModel, extra="forbid"):
-        """The arguments of :func:`tuning_of` that the mode has."""
+        """The arguments of :func:`tuning_of` that the mode uses."""
 
         rank: PositiveInt = 1
-        alpha: int | float = 1  # as it was written: digests tell 16 from 16.0
+        alpha: int | float = 1  # as it was written, because 16 and 16.0 have different digests
         targets: list[str] = []
         layers: PositiveInt = 1
         width: PositiveInt = 1
@@ -563,7 +570,7 @@ def _read(path: Path) -> tuple[_Header, dict[str, np.ndarray]]:
 
 
 def _trainable(encoder: Any) -> list[tf.Variable]:
-    """The float variables that an encoder offers for training."""
+    """Returns the float variables that an encoder lists as trainable."""
     offered = getattr(encoder, "trainable_variables", getattr(encoder, "variables", None))
     variables = [v for v in offered or () if v.trainable and v.dtype.is_floating]
     if not variables:
@@ -602,14 +609,14 @@ def _top_layers(variables: Sequence[tf.Variable], layers: int) -> list[tf.Variab
 
 
 def _is_kernel(variable: tf.Variable) -> bool:
-    """Whether it is a matrix or a table; the biases of Keras' attention heads have two axes as well."""
+    """Returns whether it is a matrix or a table; the biases of Keras' attention heads also have two axes."""
     return len(variable.shape) > 1 and not _name(variable).endswith("bias")
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:
-    """(in, out) of a kernel: where to divide the axes of heads is where the result is nearest to a square.
+    """Returns (in, out) of a kernel with any number of axes, split where the matrix is closest to a square.
 
-    Of Keras' ``[D, heads, D / heads]`` and ``[heads, D / heads, D]`` both give ``(D, D)``.
+    Keras' ``[D, heads, D / heads]`` and ``[heads, D / heads, D]`` both become ``(D, D)``.
     """
     return max(((math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))), key=min)
 
@@ -619,12 +626,12 @@ def _name(variable: tf.Variable) -> str:
 
 
 def _keyed(variables: Sequence[tf.Variable]) -> dict[str, tf.Variable]:
-    """Variables by keys that stay the same for the same SavedModel; their names alone may stand there twice."""
+    """Returns variables by keys that are stable for the same SavedModel and unique, unlike the names alone."""
     return {f"{i}:{_name(variable)}": variable for i, variable in enumerate(variables)}
 
 
 def _listed(variables: Sequence[tf.Variable]) -> str:
-    """Their names for a message; those that differ in the layer's number alone once."""
+    """Lists the names of variables for a message; names that differ only in the layer's number appear once."""
 
     def starred(match: re.Match) -> str:
         return match[0][: match.start(1) - match.start()] + "*"

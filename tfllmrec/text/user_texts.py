@@ -1,4 +1,4 @@
-"""Vectors of the texts that users write: reviews, comments, queries, descriptions of themselves."""
+"""Vectors of texts that users write: reviews, comments, queries, descriptions of themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllmrec.text.store import VectorStore, encode_items
 
 
 class UserTextEncoder(Protocol):
-    """What encodes the texts: a ``TextEncoder`` (its ``for_queries``), several side by side, or a ``Student``."""
+    """An encoder of users' texts: a ``TextEncoder`` (its ``for_queries``), a ``SideBySide``, or a ``Student``."""
 
     @property
     def dim(self) -> int: ...
@@ -26,16 +26,16 @@ class UserTextEncoder(Protocol):
 
 
 class UserTexts:
-    """Strings to vectors: each different text is encoded once, when it is first needed.
+    """A table of text vectors, which encodes each distinct text once, when it is first needed.
 
         model.texts = UserTexts(encoder.for_queries)
 
-    Vectors are as the encoder gives them; the model centres them. A text without any token counts as no text.
+    Vectors are not centred; the model centres them. A text without any token counts as no text.
 
     Args:
-      encoder: the encoder that goes into an export as the encoder of queries; or a function that loads it, which is
-        called when the first text is encoded.
-      store: where vectors are looked up first, and kept.
+      encoder: The encoder that an export uses for queries; or a function that loads it, which is called when the first
+        text is encoded.
+      store: The store for lookups and for new vectors.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class UserTexts:
 
     @property
     def width(self) -> int:
-        """Numbers of a vector."""
+        """The dimension of the vectors."""
         return self.encoder.dim
 
     @property
     def table(self) -> np.ndarray:
-        """float32 ``[U + 1, width]``: the vectors of the U texts that are kept; row 0 is NaN, for no text."""
+        """Vectors of the U texts in the table, float32 ``[U + 1, width]``; row 0, for no text, is NaN."""
         if len(self._rows) != 1:
             self._rows = [np.concatenate(self._rows or [np.full((1, self.width), np.nan, np.float32)])]
         return self._rows[0]
 
     def codes(self, texts: np.ndarray) -> np.ndarray:
-        """The rows of texts in :attr:`table`; texts that are not there are encoded and kept, with a progress bar.
+        """Returns the rows of texts in :attr:`table`; encodes and adds new texts, with a progress bar.
 
         Args:
-          texts: object ``[...]``, ``""`` for no text.
+          texts: Object ``[...]``, ``""`` for no text.
 
         Returns:
-          int32 ``[...]``.
+          Int32 ``[...]``.
         """
         at, distinct = pd.factorize(texts.ravel())
         new = [text for text in distinct if text not in self._code_of]
@@ -80,9 +80,9 @@ class UserTexts:
         return codes[at].reshape(texts.shape)
 
     def __call__(self, texts: np.ndarray) -> np.ndarray:
-        """The vectors of texts, object ``[...]`` -> float32 ``[..., width]``, NaN for no text.
+        """Returns the vectors of texts, object ``[...]``, as float32 ``[..., width]``; NaN for no text.
 
-        Texts that are not kept are encoded, and forgotten.
+        Texts that are not in :attr:`table` are encoded but not added.
         """
         at, distinct = pd.factorize(texts.ravel())
         codes = np.array([self._code_of.get(text, -1) for text in distinct], np.int64)
@@ -92,7 +92,7 @@ class UserTexts:
         return vectors[at].reshape(*texts.shape, self.width)
 
     def _encoded(self, texts: list[str], label: str | None = None) -> np.ndarray:
-        """float32 ``[n, width]`` of different texts."""
+        """Encodes distinct texts: float32 ``[n, width]``, NaN for a text without any token."""
         if label is None:
             vectors = encode_items(texts, self.encoder, self._store)
         else:

@@ -1,4 +1,4 @@
-"""Keras callbacks: progress, and a run that can be killed at any moment."""
+"""Keras callbacks that report progress, and that make a run resumable after an interruption at any moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfllmrec.progress import Progress
 
 
 class StepProgress(tf.keras.callbacks.Callback):
-    """Tells a progress callback how many of ``total`` steps are done, those of a resumed run included."""
+    """Reports to ``progress`` how many of ``total`` steps are done, including those before a run was resumed."""
 
     def __init__(self, progress: Progress, total: int, done: int = 0) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class StepProgress(tf.keras.callbacks.Callback):
 
 @dataclass
 class FitState:
-    """How far a fit has come: all that it needs to continue as if it had not been interrupted."""
+    """The state of a fit, from which it can continue as if it had not been interrupted."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # in a file; a key that is missing has its default
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # for files; missing keys have their defaults
 
     epochs_done: int = 0
     best_epoch: int = -1
@@ -43,10 +43,10 @@ class FitState:
 
     @classmethod
     def load(cls, folder: Path) -> FitState:
-        """The state in a folder of checkpoints; the initial one where there is none.
+        """Loads the state from a folder of checkpoints; returns the initial state if there is none.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: The state is damaged.
         """
         path = folder / "state.json"
         return read_json(path, cls, f"delete {folder} and fit again") if path.exists() else cls()
@@ -56,15 +56,18 @@ class FitState:
 
 
 class EpochCheckpoint(tf.keras.callbacks.Callback):
-    """Saves after each epoch, keeps the best, stops when ``patience`` epochs brought nothing better.
+    """Saves each epoch, keeps the best and the last one, and stops after ``patience`` epochs without improvement.
 
-    An epoch's weights, optimizer and noise counters are written to a folder of their own; only then does one renamed
-    JSON file point to it. A run that is killed in between, or finds the disk full, continues from the epoch before. It
-    gives the result of an undisturbed run, since batches and noise are functions of seed and step.
+    Epochs are compared by ``logs["selection"]`` of :class:`tfllmrec.board.scoreboard.Scoreboard`.
+
+    The weights, the optimizer and the noise counters of an epoch are written to a separate folder. Then, a JSON file
+    that points to this folder is replaced by renaming. A run that is killed in between, or stops because the disk is
+    full, resumes from the previous epoch. Its result is that of an uninterrupted run, because batches and noise are
+    functions of seed and step.
 
     Args:
-      folder: where to keep it. patience: epochs. Reads ``logs["selection"]`` of
-        :class:`tfllmrec.board.scoreboard.Scoreboard`.
+      folder: The folder of the checkpoints.
+      patience: The number of epochs without improvement after which training stops.
     """
 
     def __init__(self, folder: Path, patience: int) -> None:
@@ -74,7 +77,7 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
         self.state = FitState.load(self.folder)
 
     def restore_last(self, model: tf.keras.Model) -> None:
-        """Loads the last finished epoch into a compiled model, if there is one."""
+        """Loads the last finished epoch, if there is one, into a compiled model."""
         if self.state.epochs_done:
             model.optimizer.build(model.trainable_variables)
             self._read(model, self.state.epochs_done - 1)
@@ -110,10 +113,10 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
 
 
 def write_weights(prefix: Path, **objects: Any) -> None:
-    """Writes a checkpoint of ``objects`` into the folder of ``prefix``, in place of anything there.
+    """Writes a checkpoint of ``objects`` into the folder of ``prefix``, and replaces the content of the folder.
 
     Raises:
-      WriteError: the disk is full, read-only or broken; the folder is gone then.
+      WriteError: The disk is full, read-only or broken. The folder is deleted in this case.
     """
     folder = prefix.parent
     with writing(folder):
@@ -124,7 +127,7 @@ def write_weights(prefix: Path, **objects: Any) -> None:
             for path in (*folder.iterdir(), folder):
                 sync(path)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # half of a checkpoint is of no use, and takes room
+            shutil.rmtree(folder, ignore_errors=True)  # a partial checkpoint is useless
             raise
 
 
@@ -132,12 +135,13 @@ def read_weights(prefix: Path, remedy: str, *, optional: Iterable[tf.Variable] =
     """Restores ``objects`` from a checkpoint that :func:`write_weights` wrote with the same names.
 
     Args:
-      prefix: as it was written.
-      remedy: what to do where it is damaged.
-      optional: variables of the objects that keep their values where the checkpoint lacks them.
+      prefix: The prefix that was passed to :func:`write_weights`.
+      remedy: What the user should do if the checkpoint is damaged; part of the error message.
+      optional: Variables of the objects that keep their values if the checkpoint does not contain them.
+      objects: The objects by their names in the checkpoint.
 
     Raises:
-      ModelError: it is missing, damaged, or of a model with other settings.
+      ModelError: The checkpoint is missing, damaged, or belongs to a model with other settings.
     """
     checkpoint, spared = tf.train.Checkpoint(**objects), {variable.ref() for variable in optional}
     try:
@@ -145,7 +149,7 @@ def read_weights(prefix: Path, remedy: str, *, optional: Iterable[tf.Variable] =
         _, _, lacking = tf.train.CheckpointView(str(prefix)).diff(checkpoint)
         if missing := [x.name for x in lacking if isinstance(x, tf.Variable) and x.ref() not in spared]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-    except Exception as error:  # TensorFlow raises nearly anything on a damaged checkpoint
+    except Exception as error:  # TensorFlow raises errors of almost any type for a damaged checkpoint
         raise ModelError(
             f"{prefix} cannot be read; it is damaged, or was written with other settings "
             f"({str(error).partition(chr(10))[0]}): {remedy}."
@@ -153,14 +157,14 @@ def read_weights(prefix: Path, remedy: str, *, optional: Iterable[tf.Variable] =
 
 
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
-    """Writes down which run the folder of ``path`` belongs to, or finds out that it is another one.
+    """Records the settings of the run that owns the folder of ``path``, or checks them if they are recorded already.
 
     Args:
-      path: a JSON file, made where it is missing.
-      settings: all that decides on what the run comes to; as JSON has them.
+      path: A JSON file, which is created if it is missing.
+      settings: All settings that affect the result of the run, as JSON values.
 
     Raises:
-      ModelError: the file says otherwise, or is damaged.
+      ModelError: The file contains other settings, or is damaged.
     """
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1))

@@ -1,4 +1,4 @@
-"""Settings that say *auto*, chosen from the data; each choice comes with a line that says why."""
+"""Chooses the *auto* settings from the data, and returns a line with the reason for each choice."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from tfllmrec.models.item_weights import (
 )
 from tfllmrec.progress import Tell
 
-#: What the search for item-item weights may cost: tries times items, times the rank over 384 where it is higher; for
-#: exact weights, tries times items cubed. Some minutes on two cores: 20 tries with 50,000 items, 14 exact ones with
-#: 12,000. Where there would be only one, the starting point is taken as it is.
+#: Largest cost of the search for item-item weights: tries times items, times rank / 384 if the rank is higher; for
+#: exact weights, tries times items cubed. It takes some minutes on two cores: 20 tries with 50,000 items, or 14 exact
+#: ones with 12,000. If only one try is possible, the starting point is used without a search.
 SEARCH_WORK, EXACT_SEARCH_WORK = 1e6, 2.5e13
-#: The rank from which the search starts.
+#: The rank at which the search starts.
 RANK = 384
 FULL_SOFTMAX_ITEMS = 60_000
 #: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
 MAX_IALS_EVENTS = 5_000_000
-#: With this many events per item on average, ids are learnt well, and noise costs more than it brings.
+#: Mean number of events per item from which ids are learned well, so that much dropout does more harm than good.
 OFTEN = 100
-#: ``model.dropout`` and ``model.id_dropout`` from :data:`OFTEN` events per item on, and below.
+#: ``model.dropout`` and ``model.id_dropout``, first with at least :data:`OFTEN` events per item, then with fewer.
 DROPOUTS = ((0.2, 0.1), (0.4, 0.3))
-#: Different texts of users that *auto* reads at most: a quarter of an hour on two cores.
+#: Largest number of distinct texts of users that *auto* reads; encoding these takes a quarter of an hour on two cores.
 MAX_TEXTS = 100_000
 
 
 def sizes(split: Split, config: ExperimentConfig) -> list[str]:
-    """Fills in *auto* sizes of the training, in place; returns lines that say which were chosen and why."""
+    """Sets the *auto* sizes of the training in ``config``, and returns lines with the choices and their reasons."""
     lengths = split.train_queries().history.lengths
     mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
     training, model, said = config.training, config.model, []
@@ -66,7 +66,7 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         model.id_dropout = id_dropout
         said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events per item on average")
     if training.batch_size is None:
-        # About 1000 targets in a step, whatever the histories' length.
+        # About 1000 targets in a step, for histories of any length.
         targets = min(mean, float(model.history_length))
         training.batch_size = int(np.clip(2 ** np.round(np.log2(1000 / targets)), 16, 256))
         said.append(f"training.batch_size {training.batch_size}: {mean:.0f} events per history on average")
@@ -92,15 +92,15 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
 
 
 def choose_user_text(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str]:
-    """Sets ``model.user_text``, in place, where it says *auto*; returns a line if there are texts of users.
+    """Sets ``model.user_text`` in ``config`` if it is *auto*; returns a line on the choice if one was made.
 
     Args:
-      data: with the texts, and with what encodes them.
-      config: of the fit.
-      tell: called with a warning about texts that may have been written after the test events.
+      data: The data with the texts and their encoder.
+      config: The settings of the fit.
+      tell: Called with a warning about texts that may have been written after the test events.
 
     Raises:
-      ModelError: texts are to be read, and there is nothing that encodes them.
+      ModelError: ``model.user_text`` is true, but there is no encoder.
     """
     fields, model = data.split.schema.texts_of_users(), config.model
     if not fields or not model.fields or "meaning" not in model.terms:
@@ -133,20 +133,21 @@ def choose_user_text(data: TrainingData, config: ExperimentConfig, tell: Tell) -
 
 
 def events_per_item(split: Split) -> float:
-    """Mean number of training events of the items that have any."""
+    """Returns the mean number of training events of the items that have any."""
     return len(split.train) / max(1, int(np.count_nonzero(split.train_counts)))
 
 
-#: How much more an event counts that shares a field of the request, as exponents; see :func:`choose_context`.
+#: Exponents to try: an event with the same field value as the request weighs ``exp(k)`` times more; see
+#: :func:`choose_context`.
 CONTEXT_STRENGTHS = (0.5, 1.0, 1.5)
-#: How much the graph of the items may count in the item-item weights; see :func:`choose_graph`.
+#: Strengths of the item graph in the item-item weights to try; see :func:`choose_graph`.
 GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
-#: How much an event of another domain may count in the item-item weights; see :func:`choose_source`.
+#: Weights of events of other domains in the item-item weights to try; see :func:`choose_source`.
 SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
-#: Factors that the weights between two domains may have instead of 1; see :func:`choose_domains`.
+#: Factors of the weights between two domains to try, other than 1; see :func:`choose_domains`.
 DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
-#: Where the search goes from a value, upwards and downwards; in the order in which it looks. The rank comes before all
-#: and after all.
+#: The next value that the search tries, upwards and downwards from a value, by setting in the order of the search. The
+#: rank is searched before and after the other settings.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
     "text": lambda v: (v * 3, v / 3),
     "l2": lambda v: (v * 3, v / 3),
@@ -158,7 +159,7 @@ MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
 
 
 class _Weights:
-    """Item-item weights of ``data`` as a Recommender."""
+    """Item-item weights as a recommender."""
 
     def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings, data: TrainingData) -> None:
         self.weights, self.settings = weights, settings
@@ -173,10 +174,10 @@ class _Weights:
 
 
 def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
-    """The settings that the search of :func:`choose_item_weights` starts from.
+    """Returns the settings at which the search of :func:`choose_item_weights` starts.
 
-    They depend on whether events have an order, whether users come back to items, whether training histories are long,
-    and whether items have text.
+    They depend on whether events have an order, whether users return to items, whether training histories are long, and
+    whether items have text.
     """
     long = data.histories.lengths.mean() > 30
     if data.split.dataset.ordered:
@@ -197,10 +198,10 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
 
 
 def searched_settings(data: TrainingData) -> set[str]:
-    """The settings that a search moves.
+    """Returns the names of the settings that a search changes.
 
-    Those of recency need events with an order, that of the text needs texts, and the weight of an item for itself needs
-    users who come back.
+    The settings of recency require events with an order, ``text`` requires texts, and ``itself``, the weight of an item
+    for itself, requires users who return to items.
     """
     unordered = set() if data.split.dataset.ordered else {"decay", "co_occurrence"}
     unread = set() if np.any(data.text) else {"text"}
@@ -209,12 +210,12 @@ def searched_settings(data: TrainingData) -> set[str]:
 
 
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
-    """The selection value on the validation sample of item-item weights that are solved from the training histories."""
+    """Returns the selection value on the validation sample of item-item weights solved from the training histories."""
     return selection_value(item_weights_result(data, settings))
 
 
 def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Result:
-    """The validation figures of item-item weights that are solved from the training histories, once for ``data``."""
+    """Returns the validation result of item-item weights solved from the training histories; cached in ``data``."""
     settings = settings.settled()
     key = settings.model_dump_json()
     if key not in data.tried_item_weights:
@@ -223,7 +224,7 @@ def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Res
 
 
 def most_tries(rank: int | Literal["all"] | None, n_items: int) -> int:
-    """How many item-item weights of a rank (``None``: of the first) a search may solve, see :data:`SEARCH_WORK`."""
+    """Returns the number of tries of a rank (``None``: :data:`RANK`) that :data:`SEARCH_WORK` allows a search."""
     solved = rank_of(rank or RANK, n_items)
     if solved == n_items:
         return int(EXACT_SEARCH_WORK // n_items**3)
@@ -231,9 +232,10 @@ def most_tries(rank: int | Literal["all"] | None, n_items: int) -> int:
 
 
 def ranks_from(rank: int | Literal["all"], n_items: int) -> tuple[int | None, int | Literal["all"] | None]:
-    """The lower and the higher rank that a search tries next; ``None``: no further one.
+    """Returns the lower and the higher rank that a search tries next; ``None`` if there is none.
 
-    Ranks are halved and doubled. Above a quarter of the items, an exact solution takes no longer, and is tried instead.
+    Ranks are halved and doubled. Instead of a rank above a quarter of the items, an exact solution is tried, which
+    takes no longer.
     """
     now = rank_of(rank, n_items)
     lower = now // 2 if now > 24 else None
@@ -245,7 +247,7 @@ def ranks_from(rank: int | Literal["all"], n_items: int) -> tuple[int | None, in
 
 
 def open_views(data: TrainingData, given: ItemWeightSettings) -> dict[str, Sequence[float]]:
-    """The views whose strength is chosen by itself after the search, and the strengths to try."""
+    """Returns the views whose strengths are chosen separately after the search, with the strengths to try."""
     views: dict[str, Sequence[float]] = {}
     if given.graph is None and data.graph is not None and data.graph.relations:
         views["graph"] = GRAPH_STRENGTHS
@@ -264,18 +266,19 @@ def _solved(data: TrainingData, settings: ItemWeightSettings) -> PrunedWeights:
 def choose_item_weights(
     data: TrainingData, given: ItemWeightSettings, tell: Tell | None = None
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """The settings of the item-item weights: those that are given, the others by search on validation.
+    """Chooses the settings of the item-item weights that are not given, by a search on validation data.
 
-    A coordinate search from :func:`starting_item_weights`: each open setting in turn is moved as long as that helps
-    and :data:`SEARCH_WORK` is not used up, of which a part is kept for :func:`choose_graph` and :func:`choose_source`.
+    It is a coordinate search that starts at :func:`starting_item_weights`: each open setting in turn is changed as long
+    as the result improves and :data:`SEARCH_WORK` is not used up. A part of this work is reserved for
+    :func:`choose_graph` and :func:`choose_source`.
 
     Args:
       data: Training histories, text vectors and validation queries.
-      given: It is not changed.
+      given: The given settings; they are not changed.
       tell: Called with a line after each try: its number, settings and selection value.
 
     Returns:
-      The settings, and lines that say which were chosen and why.
+      The settings, and lines with the choices and their reasons.
     """
     n_items, fixed = data.n_items, given.model_dump(exclude_none=True)
     start = starting_item_weights(data).model_copy(update=fixed)
@@ -293,7 +296,7 @@ def choose_item_weights(
         tried.append(settings)
         try:
             value = item_weights_value(data, settings)
-        except NotPositiveDefinite:  # no weights: the search goes elsewhere
+        except NotPositiveDefinite:  # there is no solution for these settings
             value = -np.inf
         if tell is not None:
             tell(f"item-item weights, try {len(tried)}: {_said(settings)}; selection value {value:.4f}")
@@ -319,20 +322,21 @@ def choose_item_weights(
 def choose_graph(
     data: TrainingData, given: ItemWeightSettings, settings: ItemWeightSettings, tell: Tell
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """Sets ``graph``: how much the graph of the items counts in the item-item weights.
+    """Sets ``graph``, the strength of the item graph in the item-item weights.
 
-    It is the best of :data:`GRAPH_STRENGTHS` on validation; 0, which leaves the graph out, unless the gain is larger
-    than chance (as for the popularity discount of the gates). Only as many are tried as the search for the other
-    settings left of :data:`SEARCH_WORK`.
+    It is the best of :data:`GRAPH_STRENGTHS` on validation data if its gain is significant (as for the popularity
+    discount of the gates), else 0, so that the graph is not used. The number of tries is limited to what the search for
+    the other settings left of :data:`SEARCH_WORK`.
 
     Args:
-      data: with or without a graph.
-      given: where it has a strength, that is taken.
-      settings: of the item-item weights, all chosen but ``graph`` and ``context``. They are not changed.
-      tell: called with a line for each try.
+      data: The data, with or without a graph.
+      given: The given settings. If they contain a strength, there is nothing to choose.
+      settings: The settings of the item-item weights, all chosen except ``graph``, ``source``, ``domains`` and
+        ``context``. They are not changed.
+      tell: Called with a line for each try.
 
     Returns:
-      The settings, and a line on what was chosen; none where there is no graph.
+      The settings, and a line on the choice; no line if nothing was chosen.
     """
     return _choose_view(data, given, settings, "graph", "the graph is left out", tell)
 
@@ -340,16 +344,19 @@ def choose_graph(
 def choose_source(
     data: TrainingData, given: ItemWeightSettings, settings: ItemWeightSettings, tell: Tell
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """Sets ``source``: how much the events of other domains count in the item-item weights.
+    """Sets ``source``, the weight of the events of other domains in the item-item weights.
 
-    It is the best of :data:`SOURCE_STRENGTHS` on validation; 0, which leaves them out, unless the gain is larger than
-    chance. So events that make the lists worse are left out. As many are tried as for :func:`choose_graph`.
+    It is the best of :data:`SOURCE_STRENGTHS` on validation data if its gain is significant, else 0, so that events
+    that make the lists worse are not used. The number of tries is limited as in :func:`choose_graph`.
 
     Args:
-      data: with or without :attr:`TrainingData.source_histories`. given, settings, tell: as in :func:`choose_graph`.
+      data: The data, with or without :attr:`TrainingData.source_histories`.
+      given: As in :func:`choose_graph`.
+      settings: As in :func:`choose_graph`.
+      tell: As in :func:`choose_graph`.
 
     Returns:
-      The settings, and a line on what was chosen; none where there are no such events.
+      The settings, and a line on the choice; no line if nothing was chosen.
     """
     return _choose_view(data, given, settings, "source", "the sources' events are left out", tell)
 
@@ -362,7 +369,7 @@ def _choose_view(
     left_out: str,
     tell: Tell,
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """Sets the strength of a view of the item-item weights: the best, or 0 unless that gains more than chance."""
+    """Sets the strength of a view of the item-item weights to the best one if its gain is significant, else to 0."""
     views = open_views(data, given)
     if name not in views:
         return settings, []
@@ -389,19 +396,20 @@ def _choose_view(
 def choose_domains(
     data: TrainingData, settings: ItemWeightSettings, tell: Tell
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """Sets ``domains``: how much an event in one domain of joined data says of the items of another one.
+    """Sets ``domains``, the factors of the weights between pairs of domains of joined data.
 
-    For each pair of domains, one after the other, the best of :data:`DOMAIN_FACTORS` is taken in place of 1 if its gain
-    on validation is larger than chance, for all factors and pairs together (Bonferroni). A factor below 1 says that the
-    events of the other domain do harm as they are (negative transfer); at 0 they say nothing.
+    For each pair of domains, one after the other, the best of :data:`DOMAIN_FACTORS` replaces 1 if its gain on
+    validation data is significant for all factors and pairs together (Bonferroni). A factor below 1 means that events
+    of the other domain do harm at their full weight (negative transfer); with 0, they are ignored.
 
     Args:
-      data: validation queries and training events; its items have domains, or there is nothing to choose.
-      settings: of the item-item weights, all chosen but ``domains`` and ``context``. They are not changed.
-      tell: called with a line for each factor.
+      data: Validation queries and training events. If the items have no domains, there is nothing to choose.
+      settings: The settings of the item-item weights, all chosen except ``domains`` and ``context``. They are not
+        changed.
+      tell: Called with a line for each factor.
 
     Returns:
-      The settings, and a line for each pair of domains, with the gain in each stratum.
+      The settings, and a line for each pair of domains, with the metric in the strata head and tail.
     """
     names = domain_names(data.split.dataset.items)
     if settings.domains is not None or len(names) < 2:
@@ -441,7 +449,7 @@ def choose_domains(
 
 
 def contexts(schema: Schema) -> list[str]:
-    """The names of the fields that ``item_weights.context`` may have: categories of requests."""
+    """Returns the names of the fields that ``item_weights.context`` may contain: categories of requests."""
     return [field.name for field in schema.of("request") if field.kind == "category"]
 
 
@@ -449,7 +457,7 @@ def check_context(schema: Schema, config: ExperimentConfig) -> None:
     """Checks ``item_weights.context`` before anything is computed.
 
     Raises:
-      ConfigError: it names something else than a category of requests, or the model reads no fields.
+      ConfigError: It contains a name that is not a category of requests, or the model reads no fields.
     """
     known = contexts(schema)
     for name in config.item_weights.context or {}:
@@ -465,19 +473,19 @@ def check_context(schema: Schema, config: ExperimentConfig) -> None:
 def choose_context(
     data: TrainingData, settings: ItemWeightSettings, tell: Tell
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """Sets ``context``: how much more an event counts for a request that shares its weekday, its place, ...
+    """Sets ``context``, the additional weight of events that share a field, such as the weekday, with the request.
 
-    The fields are tried alone and then added one after the other, the best first, each with the best of
-    :data:`CONTEXT_STRENGTHS`. They are kept if all together gain more than chance (as for the popularity discount of
-    the gates).
+    Each field is tried alone. Then, the fields are added one after the other, the best first, each with the best of
+    :data:`CONTEXT_STRENGTHS`. They are kept if the gain of all together is significant (as for the popularity discount
+    of the gates).
 
     Args:
-      data: validation queries, whose categories of the request, of one value each, are tried.
-      settings: of the item-item weights, all chosen but ``context``. They are not changed.
-      tell: called with a line for each field that is added.
+      data: Validation queries, whose single-valued categories of the request are tried.
+      settings: The settings of the item-item weights, all chosen except ``context``. They are not changed.
+      tell: Called with a line for each field that is added.
 
     Returns:
-      The settings, and a line on what was chosen; none where there are no such fields.
+      The settings, and a line on the choice; no line if there are no such fields, or ``context`` is given.
     """
     fields = contexts(data.split.schema)
     if settings.context is not None or not fields:

@@ -1,4 +1,4 @@
-"""Fingerprints of data, so that a fit never continues from another experiment's files."""
+"""Fingerprints of data, so that a fit never resumes from the files of another experiment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfllmrec.data.queries import Queries, Ragged
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """sha256 (hex) of arrays of numbers or strings: their types, shapes and values."""
+    """Returns the SHA-256 (hex) of the types, shapes and values of arrays of numbers or strings."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
@@ -24,7 +24,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 
 def queries_fingerprint(queries: Queries, keys: Iterable[str] = ()) -> str:
-    """:func:`fingerprint` of histories, ratings, exclusions and targets, and of the fields that ``keys`` name."""
+    """Returns the :func:`fingerprint` of histories, ratings, exclusions and targets, and of the fields ``keys``."""
     parts = (queries.history, queries.ratings, queries.exclude, queries.targets)
     fields = [queries.fields[key] for key in keys]
     return fingerprint(

@@ -1,4 +1,4 @@
-"""From a split and text vectors to a fitted hybrid: the steps of a Keras script, in the order that they need."""
+"""Fits a hybrid from a split and text vectors: the steps of a Keras script, in the required order."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
-#: What the gates' strength, closing and discount may be; see :func:`choose_gates`.
+#: Values of the gates' dense strength, closing and discount to try; see :func:`choose_gates`.
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CLOSINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
-#: What the gates' lift of cold items may be, in units of the logit; see :func:`choose_cold_lift`.
+#: Values of the gates' lift of cold items to try, in units of the logit; see :func:`choose_cold_lift`.
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-#: What the strength of the fields of a query without a history may be; see :func:`choose_strength_alone`.
+#: Strengths of the fields of a query without a history to try; see :func:`choose_strength_alone`.
 ALONE = (0.25, 0.5, 1.0, 2.0, 4.0)
-#: Validation queries with a cold target that a choice needs.
+#: Smallest number of validation queries with a cold target for a choice.
 COLD_QUERIES = 20
-#: Lengths of the lists that gates and lift are measured by.
+#: Lengths of the lists by which choices on validation data are measured.
 KS = (5, 10, 20)
-_ROWS = 512  # of queries that are weighed at once
+_ROWS = 512  # number of queries that are scored at once
 
 
 def set_seeds(seed: int) -> None:
-    """Seeds Python, numpy and TensorFlow, and makes TensorFlow's operations deterministic from here on."""
+    """Seeds Python, numpy and TensorFlow, and makes TensorFlow's operations deterministic from then on."""
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -59,13 +59,13 @@ def set_seeds(seed: int) -> None:
 def build_hybrid(
     data: TrainingData, config: ExperimentConfig, precision: str = "float32", blank: bool = False
 ) -> Hybrid:
-    """An untrained model of the data's catalogue; item-item weights are still zero.
+    """Creates an untrained model of the data's catalogue; its item-item weights are 0.
 
     Args:
-      data: items, text vectors, and how often each item was met in training.
-      config: with every *auto* resolved.
-      precision: Keras' policy for the layers, whatever the global one is.
-      blank: leaves the fields of items missing, for weights that are loaded next and hold them.
+      data: The data with items, text vectors and the number of training events of each item.
+      config: The settings, without *auto*.
+      precision: Keras' dtype policy for the layers, independent of the global policy.
+      blank: Whether the fields of items are left missing, because weights that contain them are loaded later.
     """
     items, schema = data.split.dataset.items, data.split.schema
     if config.model.user_text and data.user_texts is not None:
@@ -83,16 +83,17 @@ def build_hybrid(
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """What a fit goes on from, in place of random weights.
+    """A fitted model from which a fit starts, instead of random weights.
 
     Attributes:
-      model: fitted with the same settings, on an earlier state of the data or on other data.
-      rows: int ``[N]``, of each item its row in the catalogue of ``model``, -1 for none.
-      users: bool ``[U]``, the training users whose events the dense side and the gates are trained on; ``None``: all.
-      new_events: bool ``[E]``, the events of :meth:`Split.train_queries` that ``model`` was not trained on. Only these
-        are held out for the gates, because the dense side knows the others. ``None``: all.
-      keeps_choices: whether the settings that ``model`` chose on validation stay, see :func:`choose_gates`. Otherwise
-        all of them are chosen again.
+      model: A model that was fitted with the same settings on an earlier state of the data or on other data.
+      rows: Int ``[N]``, the row of each item in the catalogue of ``model``, -1 for none.
+      users: Bool ``[U]``, the training users whose events the dense side and the gates are trained on; ``None`` for
+        all.
+      new_events: Bool ``[E]``, the events of :meth:`Split.train_queries` on which ``model`` was not trained. Only these
+        are held out for the gates, because the dense side already knows the others. ``None`` for all.
+      keeps_choices: Whether to keep the settings that were chosen on validation data for ``model`` (for the gates,
+        unless others are significantly better, see :func:`choose_gates`). Otherwise all of them are chosen again.
     """
 
     model: Hybrid
@@ -112,29 +113,30 @@ def fit_hybrid(
     start: WarmStart | None = None,
     teacher: Teacher | None = None,
 ) -> Fitted[Hybrid, ExperimentConfig]:
-    """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
+    """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, and keeps the best epoch.
 
-    Python's and numpy's global random state and Keras' global dtype policy are afterwards as they were before;
-    TensorFlow's global seed and deterministic operations stay set, see :func:`set_seeds`.
+    The global random states of Python and numpy and Keras' global dtype policy are restored afterwards. TensorFlow's
+    global seed and deterministic operations stay set, see :func:`set_seeds`.
 
     Args:
-      data: training events, validation queries and text vectors.
-      config: may say *auto*; it is not changed. Where it leaves out ``training.precision``, the model is trained in
-        Keras' global dtype policy. Its ``seed`` is that of the model and of the order of training.
-      folder: for checkpoints and TensorBoard logs. A fit that finds its own state there goes on from it.
-      tell: called with a line for each step.
-      callbacks: further ones, called after those of the fit: ``logs["selection"]`` has the validation value by then,
-        and the epoch is on disk. One that sets ``model.stop_training`` ends the fit with its best epoch so far.
-      start: the model that training goes on from. The item-item weights are those of all training events anyway.
-      teacher: the model whose dense scores are soft targets beside the next items.
+      data: Training events, validation queries and text vectors.
+      config: The settings, possibly *auto*; they are not changed. Without ``training.precision``, the model is trained
+        in Keras' global dtype policy. ``seed`` determines the model's initial weights and the order of training.
+      folder: The folder of checkpoints and TensorBoard logs. A fit resumes from its own state there.
+      tell: Called with a line for each step.
+      callbacks: Further callbacks, which are called after those of the fit, when ``logs["selection"]`` contains the
+        validation value and the epoch is on disk. A callback that sets ``model.stop_training`` ends the fit with the
+        best epoch so far.
+      start: The model from which training starts. The item-item weights are solved from all training events even so.
+      teacher: The model whose dense scores are soft targets in addition to the next items.
 
     Returns:
-      The model, and the config without *auto*. ``figures`` is empty: ``data.measure`` gives the model's metrics.
+      The model, and the config without *auto*. ``figures`` is empty; ``data.measure`` returns the model's metrics.
 
     Raises:
-      ConfigError: ``training.precision`` is left out, and Keras' global policy is not one of its values.
-      DataError: no user has two training events.
-      ModelError: the loss is not a number; the folder's checkpoints belong to other settings or other data; or
+      ConfigError: ``training.precision`` is not set, and Keras' global policy is not one of its values.
+      DataError: No user has two training events.
+      ModelError: The loss is not a number; the folder's checkpoints belong to other settings or other data; or
         ``start`` has other settings.
     """
     config = config.model_copy(deep=True)
@@ -159,12 +161,12 @@ def fit_hybrid(
         model.start_from(start.model, start.rows)
     if model.reads_texts and data.user_texts is not None:
         written = [values for key, values in data.split.encoded.items() if key in model.reads_texts]
-        data.user_texts.codes(np.concatenate(written))  # those of held-out events, too, with one progress bar
+        data.user_texts.codes(np.concatenate(written))  # including held-out events, with one progress bar
         model.centre_texts(sequences, data.user_texts)
     if model.use_behaviour:
         tell("item-item weights: solving")
         settings = model.item_weights
-        set_item_weights(  # the statistics may be large: no name keeps them during training
+        set_item_weights(  # no variable keeps the statistics, which may be large, during training
             model,
             sequences,
             data.item_weight_statistics(settings),
@@ -182,7 +184,7 @@ def fit_hybrid(
 
 
 def _begun_without_user_text(folder: Path) -> bool:
-    """Whether a fit was begun there that reads no texts of users, such as one of a version that could not."""
+    """Returns whether a fit in ``folder`` does not read texts of users, for example one of an older version."""
     made_from = _made_from_file(folder)
     return made_from.is_file() and "model.user_text" not in read_json(
         made_from, dict[str, Any], f"delete {made_from.parent} and start again"
@@ -194,7 +196,7 @@ def _made_from_file(folder: Path) -> Path:
 
 
 def _settle_precision(config: ExperimentConfig) -> None:
-    """Sets ``training.precision``, where the config leaves it out, to Keras' global policy."""
+    """Sets ``training.precision`` to Keras' global policy if the config does not set it."""
     if "precision" in config.training.model_fields_set:
         return
     own = tf.keras.mixed_precision.global_policy().name
@@ -208,12 +210,12 @@ def _settle_precision(config: ExperimentConfig) -> None:
 
 
 def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str]:
-    """Chooses the settings that ``config`` leaves to *auto*, in place.
+    """Chooses the *auto* settings of ``config``, in place.
 
-    Settings of the item-item weights stay as they are where the model has no behaviour term.
+    Settings of the item-item weights are not changed if the model has no behaviour term.
 
     Returns:
-      A line for each choice, which ``tell`` was called with, too.
+      A line for each choice; ``tell`` is also called with these.
     """
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
@@ -235,7 +237,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
 
 
 def _told(chosen: list[str], tell: Tell) -> list[str]:
-    """The lines, after ``tell`` was called with each."""
+    """Calls ``tell`` with each line, and returns the lines."""
     for line in chosen:
         tell(f"chosen: {line}")
     return chosen
@@ -248,14 +250,14 @@ def set_item_weights(
     graph: sparse.csr_array | None = None,
     of_sources: ItemWeightStatistics | None = None,
 ) -> None:
-    """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
+    """Solves and sets W twice: with all training events, and without the events on which the gates are fitted.
 
     Args:
-      model: its ``item_weights`` are the settings, its text vectors the side information.
-      sequences: the training events.
-      statistics: of all training events, for these settings; by default they are computed.
-      graph: as :func:`tfllmrec.models.item_weights.solve_item_weights` takes it.
-      of_sources: the part of ``statistics`` that comes from other domains; it is in both.
+      model: The model; its ``item_weights`` are the settings, and its text vectors the side information.
+      sequences: The training events.
+      statistics: The statistics of all training events for these settings; by default they are computed.
+      graph: As in :func:`tfllmrec.models.item_weights.solve_item_weights`.
+      of_sources: The part of ``statistics`` that comes from other domains; both solutions include it.
     """
     unit, settings = model.text_vectors, model.item_weights
     whole, kept = sequences.choices(held_out=True), sequences.choices(held_out=False)
@@ -266,7 +268,7 @@ def set_item_weights(
     if of_sources is not None:
         without += of_sources
     weights = solve(without, settings, unit, graph)
-    with contextlib.suppress(ModelError):  # no user of two domains may be left; then there is no map
+    with contextlib.suppress(ModelError):  # if no user of two domains is left, there is no map
         weights = model.mapped(weights, kept)
     model.set_holdout(weights, np.bincount(kept.values, minlength=model.n_items))
 
@@ -287,7 +289,7 @@ def refit_weights(model: Hybrid, data: TrainingData) -> PrunedWeights:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """The settings of :class:`~tfllmrec.layers.term_gates.TermGates` that are chosen on validation."""
+    """The settings of :class:`~tfllmrec.layers.term_gates.TermGates` that are chosen on validation data."""
 
     dense_strength: float
     closing: float
@@ -303,7 +305,7 @@ class GateSettings:
             getattr(model.gates, name).assign(value)
 
     def line(self) -> str:
-        """For people; the lift of cold items has a line of its own."""
+        """Returns a line for users, without the lift of cold items, which has a separate line."""
         alone = " (items are ranked by behaviour alone: meaning and feedback brought no gain on validation)"
         return (
             f"gates dense strength {self.dense_strength:g}{'' if self.dense_strength else alone}, closing "
@@ -312,7 +314,7 @@ class GateSettings:
 
 
 class _Weighed:
-    """The terms of some queries' scores, computed once and added up anew for each choice of the gates' settings."""
+    """The terms of the scores of some queries, computed once and combined for each choice of the gates' settings."""
 
     def __init__(self, model: Hybrid, queries: Queries) -> None:
         self.dense, self.sparse = model.score_terms(queries)
@@ -320,14 +322,14 @@ class _Weighed:
         self.next_row = 0
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Scores of the next rows, float32 ``[B, N]``: queries come in their order."""
+        """Returns the scores of the next rows, float32 ``[B, N]``; ``queries`` must come in their original order."""
         rows = slice(self.next_row, self.next_row + len(queries))
         self.next_row = rows.stop % len(self.dense)
         dense, sparse, offset = (factor.numpy() for factor in self.model.item_factors())
         return self.dense[rows] * dense + self.sparse[rows] * sparse + offset
 
     def selection_value(self, strata: Mapping[str, np.ndarray]) -> float:
-        """:func:`selection_value` of the present settings."""
+        """Returns the :func:`selection_value` of the current settings."""
         parts, first_rows, done = [], [], 0
         for batch in self.queries.batches(_ROWS):
             first_rows.append(done)
@@ -346,24 +348,26 @@ def choose_gates(
     climb: bool = False,
     keep: GateSettings | None = None,
 ) -> Result:
-    """Sets the gates' dense strength, closing and discount to the best on the validation sample.
+    """Sets the gates' dense strength, closing and discount to the best values on the validation sample.
 
-    Strength and closing are chosen together without a discount. Then each of :data:`DISCOUNTS` is tried, with strength
-    and closing moved from there as long as that helps. The best of them is taken only if its gain in
-    :func:`selection_value` is larger than chance: the paired bootstrap interval over users excludes zero, at 95 % for
-    all the discounts together (Bonferroni). The lift of cold items stays as it is.
+    Strength and closing are chosen together without a discount. Then each of :data:`DISCOUNTS` is tried, and strength
+    and closing are changed from there as long as that helps. The best of these settings are used only if their gain in
+    :func:`selection_value` is significant: the paired bootstrap interval over users excludes zero, at 95 % for all
+    discounts together (Bonferroni). The lift of cold items is not changed.
 
     Args:
-      model: one that has gates; otherwise there is nothing to choose.
-      data: its validation sample is used.
-      strengths, closings: to choose from, ascending; of equals the first pair is taken.
-      climb: a quick choice between epochs. Strength and closing are moved one after the other from their present
-        values as long as that helps, and no discount is tried.
-      keep: settings that are taken, unless those at the end of a climb from them, which here moves the discount too,
-        have a gain that is larger than chance: the paired interval excludes zero, at 95 % for all the settings tried.
+      model: The model. If its gates are not trainable, there is nothing to choose.
+      data: The data, of which the validation sample is used.
+      strengths: The values of the dense strength to try, ascending. Of several pairs with the same result, the first is
+        chosen.
+      closings: The values of the closing to try, ascending.
+      climb: Whether to make a quick choice, as between epochs. Strength and closing are changed one after the other
+        from their current values as long as that helps, without a discount.
+      keep: The settings to use, unless a climb from them, which also changes the discount, finds settings whose gain is
+        significant: the paired interval excludes zero, at 95 % for all settings tried.
 
     Returns:
-      Figures of the model on the validation sample with the settings chosen.
+      The result of the model on the validation sample with the chosen settings.
     """
     if not model.gates.trainable:
         return data.measure(model, ks=KS)
@@ -382,7 +386,7 @@ def choose_gates(
 
     def climbed(best: GateSettings) -> GateSettings:
         for name, choices in moves.items():
-            at = int(np.argmin(np.abs(np.array(choices) - getattr(best, name))))  # equal, but for float32
+            at = int(np.argmin(np.abs(np.array(choices) - getattr(best, name))))  # equal except for float32 rounding
             for further in (choices[at + 1 :], choices[:at][::-1]):
                 for choice in further:
                     there = replace(best, **{name: choice})
@@ -396,7 +400,7 @@ def choose_gates(
         return data.measure(weighed, ks=KS)
 
     def better(best: GateSettings, base: GateSettings, tried: int) -> Result:
-        """Applies ``best``, of ``tried`` settings, if its gain over ``base`` is beyond chance; otherwise ``base``."""
+        """Applies ``best`` of ``tried`` settings if its gain over ``base`` is significant, else ``base``."""
         result = result_of(base)
         if value(best) > value(base):
             other = result_of(best)
@@ -420,22 +424,21 @@ def choose_gates(
 
 
 def choose_cold_lift(model: Hybrid, data: TrainingData, keep: bool = False) -> str | None:
-    """Sets the gates' lift of items without training events, so that they rank no worse than by text alone.
+    """Sets the gates' lift of items without training events, so that they are ranked no worse than by text alone.
 
-    It is the smallest of :data:`LIFTS` with which recall of cold targets is at least that of
-    :class:`~tfllmrec.models.baselines.TextSimilarity` at 5, 10 and 20, on validation queries with a cold target; where
-    none reaches it, the one with the highest recall. The lift with the best validation figures would be too high where
-    the catalogue is built from the events: every cold item there has a held-out event, which is not so in real
-    catalogues.
+    It is the smallest of :data:`LIFTS` with which the recall of cold targets at 5, 10 and 20, on validation queries
+    with a cold target, is at least that of :class:`~tfllmrec.models.baselines.TextSimilarity`. If there is none, it is
+    the lift with the highest recall. The lift with the best validation metrics would be too high if the catalogue is
+    made from the events, because then, unlike in real catalogues, every cold item has a held-out event.
 
     Args:
-      model: its other gate settings are chosen.
-      data: validation queries and text vectors.
-      keep: with fewer than :data:`COLD_QUERIES` such queries the present lift stays.
+      model: The model, whose other gate settings are chosen.
+      data: Validation queries and text vectors.
+      keep: Whether the current lift is kept if there are fewer than :data:`COLD_QUERIES` such queries.
 
     Returns:
-      A line on the choice; ``None``, with a lift of 0, where there are no gates, no texts or fewer than
-      :data:`COLD_QUERIES` such queries.
+      A line on the choice. ``None`` if there are no trainable gates, no texts, or fewer than :data:`COLD_QUERIES` such
+      queries; the lift is then 0, or kept by ``keep``.
     """
     asked = data.split.validation
     has_cold = np.bincount(asked.targets.row_of_value, data.strata["cold"][asked.targets.values], len(asked)) > 0
@@ -474,11 +477,11 @@ def choose_cold_lift(model: Hybrid, data: TrainingData, keep: bool = False) -> s
 
 
 def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether the fields of items are read: unless the validation sample is ranked better without.
+    """Sets whether the fields of items are read: yes, unless the validation sample is ranked better without them.
 
     Args:
-      model: trained.
-      data: its validation sample is used; lists are compared by :func:`selection_value`.
+      model: A trained model.
+      data: The data, of which the validation sample is used; lists are compared by :func:`selection_value`.
 
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
@@ -488,10 +491,10 @@ def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
 
 
 def choose_graph_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether item vectors are mixed with their neighbours': only if the validation sample is ranked better then.
+    """Sets whether item vectors are mixed with those of neighbours: only if this ranks the validation sample better.
 
     Returns:
-      A line on the choice; ``None`` for a model that does not pass vectors along a graph.
+      A line on the choice; ``None`` for a model without graph propagation.
     """
     if model.propagation is None:
         return None
@@ -500,9 +503,9 @@ def choose_graph_use(model: Hybrid, data: TrainingData) -> str | None:
 
 
 def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether the fields of requests and users are read, as :func:`choose_item_field_use` does for those of items.
+    """Sets whether the fields of requests and users are read, in the same way as :func:`choose_item_field_use`.
 
-    Their texts are no part of it: :func:`choose_text_use`.
+    :func:`choose_text_use` decides on their texts.
 
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
@@ -516,7 +519,7 @@ def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
 def choose_text_use(model: Hybrid, data: TrainingData) -> str | None:
     """Sets whether the texts of users are read: only if the validation sample is ranked better with them.
 
-    Texts that change nothing are not read, because a server would encode them for each request.
+    Texts without an effect are not read, because a server would have to encode them for each request.
 
     Returns:
       A line on the choice; ``None`` for a model that reads no such texts.
@@ -527,9 +530,9 @@ def choose_text_use(model: Hybrid, data: TrainingData) -> str | None:
 
 
 def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData, only_if_better: bool = False) -> str:
-    """Sets ``reads`` to 1, or to 0 if the validation sample is ranked better then; returns the end of a line on it.
+    """Sets ``reads`` to 1, or to 0 if this ranks the validation sample better; returns the end of a line on the choice.
 
-    With ``only_if_better`` also to 0 if it is ranked as well.
+    With ``only_if_better``, ``reads`` is also set to 0 if both rank the sample equally well.
     """
     reads.assign(1.0)
     with_them = data.measure(model, ks=KS)
@@ -544,14 +547,14 @@ def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData, only_if_b
 
 
 def choose_strength_alone(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets how much the fields of a request and its user count beside popularity where there is no history.
+    """Sets the weight of the fields of a request and its user, relative to popularity, for queries without a history.
 
-    It is the best of :data:`ALONE` on the validation sample without its histories; 0, which leaves popularity alone,
-    unless the gain is larger than chance (as for the discount in :func:`choose_gates`).
+    It is the best of :data:`ALONE` on the validation sample without its histories if the gain is significant (as for
+    the discount in :func:`choose_gates`), else 0, so that only popularity counts.
 
     Args:
-      model: its fields and gate settings are chosen.
-      data: its validation sample is used.
+      model: The model, whose fields and gate settings are chosen.
+      data: The data, of which the validation sample is used.
 
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
@@ -590,19 +593,26 @@ def _train(
     """Trains the dense side and the gates, keeps the best epoch, and returns a line for each choice.
 
     Args:
-      keep: see :attr:`WarmStart.keeps_choices`.
+      model: The model, with its item-item weights.
+      sequences: The training events.
+      data: The data, for validation.
+      config: The settings, without *auto*.
+      folder: The folder of checkpoints and TensorBoard logs.
+      tell: Called with a line for each step.
+      more: Further callbacks.
+      keep: See :attr:`WarmStart.keeps_choices`.
     """
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None and length is not None
     gates_before = GateSettings.of(model) if keep else None
 
     def measure(model: Hybrid) -> Result:
-        """The model with the gates that are best on validation, which it keeps."""
+        """Sets the gates that are best on validation data, and returns the result with them."""
         return choose_gates(model, data, climb=True, keep=gates_before)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
-    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
+    optimizer.build(model.trainable_variables)  # in the first step, this would cause a second tracing
     model.compile(optimizer=optimizer)
     callbacks = [Scoreboard(measure, folder / "logs" / "validation", tell), tf.keras.callbacks.TerminateOnNaN()]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
@@ -618,7 +628,7 @@ def _train(
     first_epoch = training.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
     if first_epoch:
         tell(f"resumed after epoch {checkpoint.state.epochs_done}")
-    # With the first epoch, and not before it: a run that has learnt nothing may be started again with other settings.
+    # Written only after the first epoch: before that, a run may be restarted with other settings.
     callbacks.append(tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: claim(made_from_file, made_from)))
     callbacks += [checkpoint, *more]
     if first_epoch < training.epochs:
@@ -650,7 +660,7 @@ def _train(
         return _told([line for line in (gates, lift) if line is not None], tell)
     of_items, of_texts = choose_item_field_use(model, data), choose_text_use(model, data)
     of_fields, of_graph = choose_field_use(model, data), choose_graph_use(model, data)
-    choose_gates(model, data)  # between epochs not all settings are tried
+    choose_gates(model, data)  # between epochs, not all settings are tried
     lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
     chosen = [
@@ -666,7 +676,7 @@ def _train(
 
 
 def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: ExperimentConfig) -> dict[str, Any]:
-    """All settings and data on which the trained model depends, as JSON values."""
+    """Returns all settings and data on which the trained model depends, as JSON values."""
     parts = (sequences.items, sequences.fields[RATING_KEY], sequences.held_out)
     arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     further = [key for key in model.reads if key != RATING_KEY]
@@ -701,7 +711,7 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
         settings["fields of items"] = fingerprint(*(each.values.numpy() for each in model.items.fields))
     if model.teacher is not None:
         settings["teacher"] = [model.teacher.weight, fingerprint(model.teacher.items.numpy())]
-    for key in without_effect:  # fits that were begun before there was this setting go on
+    for key in without_effect:  # so that fits from before this setting existed can resume
         del settings[key]
     return {
         **settings,

@@ -1,5 +1,4 @@
-"""Learns the labels of a user's next items. The result is kept only if it is better than counting the labels of the
-history.
+"""Learns the labels of a user's next items; drops the result if it is not better than counting the history's labels.
 
 The head is trained on training events without the hybrid. The hybrid was fitted on the same events, so its
 recommendations for them are better than for new events. The three weights and the sharpness are therefore chosen on
@@ -42,19 +41,19 @@ from tfllmrec.training.callbacks import claim
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
-#: Training events that the head learns from at most, and validation queries that are looked at.
+#: Largest number of training events for the head, and of validation queries.
 EVENTS, QUERIES = 150_000, 5_000
-#: Validation queries below which nothing is learned: fewer give no reliable estimate.
+#: Smallest number of validation queries for learning; fewer give no reliable estimate.
 FEWEST = 30
 EPOCHS, BATCH, RANK = 4, 256, 64
 PEAK, WEIGHT_DECAY, DROPOUT = 5e-3, 0.05, 0.3
-#: Epochs and peak learning rate of a head that goes on from an earlier one.
+#: Number of epochs and peak learning rate of a head that starts from an earlier one.
 MORE_EPOCHS, MORE_PEAK = 1, 2e-3
-#: What the scores of recommended items may be multiplied by.
+#: Factors of the scores of recommended items to try.
 SHARPNESS = np.geomspace(0.25, 4, 9)
-#: Steps of the expectation maximisation of the mixture.
+#: Number of steps of the expectation maximisation of the mixture.
 STEPS = 50
-#: Labels of a list that is measured.
+#: Number of labels of a list for evaluation.
 LISTED = 5
 
 RECORD, FORECAST, MADE_FROM = "record.json", "forecast.npz", "made_from.json"
@@ -63,19 +62,22 @@ REMEDY = "copy the folder back, or fit again"
 
 @dataclass(frozen=True, kw_only=True)
 class InterestRecord:
-    """How a forecast of labels was trained, and its quality on validation queries.
+    """The training data of a forecast of labels, and its quality on validation queries.
 
     Attributes:
-      events: training events that the head learned from. queries: validation queries.
-      epochs: of the head, with the lowest loss on the validation queries; 0: it knows only how frequent labels are, or,
-        in an update, what the head of its parent knew.
-      mixture: the weights of counted, learned and recommended labels. sharpness: of the recommended items' scores.
-      precision: the share of the first five labels that the next item has, by the mixture and as counted.
-      precision_interval: low and high end of the 95 % interval of the difference, paired over users; empty if there are
-        too few users for one.
-      specific: recall@5, each label weighted by its inverse document frequency; of the mixture, then of counted labels.
-      kept: whether the interval of the difference is above 0 in precision, and ``specific`` is no lower.
-      seconds: time to learn it.
+      events: The number of training events for the head.
+      queries: The number of validation queries.
+      epochs: The number of epochs with the lowest loss on the validation queries. With 0, the head only knows the
+        frequencies of labels or, in an update, is that of the parent.
+      mixture: The weights of counted, learned and recommended labels.
+      sharpness: The factor of the scores of recommended items.
+      precision: The share of the first five labels that a target has; of the mixture, then of counted labels.
+      precision_interval: The low and the high end of the 95 % interval of the difference in precision, paired over
+        users; empty if there are too few users for one.
+      specific: The recall@5 in which each label is weighted by its inverse document frequency; of the mixture, then of
+        counted labels.
+      kept: Whether the interval of the difference in precision is above 0, and ``specific`` is not lower.
+      seconds: The time of fitting in seconds.
     """
 
     events: int
@@ -91,15 +93,15 @@ class InterestRecord:
 
     @classmethod
     def load(cls, folder: Path) -> InterestRecord:
-        """That of a folder that :func:`prepared_forecast` made.
+        """Loads the record of a folder that :func:`prepared_forecast` wrote.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: The record is damaged.
         """
         return read_json(folder / RECORD, cls, REMEDY)
 
     def line(self) -> str:
-        """For display."""
+        """Returns a line for users."""
         counted, learned, recommended = self.mixture
         interval = "no interval"
         if self.precision_interval:
@@ -115,11 +117,11 @@ class InterestRecord:
 
 @dataclass(frozen=True, eq=False)
 class HeadStart:
-    """What an update learns labels from.
+    """The earlier forecast from which an update starts, and the users for its training.
 
     Attributes:
-      forecast: of the earlier run, whether it was kept or left out; of any labels.
-      users: bool ``[U]``, the users of ``train`` whose events the head is trained on.
+      forecast: The forecast of the earlier run, kept or dropped; its labels may be different.
+      users: Bool ``[U]``, the users of ``train`` on whose events the head is trained.
     """
 
     forecast: LabelForecast
@@ -127,10 +129,10 @@ class HeadStart:
 
     @classmethod
     def of(cls, folder: Path, users: np.ndarray) -> HeadStart | None:
-        """That of a folder which :func:`prepared_forecast` made; ``None`` if it made none.
+        """Loads the forecast of a folder that :func:`prepared_forecast` wrote; returns ``None`` if there is none.
 
         Raises:
-          ModelError: the folder is damaged.
+          ModelError: The folder is damaged.
         """
         return cls(LabelForecast.load(folder / FORECAST, REMEDY), users) if folder.is_dir() else None
 
@@ -145,12 +147,13 @@ def prepared_forecast(
     tell: Tell,
     start: HeadStart | None = None,
 ) -> LabelForecast | None:
-    """The forecast in ``folder``, made where it is not there yet; ``None`` if it was left out.
+    """Loads the forecast in ``folder``, or fits it if it is not there yet; returns ``None`` if it is dropped.
 
-    Arguments as in :func:`fit_forecast`; ``tell`` is called with a line for each step.
+    It also returns ``None`` if there is too little to learn from. ``tell`` is called with a line for each step; the
+    other arguments are those of :func:`fit_forecast`.
 
     Raises:
-      ModelError: the folder is damaged, or belongs to other labels, other data or another hybrid.
+      ModelError: The folder is damaged, or belongs to other labels, other data or another hybrid.
     """
     asked = targets_of(found, validation.take(evenly_spread(len(validation), QUERIES)))
     if (usable := int((np.diff(asked.indptr) > 0).sum())) < FEWEST and not folder.is_dir():
@@ -182,7 +185,7 @@ def prepared_forecast(
 def _made_from(
     found: Interests, train: Queries, validation: Queries, hybrid: Servable, seed: int, start: HeadStart | None
 ) -> dict[str, Any]:
-    """All settings and data on which the forecast depends, as JSON values."""
+    """Returns all settings and data on which the forecast depends, as JSON values."""
     labels = found.labels.astype(str)
     settings: dict[str, Any] = {}
     if start is not None:
@@ -201,10 +204,10 @@ def _made_from(
 
 
 def load_forecast(folder: Path) -> LabelForecast | None:
-    """The forecast that :func:`prepared_forecast` made; ``None`` if it was left out, or in runs without.
+    """Loads the forecast that :func:`prepared_forecast` wrote; returns ``None`` if it was dropped or there is none.
 
     Raises:
-      ModelError: the folder is damaged.
+      ModelError: The folder is damaged.
     """
     if not folder.is_dir():
         return None
@@ -219,20 +222,20 @@ def fit_forecast(
     seed: int,
     start: HeadStart | None = None,
 ) -> tuple[LabelForecast, InterestRecord] | None:
-    """Learns from training events and weighs on validation queries.
+    """Trains the head on training events, and fits the mixture on validation queries.
 
     Args:
-      found: the labels of the catalogue.
-      train: the training history of each user.
-      validation: queries with targets, which the hybrid has not seen.
-      hybrid: fitted; it is not changed.
-      seed: of the events, their order, and the first weights.
-      start: the head starts from its weights and is trained for :data:`MORE_EPOCHS` on its users. Labels that it does
-        not know begin with no weights and their frequency. By default it starts from random weights and is trained for
-        at most :data:`EPOCHS` on all users.
+      found: The labels of the catalogue.
+      train: The training history of each user.
+      validation: Queries with targets that the hybrid has not seen.
+      hybrid: A fitted hybrid; it is not changed.
+      seed: Random seed of the sampled events, their order, and the initial weights.
+      start: The head starts from the weights of this forecast, and is trained for at most :data:`MORE_EPOCHS` epochs on
+        its users. Labels that it does not contain start with weights of 0 and the bias of their frequency. By default,
+        the head starts from random weights, and is trained for at most :data:`EPOCHS` epochs on all users.
 
     Returns:
-      The forecast and its record, which says whether it is better than counted labels; ``None`` if there is too little
+      The forecast and its record, which tells whether it is better than counted labels; ``None`` if there is too little
       to learn from.
     """
     began = time.monotonic()
@@ -272,7 +275,7 @@ def fit_forecast(
 
 
 def chosen(queries: Queries) -> Queries:
-    """The queries as the signature ``interests`` has them: the history's choices and their ratings, no other field."""
+    """Reduces queries to the inputs of the signature ``interests``: the history's choices and their ratings."""
     ratings, weights = queries.ratings, queries.weights
     if weights is not None:
         ratings = ratings.where(weights.values > 0)
@@ -280,14 +283,14 @@ def chosen(queries: Queries) -> Queries:
 
 
 def profile_of(found: Interests, fast: float = FAST) -> InterestProfile:
-    """The layer that counts these labels."""
+    """Creates the layer that counts the labels ``found``."""
     return InterestProfile(
         found.columns, found.weights, len(found.labels), found.decay, found.liking, found.spread, fast
     )
 
 
 def forecast_of(found: Interests, forecast: LabelForecast | None) -> InterestForecast:
-    """The layer that lists these labels; without a ``forecast``, as they are counted."""
+    """Creates the layer that lists the labels ``found``; without a ``forecast``, it lists counted labels."""
     if forecast is None:
         return InterestForecast(profile_of(found))
     known = forecast.of_labels(found.labels)
@@ -295,17 +298,17 @@ def forecast_of(found: Interests, forecast: LabelForecast | None) -> InterestFor
     return InterestForecast(profile_of(found, known.fast_decay), Learned(head, known.mixture.tolist(), known.sharpness))
 
 
-# What is measured ----------------------------------------------------------------------------------------------------
+# Evaluation ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """How good lists of labels are: float64 ``[B]`` each, over the queries whose target has any label.
+    """The quality of lists of labels, for queries whose targets have labels.
 
     Attributes:
-      precision: the share of the listed labels that a target has.
-      recall: the share of the targets' labels that are listed.
-      specific: the same, each label counting by its inverse document frequency.
+      precision: Float64 ``[B]``, the share of the listed labels that a target has.
+      recall: Float64 ``[B]``, the share of the targets' labels that are listed.
+      specific: Float64 ``[B]``, the recall in which each label is weighted by its inverse document frequency.
     """
 
     precision: np.ndarray
@@ -314,7 +317,7 @@ class LabelFigures:
 
 
 def targets_of(found: Interests, queries: Queries) -> sp.csr_array:
-    """The labels of the targets of each query: float32 ``[B, C]``, the sum of each label's weights."""
+    """Sums the weights of the labels of the targets of each query: sparse float32 ``[B, C]``."""
     n, c = len(found.columns), len(found.labels)
     rows = np.arange(n).repeat(found.columns.shape[1])
     weights = sp.csr_array((found.weights.ravel(), (rows, found.columns.ravel())), (n, c + 1))
@@ -329,25 +332,27 @@ def targets_of(found: Interests, queries: Queries) -> sp.csr_array:
 
 
 def label_figures(found: Interests, lists: np.ndarray, wanted: sp.csr_array) -> LabelFigures:
-    """How good lists are.
+    """Measures lists of labels.
 
     Args:
-      lists: int ``[B, K]``, padded with C. wanted: the labels of the targets, as :func:`targets_of` gives them; no row
-        without any.
+      found: The labels of the catalogue.
+      lists: Int ``[B, K]``, padded with C.
+      wanted: The labels of the targets, from :func:`targets_of`; at least one in each row.
     """
     idf = np.append(-np.log(np.maximum(found.share, 1 / len(found.columns))), 0.0)
     c, count = len(found.labels), np.diff(wanted.indptr)
     row = np.repeat(np.arange(len(lists)), count)
-    # Rows times C + 1 labels, laid out flat.
+    # Pairs of row and label are compared as positions in a flat table ``[B, C + 1]``.
     hit = np.isin(np.arange(len(lists))[:, np.newaxis] * (c + 1) + lists, row * (c + 1) + wanted.indices)
     whole = np.bincount(row, idf[wanted.indices], minlength=len(lists))
     return LabelFigures(hit.mean(axis=1), hit.sum(axis=1) / count, (hit * idf[lists]).sum(axis=1) / whole)
 
 
 def recommended_items(hybrid: Servable, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
-    """The best items of each query that are not excluded: int32 and their scores float32, ``[B, M]``; N for none.
+    """Returns the best items of each query that are not excluded, and their scores: int32 and float32 ``[B, M]``.
 
-    As in the signature ``interests``, the hybrid knows histories and ratings, and no other field.
+    Rows are padded with N and 0. As in the signature ``interests``, the hybrid reads histories and ratings, and no
+    other field.
     """
     queries = chosen(queries)
     items = np.full((len(queries), min(CANDIDATES, hybrid.n_items)), hybrid.n_items, np.int32)
@@ -367,10 +372,15 @@ def recommended_items(hybrid: Servable, queries: Queries) -> tuple[np.ndarray, n
 def listed(
     found: Interests, forecast: LabelForecast | None, queries: Queries, items: np.ndarray, scores: np.ndarray, k: int
 ) -> np.ndarray:
-    """The labels of each query, int ``[B, k]``, padded with C, as the exported model lists them.
+    """Returns the labels that the exported model lists for each query, int ``[B, k]``, padded with C.
 
     Args:
-      forecast: ``None``: as they are counted. items, scores: as :func:`recommended_items` gives them.
+      found: The labels of the catalogue.
+      forecast: The forecast; ``None`` for counted labels.
+      queries: The queries.
+      items: The recommended items, from :func:`recommended_items`.
+      scores: Their scores, from :func:`recommended_items`.
+      k: The number of labels.
     """
     ask, rows = tf.function(forecast_of(found, forecast), reduce_retracing=True, autograph=False), []
     queries = chosen(queries)
@@ -383,25 +393,27 @@ def listed(
 
 
 def _batch(n_labels: int) -> int:
-    """Rows that are counted together: tables of so many rows and a column for each label have to fit into memory."""
+    """Returns the number of rows of a batch, so that a table with a column for each label fits into memory."""
     return max(min(BATCH, CELLS_AT_ONCE // (n_labels + 1)), 1)
 
 
 def _inputs(queries: Queries, n_items: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Histories and ratings."""
+    """Returns histories and ratings as tensors."""
     inputs = queries.inputs(n_items, [RATING_KEY])
     return tf.constant(inputs["history"]), tf.constant(inputs[RATING_KEY])
 
 
-# How it is learned ---------------------------------------------------------------------------------------------------
+# Training ------------------------------------------------------------------------------------------------------------
 
 
 class _Events:
-    """Training events that have labels, each with the history before it.
+    """Training events that have labels, each with its previous history.
 
     Args:
-      profile: counts the labels. Where the order of events says nothing, each history is shuffled once: otherwise what
-        comes before an event would depend on how the file happens to be sorted.
+      train: The training history of each user.
+      profile: Counts the labels. If it ignores the order of events, each history is shuffled once, because otherwise
+        the history before an event would depend on the order of the file.
+      seed: Random seed of the sampled events and their order.
     """
 
     def __init__(self, train: Queries, profile: InterestProfile, seed: int) -> None:
@@ -421,12 +433,16 @@ class _Events:
         return len(self.event)
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """One epoch: histories int32 and ratings float32 ``[B, L]`` before events, and the items int32 ``[B]``."""
+        """Yields the batches of one epoch.
+
+        Each contains the histories int32 ``[B, L]`` and ratings float32 ``[B, L]`` before events, and the items of the
+        events, int32 ``[B]``.
+        """
         order = self.rng.permutation(len(self))
         items, ratings, size = self.items, self.ratings, _batch(self.profile.n_labels)
         for start in range(0, len(order), size):
             some = order[start : start + size]
-            # Longer than what is counted: ratings are compared with the mean of all.
+            # More events than are counted, because ratings are compared with the mean of the whole history.
             event, length = self.event[some], np.minimum(self.event[some] - self.first[some], LONGEST)
             place = np.arange(length.max())
             there = place < length[:, np.newaxis]
@@ -438,8 +454,10 @@ class _Events:
 def _first_head(
     found: Interests, profile: InterestProfile, train: Queries, seed: int, earlier: LabelForecast | None
 ) -> LabelHead:
-    """The head before its training: with the weights of an earlier one, else random; without them, it knows how
-    frequent labels are."""
+    """Creates the untrained head, with the weights of an earlier one or random weights.
+
+    Without an earlier head, its bias is the log frequency of each label, and all other terms of its logits are 0.
+    """
     rng, c = np.random.default_rng(seed), len(found.labels)
     counts = np.bincount(train.history.values, minlength=len(found.columns)).astype(np.float32)
     frequency = 1.0 + profile.of_items(tf.range(len(found.columns))[tf.newaxis], counts[np.newaxis]).numpy()[0]
@@ -462,9 +480,10 @@ def _fit_head(
     most_epochs: int,
     peak: float,
 ) -> tuple[LabelHead, int]:
-    """The head, trained, with the lowest loss on the validation queries, and the number of its epochs.
+    """Trains the head; returns it with the weights of the best epoch, and the number of that epoch.
 
-    The loss of an event is ``-sum_c w_c log p_c`` over the labels c of its item, whose weights are w.
+    The best epoch has the lowest loss on the validation queries; it is 0 if no epoch improves the loss. The loss
+    of an event is ``-sum_c w_c log p_c`` over the labels c of its item, with weights w.
     """
     c = len(found.labels)
 
@@ -520,12 +539,12 @@ def _weigh(
     items: np.ndarray,
     scores: np.ndarray,
 ) -> tuple[np.ndarray, float]:
-    """The mixture float32 ``[3]`` and the sharpness under which the labels of the targets are most likely."""
+    """Returns the mixture, float32 ``[3]``, and the sharpness that maximise the likelihood of the targets' labels."""
     forecast = InterestForecast(profile, Learned(head, (1.0, 0.0, 0.0), 1.0))
 
     @tf.function(reduce_retracing=True, autograph=False)
     def of_history(history: tf.Tensor, ratings: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-        """What is counted and learned of the labels of the targets."""
+        """Returns the counted and the learned probabilities of the targets' labels."""
         return tf.stack([tf.gather_nd(part, at) for part in forecast.of_history(profile(history, ratings))])
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -552,14 +571,14 @@ def _weigh(
 
 
 def mixture_of(parts: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mixture of distributions under which observations are most likely (expectation maximisation).
+    """Returns the mixture of distributions that maximises the likelihood of observations (expectation maximisation).
 
     Args:
-      parts: float ``[K, E]``, the probability of each observation by each distribution.
-      weight: float ``[E]``, how many times each observation counts.
+      parts: Float ``[K, E]``, the probability of each observation by each distribution.
+      weight: Float ``[E]``, the weight of each observation.
 
     Returns:
-      float64 ``[K]`` with the sum 1, and the mean log likelihood.
+      The mixture, float64 ``[K]`` with the sum 1, and the mean log likelihood.
     """
     mixture = np.full(len(parts), 1 / len(parts))
     tiny = np.finfo(np.float64).tiny

@@ -8,13 +8,19 @@ from typing import Any
 
 import tensorflow as tf
 
-#: Variables without weight decay, by a part of their name: gates, norms, biases and positions have no scale to shrink.
+#: Parts of the names of variables without weight decay, which does not suit gates, norms, biases and positions.
 UNDECAYED = ["bias", "norm", "gamma", "beta", "gate", "log_scales", "positions", "half_count"]
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to ``peak`` over ``warmup_share`` of ``total_steps``, then falls to 0 along a half cosine."""
+    """A learning rate that rises linearly, and then falls to 0 along half a cosine.
+
+    Args:
+      peak: The highest learning rate.
+      total_steps: The number of training steps.
+      warmup_share: The share of ``total_steps`` in which the rate rises.
+    """
 
     def __init__(self, peak: float, total_steps: int, warmup_share: float) -> None:
         self.peak, self.total_steps, self.warmup_share = peak, total_steps, warmup_share
@@ -31,10 +37,10 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class AdamW(tf.keras.optimizers.AdamW):
-    """Keras' ``AdamW`` with the variables that it does not decay as part of its config.
+    """Keras' ``AdamW`` whose config includes the variables without weight decay.
 
     Args:
-      undecayed: a variable is not decayed if its name contains one of these.
+      undecayed: Parts of names. A variable whose name contains one of these has no weight decay.
     """
 
     def __init__(self, *args: Any, undecayed: Iterable[str] = (), **kwargs: Any) -> None:
@@ -49,12 +55,14 @@ class AdamW(tf.keras.optimizers.AdamW):
 def adamw(
     peak: float, total_steps: int, warmup_share: float, weight_decay: float, undecayed: Sequence[tf.Variable] = ()
 ) -> tf.keras.optimizers.Optimizer:
-    """What every model of ours is compiled with; gradients are clipped to norm 1.
+    """Creates the optimizer of every model in this library; gradients are clipped to a global norm of 1.
 
     Args:
-      peak, total_steps, warmup_share: of :class:`WarmupCosine`.
-      weight_decay: of all variables but those with a name of :data:`UNDECAYED`.
-      undecayed: further ones without it, where names say nothing.
+      peak: As in :class:`WarmupCosine`.
+      total_steps: As in :class:`WarmupCosine`.
+      warmup_share: As in :class:`WarmupCosine`.
+      weight_decay: The weight decay of all variables except those whose names contain a part in :data:`UNDECAYED`.
+      undecayed: Further variables without weight decay, which cannot be recognised by their names.
     """
     schedule = WarmupCosine(peak, total_steps, warmup_share)
     optimizer = AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0, undecayed=UNDECAYED)

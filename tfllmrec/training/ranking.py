@@ -1,13 +1,14 @@
-"""Teaches the ranking model on what the hybrid has not seen, and leaves out each head that does not help there.
+"""Trains the ranking model on data that the hybrid has not seen, and drops each head that does not help there.
 
-W and the hybrid have seen each training event: among those, the item that came next is far too easy to find. So the
-order is learnt from the validation queries. Those with tail targets count twice, as in the selection value. Ratings are
-learnt from the training events: the hybrid was never told which of them were high. What a rating would be without the
-head comes from factors (closed form), or from biases where factors do not help.
+W and the hybrid were fitted on all training events, so the next item is much easier to find for these than for new
+events. The order is therefore learned from the validation queries. Queries with tail targets count twice, as in the
+selection value. Ratings are learned from the training events, because the hybrid is not trained on the values of
+ratings. The rating head corrects base ratings, which come from factors (closed form), or from biases if factors do not
+help.
 
-Each head is judged on all users of the validation queries, in folds: a model that was not trained on a fold says what
-the heads are worth there. With the users of one fold alone, about 190 of movielens-100k, a gain of .01 would be within
-chance, and a head that helps would be left out.
+Each head is evaluated on all users of the validation queries, by cross-validation: the heads are measured on each fold
+with a model that was not trained on it. With the users of a single fold, about 190 for movielens-100k, a gain of 0.01
+would not be significant, and a useful head would be dropped.
 """
 
 from __future__ import annotations
@@ -42,35 +43,36 @@ from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
-#: The number of *auto* epochs with few lists and with many; in between, epochs times lists come to about LOOKS. With
-#: more lists, fewer epochs suffice: on beauty with 20,000 lists the selection value is .0808 after 3 and .0811 after 6.
+#: *auto* number of epochs with few lists and with many lists; in between, epochs times lists are about LOOKS. With more
+#: lists, fewer epochs suffice: on beauty with 20,000 lists, the selection value is 0.0808 after 3 epochs and 0.0811
+#: after 6.
 EPOCHS, EPOCHS_OF_MANY, LOOKS = 6, 3, 60_000
-#: The validation queries below which *auto* is 0: so few say nothing.
+#: Smallest number of validation queries for training; with fewer, which are not informative, *auto* is 0 epochs.
 FEWEST = 30
-#: Items drawn from behind the candidates of a list, which stand for all others.
+#: Number of items sampled for each list from those that are not candidates; they represent all others.
 DRAWN = 50
-#: The most lists (of up to 100 candidates), rated events, and users of rated events that are learnt from. If lists are
-#: longer, fewer are used.
+#: Largest numbers of lists (of up to 100 candidates), rated events, and users of rated events for training. If lists
+#: are longer, fewer are used.
 LISTS, RATED, RATERS = 20_000, 20_000, 1_000
-#: Queries that probabilities and ratings are measured on, at most.
+#: Largest number of queries on which probabilities and ratings are measured.
 MEASURED = 6_000
-#: Scores that the hybrid computes for the lists, and again for the rated events, at most: with more than 150,000 items
-#: there are fewer of both. It is a limit of work, not of time, so that the same seed gives the same model on each
-#: machine.
+#: Largest number of scores that the hybrid computes for the lists, and again for the rated events; with more than
+#: 150,000 items, there are fewer lists and events. It limits the work and not the time, so that the same seed gives the
+#: same model on every machine.
 SCORED = 3_000_000_000
-#: Rated events in a step, beside its lists; and lists that are measured at once.
+#: Number of rated events in a step, in addition to its lists, and number of lists that are measured at once.
 RATED_BATCH, HELD_BATCH = 256, 256
-#: Numbers in a block of scores, at most.
+#: Largest number of scores in a block.
 SCORES = 50_000_000
-#: What the first weight of the hybrid's score, and what the strength of a head that is kept may be.
+#: Initial weights of the hybrid's score to try, and strengths of a kept head to try.
 WEIGHTS = np.geomspace(0.02, 10, 28)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-#: What logits may be divided by.
+#: Temperatures to try, by which logits are divided.
 TEMPERATURES = np.geomspace(0.25, 4, 65)
 
 RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
 
-#: The entries of the examples with one column per event of the history.
+#: Entries of the examples that have one column for each event of the history.
 OF_EVENTS = ("recent", "marks")
 
 Examples = dict[str, np.ndarray]
@@ -78,29 +80,30 @@ Examples = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is kept of a ranking model, and why, by users that it was not trained on.
+    """Which heads of a ranking model are kept, with their metrics on users on which it was not trained.
 
     Attributes:
-      best_epoch: number of training epochs, the one with the lowest losses on held-out users; 0: no epoch was better
-        than no training. In an update the parent's network counts as epoch 1, and the first epoch of training as 2.
-      strengths: of the click and the rating head; 0: left out.
-      click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not. The
-        best strength of the click head is the one with the highest selection value, that of the rating head the one
-        with the lowest error. In ``click_loss``, lists with tail targets count twice; ``rating_loss`` is the mean
-        squared error.
-      untrained: both without the heads, where the order is the hybrid's and the ratings are those of the factors, or of
-        biases.
-      selection: the selection value (:func:`tfllmrec.evaluation.protocol.selection_value`) of the first target of each
+      best_epoch: The number of training epochs with the lowest losses on held-out users; 0 if no epoch was better than
+        the untrained model. In an update, the parent's network counts as epoch 1, and the first epoch of training as
+        epoch 2.
+      strengths: The strengths of the click head and the rating head; 0 if the head is dropped.
+      click_loss: The loss of the click head on held-out users at its best strength, which is the one with the highest
+        selection value, even if the head is dropped. Lists with tail targets count twice.
+      rating_loss: The mean squared error of the rating head on held-out users at its best strength, which is the one
+        with the lowest error, even if the head is dropped.
+      untrained: Both losses without the heads, with the order of the hybrid and the ratings from factors or biases.
+      selection: The selection value (:func:`tfllmrec.evaluation.protocol.selection_value`) of the first target of each
         held-out query, with the click head and without it; a target that is not among the candidates counts as missed.
-      selection_interval: low and high end of the confidence interval of the gain in ``selection``. It holds with 95 %
-        confidence for all strengths together (Bonferroni); in an update, for each strength on its own.
-      rating_interval: low and high end of the 95 % interval of the fall from ``untrained[1]`` to ``rating_loss``; empty
-        without ratings.
-      temperature: that the logits of the click probabilities are divided by.
-      log_loss: the mean of -log of the next item's probability, at that temperature and at 1, where it is one of the
-        candidates. The probabilities are those that are served: without click head, of the hybrid's score alone.
-      ece: the calibration error of all candidates' probabilities there, at that temperature and at 1.
-      rating_ece: the calibration error of the ratings that are served; ``None`` without ratings.
+      selection_interval: The low and the high end of the confidence interval of the gain in ``selection``. It holds
+        with 95 % confidence for all strengths together (Bonferroni); in an update, for each strength separately.
+      rating_interval: The low and the high end of the 95 % interval of the decrease from ``untrained[1]`` to
+        ``rating_loss``; empty without ratings.
+      temperature: The temperature by which the logits of the click probabilities are divided.
+      log_loss: The mean negative log probability of the next item, at ``temperature`` and at 1, over the queries whose
+        next item is a candidate. The probabilities are those that are served; without the click head, they depend on
+        the hybrid's score alone.
+      ece: The calibration error of the probabilities of all candidates of these queries, at ``temperature`` and at 1.
+      rating_ece: The calibration error of the served ratings; ``None`` without ratings.
     """
 
     best_epoch: int
@@ -119,23 +122,26 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRecord(Verdict):
-    """What a ranking model was made of, and what each head was worth on users that it was not trained on.
+    """The training data of a ranking model, and the verdict on its heads.
 
-    If the parent of an update left out both heads, the figures of the heads and lists are the parent's, ``epochs`` is
-    0, and there is neither ``rating_interval`` nor ``rating_ece``: ratings are by the update's own factors or biases.
+    If the parent of an update dropped both heads, the metrics of the heads and the numbers of lists are those of the
+    parent, ``epochs`` and ``rated`` are 0, ``rating_interval`` is empty, and ``rating_ece`` is ``None``. The ratings
+    are then predicted by the factors or biases of the update.
 
     Attributes:
-      lists: validation queries that were learnt from.
-      held_out: validation queries that the heads were judged on, each by a model that was not trained on its user.
-      rated: training events whose rating was learnt from; 0 where the data has no ratings.
-      factors: numbers of items, factors and history components of the factor model; empty where biases predict the base
-        ratings.
-      biases_loss: the mean squared error on held-out users by biases.
-      factors_interval: low and high end of the 95 % interval of the fall from ``biases_loss`` to the error by factors;
-        empty without ratings, and where there are too many items for factors.
-      epochs: number tried; in an update the parent's network counts as one.
-      weight: of the hybrid's score.
-      seconds: time to build it.
+      lists: The number of validation queries for training.
+      held_out: The number of validation queries on which the heads were evaluated, each by a model that was not trained
+        on its user.
+      rated: The number of training events whose ratings were learned; 0 if the data has no ratings, or the rating head
+        was not trained.
+      factors: The numbers of items, factors and history components of the factor model; empty if biases predict the
+        base ratings.
+      biases_loss: The mean squared error of the biases on held-out users.
+      factors_interval: The low and the high end of the 95 % interval of the decrease from ``biases_loss`` to the error
+        of the factors; empty without ratings, and with too many items for factors.
+      epochs: The number of epochs tried; in an update, the parent's network counts as one.
+      weight: The weight of the hybrid's score.
+      seconds: The time of fitting in seconds.
     """
 
     lists: int
@@ -150,10 +156,10 @@ class RankingRecord(Verdict):
 
     @classmethod
     def load(cls, folder: Path) -> RankingRecord:
-        """That of a folder that :func:`prepared_ranking` made.
+        """Loads the record of a folder that :func:`prepared_ranking` wrote.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: The record is damaged.
         """
         return read_json(folder / RECORD, cls, f"copy {folder} back, or fit again")
 
@@ -163,7 +169,7 @@ class RankingRecord(Verdict):
         return not any(self.strengths) and not self.factors
 
     def line(self) -> str:
-        """For display: which heads are kept, and the figures behind it."""
+        """Returns a line for users with the kept heads and their metrics."""
         with_it, without = self.selection
         low, high = self.selection_interval
         order = (
@@ -192,15 +198,15 @@ class RankingRecord(Verdict):
 
 @dataclass(frozen=True, eq=False)
 class RankingStart:
-    """What the ranking model of an update goes on from.
+    """The earlier model from which the ranking model of an update starts, and the data for its training.
 
     Attributes:
-      record: of the earlier model. Heads that it left out stay left out.
-      weights: of the earlier model, by :func:`weights_of`; empty where both heads were left out.
-      queries: bool ``[B]``, the validation queries whose next item the earlier model was not trained on.
-      users: bool ``[U]``, the users of :meth:`Split.train_queries` whose ratings are learnt from.
-      epochs: at most.
-      learning_rate_share: the peak learning rate, as a share of the config's.
+      record: The record of the earlier model. Heads that it dropped stay dropped.
+      weights: The weights of the earlier model, from :func:`weights_of`; empty if both heads were dropped.
+      queries: Bool ``[B]``, the validation queries on whose next item the earlier model was not trained.
+      users: Bool ``[U]``, the users of :meth:`Split.train_queries` whose ratings are learned.
+      epochs: The largest number of epochs.
+      learning_rate_share: The peak learning rate as a share of that of the config.
     """
 
     record: RankingRecord
@@ -212,13 +218,13 @@ class RankingStart:
 
 
 def weights_of(model: RankingModel, temperature: float) -> list[np.ndarray]:
-    """The values of :func:`_learnt`, with the logits not yet divided by ``temperature``."""
+    """Returns the values of :func:`_learnt`; reverts the division of the logits by ``temperature``."""
     *others, log_weight = (variable.numpy() for variable in _learnt(model))
     return [*others, log_weight + np.float32(np.log(temperature))]
 
 
 def _learnt(model: RankingModel) -> list[tf.Variable]:
-    """The network's variables without the strengths, which are chosen, and the factors, which are of a catalogue."""
+    """Returns the network's variables except strengths, which are chosen, and factors, which depend on a catalogue."""
     network = model.network
     parts = [network.attention, *network.crosses, *network.heads.values()]
     of_parts = [variable for part in parts for variable in part.weights]
@@ -226,7 +232,7 @@ def _learnt(model: RankingModel) -> list[tf.Variable]:
 
 
 def settle_epochs(config: RankingConfig, split: Split) -> str | None:
-    """Fills in *auto* epochs, in place; returns what was chosen and why."""
+    """Sets *auto* epochs in ``config``; returns a line with the choice and its reason."""
     if config.epochs is not None:
         return None
     n_queries = len(split.validation)
@@ -238,7 +244,7 @@ def settle_epochs(config: RankingConfig, split: Split) -> str | None:
 
 
 def _most_lists(config: RankingConfig, n_items: int) -> int:
-    """How many lists are learnt from at most."""
+    """Returns the largest number of lists for training."""
     return min(LISTS * 100 // max(config.candidates, 100), SCORED // n_items)
 
 
@@ -250,22 +256,25 @@ def prepared_ranking(
     tell: Tell,
     start: RankingStart | None = None,
 ) -> RankingModel | None:
-    """The ranking model in ``folder``, made where it is not there yet.
+    """Loads the ranking model in ``folder``, or fits it if it is not there yet.
 
-    The folder appears when the model is whole, or found to be of no help. A process that is killed earlier starts over,
-    and the same seed gives the same model.
+    The folder is created when the model is complete, or is found not to help. If the process is killed before that, the
+    next call starts from the beginning; the same seed gives the same model.
 
     Args:
-      folder: of the model: its weights, ``record.json``, a :class:`RankingRecord`, and ``made_from.json``; logs go
-        beside it. A model that is left out has no weights.
-      data, config, hybrid, start: see :func:`fit_ranking`.
-      tell: called with a line for each step.
+      folder: The folder of the model, with its weights, ``record.json``, which is a :class:`RankingRecord`, and
+        ``made_from.json``. Logs are written next to it. A model that is dropped has no weights.
+      data: As in :func:`fit_ranking`.
+      config: As in :func:`fit_ranking`.
+      hybrid: As in :func:`fit_ranking`.
+      tell: Called with a line for each step.
+      start: As in :func:`fit_ranking`.
 
     Returns:
-      The model; ``None`` where it is left out.
+      The model; ``None`` if it is dropped.
 
     Raises:
-      ModelError: the folder is damaged, or belongs to other settings, other data or another hybrid.
+      ModelError: The folder is damaged, or belongs to other settings, other data or another hybrid.
     """
     split, seed = data.split, data.seed
     if not folder.is_dir():
@@ -284,7 +293,7 @@ def prepared_ranking(
 
         write_folder(folder, write)
         tell(f"ranking: {RankingRecord.load(folder).line()}")
-    elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
+    elif (folder / MADE_FROM).is_file():  # earlier versions did not write this file
         claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed, start))
     return load_ranking(folder, hybrid, split, config, seed)
 
@@ -292,7 +301,7 @@ def prepared_ranking(
 def _made_from(
     hybrid: Servable, split: Split, config: RankingConfig, seed: int, start: RankingStart | None
 ) -> dict[str, Any]:
-    """All settings and data on which the trained model depends, as JSON values."""
+    """Returns all settings and data on which the trained model depends, as JSON values."""
     train = split.train
     settings: dict[str, Any] = {}
     if start is not None:
@@ -308,13 +317,17 @@ def _made_from(
 
 
 def load_ranking(folder: Path, hybrid: Servable, split: Split, config: RankingConfig, seed: int) -> RankingModel | None:
-    """A model that :func:`prepared_ranking` made; ``None`` where it was left out.
+    """Loads a model that :func:`prepared_ranking` wrote; returns ``None`` if it was dropped.
 
     Args:
-      hybrid: that of the run, or one over a catalogue that has further items at its end.
+      folder: The folder of the model.
+      hybrid: The hybrid of the run, or one for a catalogue with further items at its end.
+      split: The split of the run.
+      config: The settings of the ranking model.
+      seed: Random seed of the run.
 
     Raises:
-      ModelError: it is damaged, missing, or was made with other sizes.
+      ModelError: The model is damaged, missing, or was fitted with other sizes.
     """
     record = RankingRecord.load(folder)
     if record.left_out:
@@ -332,37 +345,39 @@ def fit_ranking(
     logs: Path | None = None,
     start: RankingStart | None = None,
 ) -> Fitted[RankingModel | None, RankingConfig]:
-    """Learns the order from validation queries and ratings from training events; keeps the heads that help.
+    """Learns the order from validation queries and the ratings from training events, and keeps the heads that help.
 
-    The validation queries are divided into folds. For each fold a model is trained on the others, without the rated
-    events of the fold's users, and measured after every epoch. The epoch minimises the sum of both heads' losses over
-    all folds, and the strength of the rating head minimises its own loss. The strength of the click head maximises the
-    selection value, by which all settings are chosen: the strength with the lowest loss is often too high for the best
-    lists. A head is kept if its gain there is larger than chance, that is, if the paired bootstrap interval of the gain
-    over users is above zero. The gain is the rise of the selection value for the click head, and the fall of the
-    squared error for the rating head. If a head is kept, the final model is trained on all queries.
+    The validation queries are divided into folds. For each fold, a model is trained on the other folds, without the
+    rated events of the fold's users, and measured after every epoch. The chosen epoch minimises the sum of both heads'
+    losses over all folds, and the strength of the rating head minimises its loss. The strength of the click head
+    maximises the selection value, by which all settings are chosen, because the strength with the lowest loss is often
+    too high for the best lists. A head is kept if its gain is significant, which means that the paired bootstrap
+    interval of the gain over users is above zero. The gain is the increase of the selection value for the click head,
+    and the decrease of the squared error for the rating head. If a head is kept, the final model is trained on all
+    queries.
 
     Before that, the factor model of ratings is fitted on the training events, and replaces the biases by the same rule;
-    catalogues of more than ``rating_factors.ITEMS`` items have none. The temperature of the click probabilities
-    minimises the log loss of the candidates over all folds, if temperatures that are fitted on the other folds lower
-    the loss of a fold; otherwise it is 1. If all rated events are of the users of one fold, or there are none, the
-    rating head is not trained.
+    catalogues of more than ``rating_factors.ITEMS`` items have no factor model. The temperature of the click
+    probabilities minimises the log loss of the candidates over all folds, if temperatures that are fitted on the other
+    folds lower the loss of a fold; otherwise it is 1. If there are no rated events, or all of them are of users of one
+    fold, the rating head is not trained.
 
-    With ``start`` each training goes on from an earlier model, and only queries whose next item that model was not
-    trained on are learnt from and judged on. The earlier model itself counts as the first epoch. A head that it kept
-    is left out only if it is worse beyond chance; one that it left out is not tried again. If there are fewer than
-    :data:`FEWEST` such queries, the earlier network is not trained, and is measured on all queries. If the earlier
-    model left out both heads, only the factors are fitted, and the verdict on the heads is the earlier one.
+    With ``start``, training starts from an earlier model, and only uses queries on whose next item that model was not
+    trained, for training as well as for the evaluation. The earlier model itself counts as the first epoch. A head that
+    it kept is dropped only if it is significantly worse; a head that it dropped is not tried again. If there are fewer
+    than :data:`FEWEST` such queries, the earlier network is not trained, and is measured on all queries. If the earlier
+    model dropped both heads, only the factors are fitted, and the verdict on the heads is the earlier one.
 
     Args:
-      data: its seed is that of the folds, the items drawn, the network and the order of the batches.
-      config: with epochs.
-      hybrid: fitted; it is not changed.
-      logs: for TensorBoard: the model's own training there, that of each fold in a folder below.
-      start: the model of an earlier run; by default the network starts from random weights.
+      data: The training data; its seed is that of the folds, the sampled items, the network and the order of the
+        batches.
+      config: The settings, with the number of epochs.
+      hybrid: A fitted hybrid; it is not changed.
+      logs: The folder for TensorBoard logs of the final training; those of each fold are in a subfolder.
+      start: The model of an earlier run; by default, the network starts from random weights.
 
     Returns:
-      The model, or ``None`` where nothing is kept; and a :class:`RankingRecord` as its figures.
+      The model, or ``None`` if nothing is kept, with a :class:`RankingRecord` as its figures.
     """
     began, split, seed = time.monotonic(), data.split, data.seed
     scale = RatingScale.of_split(split)
@@ -434,8 +449,8 @@ def fit_ranking(
             _go_on(model, start)
         _train(model, lists, rated, config, first, verdict.best_epoch, seed, "Learning to rank", logs)
     if not verdict.strengths[0]:
-        model.network.log_weight.assign(weight)  # the one that suits the hybrid's score alone
-    # Divides the logits, whose two parts these are, by the temperature.
+        model.network.log_weight.assign(weight)  # the best weight of the hybrid's score without a head
+    # The logits are the sum of these two terms; both are divided by the temperature.
     model.network.log_weight.assign_sub(np.log(verdict.temperature))
     model.network.strengths.assign(np.divide(verdict.strengths, [verdict.temperature, 1.0]))
     record = RankingRecord(
@@ -455,13 +470,19 @@ def fit_ranking(
 def _factors(
     data: TrainingData, scale: RatingScale, asked: Queries, ratings: np.ndarray, users: np.ndarray
 ) -> tuple[RatingFactors | None, float, dict[str, Any]]:
-    """The factor model of the training ratings, the mean squared error of the better one, and figures of the record.
-
-    ``None`` where it is not better than biases, or there are more than :data:`ITEMS` items.
+    """Fits the factor model of the training ratings, and compares it with biases.
 
     Args:
-      data: training events and texts. scale: the biases. asked: queries that nothing was learnt from, with targets.
-      ratings: of their first targets, NaN for none. users: of the queries, for the bootstrap.
+      data: Training events and texts.
+      scale: The biases.
+      asked: Queries with targets that were not used for training.
+      ratings: The ratings of their first targets, NaN for none.
+      users: The users of the queries, for the bootstrap.
+
+    Returns:
+      The factor model, or ``None`` if it is not significantly better than biases, there are more than :data:`ITEMS`
+      items, or no target is rated; the mean squared error of the factors or biases, whichever are used; and entries of
+      the record.
     """
     rated = np.isfinite(ratings)
     if not rated.any():
@@ -503,9 +524,9 @@ def _train(
     logs: Path | None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a compiled model from epoch ``first`` up to ``epochs``, with the optimizer as it is before any training.
+    """Trains a compiled model from epoch ``first`` up to ``epochs``, with the optimizer reset to its initial state.
 
-    It is not compiled again for each fold: Keras would trace its step anew.
+    The model is not compiled again for each fold, because Keras would then trace the training step again.
     """
     if epochs <= first or not len(lists["label"]):
         return
@@ -523,28 +544,36 @@ def _train(
 
 
 def _go_on(model: RankingModel, start: RankingStart) -> None:
-    """Gives the network the weights of the earlier one."""
+    """Copies the weights of the earlier network."""
     for variable, value in zip(_learnt(model), start.weights, strict=True):
         variable.assign(value)
 
 
-# What is learnt from ------------------------------------------------------------------------------------------------
+# Training data -------------------------------------------------------------------------------------------------------
 
 
 def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates: int, seed: int) -> Examples:
-    """What ``RankingModel.compute_loss`` takes for ``lists``, of all queries, which have targets.
+    """Returns the examples ``lists`` of ``RankingModel.compute_loss`` for all queries.
 
-    A list has the hybrid's best ``candidates`` of what is not excluded, the first target wherever it came, and some of
-    all others, but none of the query's other targets: they are not wrong. Those others stand for many, and count as
-    many (``log_times``); so does a target from among them. Otherwise a low score would give the target away, which
-    alone needs no high one to be in the list. What is learnt is the softmax over the catalogue, and so holds for a list
-    from any source (importance sampling: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by
-    importance sampling").
+    A list contains the hybrid's best ``candidates`` that are not excluded, the first target even if it is not among
+    these, and a sample of all other items, but none of the query's other targets, which are not wrong. Each sampled
+    item represents many items and is weighted accordingly (``log_times``), and so is a target that is not among the
+    candidates. Otherwise, a low score would reveal the target, because no other item could be in the list with a low
+    score. So the loss approximates that of the softmax over the catalogue, and the model is valid for lists from any
+    source (importance sampling: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by importance
+    sampling").
+
+    Args:
+      model: The ranking model.
+      hybrid: The fitted hybrid.
+      queries: Queries that all have targets.
+      candidates: The number of candidates.
+      seed: Random seed of the sampled items.
     """
     generator = np.random.default_rng(seed)
     n_items, parts = hybrid.n_items, []
     given = tf.function(model.given, reduce_retracing=True, autograph=False)
-    order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
+    order = np.argsort(queries.history.lengths, kind="stable")  # similar lengths together, as in the model's score
     ordered, size = queries.take(order), max(1, min(hybrid.rows_at_once, SCORES // n_items))
     for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
         batch = ordered.slice(start, start + size)
@@ -577,7 +606,7 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
 
 
 def _without_others(items: np.ndarray, targets: Ragged, absent: int) -> np.ndarray:
-    """``items`` int ``[B, M]`` with ``absent`` in the place of all targets of the query but the first."""
+    """Replaces all targets of a query except the first by ``absent`` in ``items``, int ``[B, M]``."""
     row, target = targets.row_of_value, targets.values
     other = target != target[targets.offsets[:-1]][row]
     width = max(int(items.max(initial=0)), int(target.max(initial=0))) + 2
@@ -594,17 +623,23 @@ def rated_events(
     factors: RatingFactors | None = None,
     among: np.ndarray | None = None,
 ) -> tuple[Examples | None, np.ndarray]:
-    """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
+    """Returns the examples ``rated`` of ``RankingModel.compute_loss``: training events with their previous histories.
 
-    At most :data:`RATED` events of :data:`RATERS` users, of the newest that the hybrid looks at; fewer where
-    :data:`SCORED` says so. The bias of an item, or its ``factors``, are those without the rating that is to be
-    predicted. Fields of requests are missing: training queries have none.
+    There are at most :data:`RATED` events of :data:`RATERS` users, among the newest events that the hybrid reads, and
+    fewer if :data:`SCORED` limits them. The bias of an item, or its ``factors``, are computed without the rating that
+    is to be predicted. Fields of requests are missing, because training queries have none.
 
     Args:
-      among: bool ``[U]``, of the users of ``Split.train_queries()``; only their events are taken.
+      model: The ranking model.
+      hybrid: The fitted hybrid.
+      split: The split with the training events.
+      scale: The biases of ratings.
+      seed: Random seed of the sampled users and events.
+      factors: The factor model of ratings, if it replaces the biases.
+      among: Bool ``[U]``, users of ``Split.train_queries()`` whose events are used; by default all.
 
     Returns:
-      The examples, ``None`` without any; and the user id of each, object ``[E]``.
+      The examples, ``None`` if there are none; and the user id of each, object ``[E]``.
     """
     generator = np.random.default_rng(seed)
     everybody = split.train_queries()
@@ -620,7 +655,7 @@ def rated_events(
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
     def after_events(query, row, at, target):
-        """Everything known after the events ``at`` of the rows of ``query``."""
+        """Returns the inputs of the network after the events ``at`` of the rows ``row`` of ``query``."""
         terms = hybrid.terms_after(model.item_vectors, query, row, at, target)
         before = {key: tf.gather(values, row) for key, values in query.items()}
         known = tf.range(tf.shape(query["history"])[1]) <= at[:, tf.newaxis]
@@ -656,7 +691,7 @@ def rated_events(
 
 
 def _starts(label: str, unit: str, total: int, size: int) -> Iterator[int]:
-    """Where each block of ``size`` begins, with a progress bar over ``total``."""
+    """Yields the start of each block of ``size``, with a progress bar over ``total``."""
     with show_progress(label, unit) as progress:
         for start in range(0, total, size):
             yield start
@@ -664,20 +699,22 @@ def _starts(label: str, unit: str, total: int, size: int) -> Iterator[int]:
 
 
 def target_ratings(events: pd.DataFrame | None, queries: Queries) -> np.ndarray:
-    """How the first target of each query was rated, float32 ``[B]``; NaN where it was not. Each has a target.
+    """Returns the rating of the first target of each query, float32 ``[B]``; NaN for none.
 
     Args:
-      events: see :func:`ratings_of_targets`.
+      events: As in :func:`ratings_of_targets`.
+      queries: Queries that all have targets.
     """
     return ratings_of_targets(events, queries)[queries.targets.offsets[:-1]]
 
 
 def ratings_of_targets(events: pd.DataFrame | None, queries: Queries) -> np.ndarray:
-    """How each target was rated, float32 ``[V]`` in the order of ``queries.targets.values``; NaN where it was not.
+    """Returns the rating of each target, float32 ``[V]``, in the order of ``queries.targets.values``; NaN for none.
 
     Args:
-      events: that the queries ask for: ``Split.validation_events`` or ``Split.test_events``. Where a user has several
-        events with an item among them, these are taken in their order.
+      events: The events with the targets, ``Split.validation_events`` or ``Split.test_events``. Several events of a
+        user with the same item are matched in their order.
+      queries: The queries.
     """
     assert events is not None
     targets = pd.DataFrame({USER: queries.user_ids[queries.targets.row_of_value], ITEM_INDEX: queries.targets.values})
@@ -692,9 +729,10 @@ def ratings_of_targets(events: pd.DataFrame | None, queries: Queries) -> np.ndar
 def batches(
     lists: Examples, rated: Examples | None, batch_size: int, seed: list[int], n_items: int
 ) -> Iterator[dict[str, Examples]]:
-    """One epoch: every list once, and :data:`RATED_BATCH` rated events beside them; a function of the seed alone.
+    """Yields the batches of one epoch, which depend only on the seed and the examples.
 
-    Lists of similar histories come together, because a step takes as long as its longest history.
+    An epoch contains every list once, and each batch also :data:`RATED_BATCH` rated events. Lists with histories of
+    similar length are batched together, because the time of a step depends on its longest history.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(lists["label"]))
@@ -709,7 +747,7 @@ def batches(
 
 
 def _joined(parts: list[dict[str, Any]], model: RankingModel) -> Examples:
-    """Batches of examples one after another, their events padded to the same width."""
+    """Concatenates batches of examples, and pads their events to the same width."""
     fill = {"recent": model.n_items, "marks": np.nan}
     for part in parts:
         for name, value in fill.items():
@@ -723,12 +761,12 @@ def _rows(examples: Examples, rows: np.ndarray) -> Examples:
 
 
 def _lengths(examples: Examples, n_items: int) -> np.ndarray:
-    """How many events each history has, int64 ``[B]``."""
+    """Returns the number of events in each history, int64 ``[B]``."""
     return (examples["recent"] < n_items).sum(axis=1)
 
 
 def _trimmed(examples: Examples, n_items: int) -> Examples:
-    """The examples with histories cut to the longest one: columns that are empty in every row are dropped."""
+    """Cuts histories to the longest one, so that no column is empty in every row."""
     width = max(_lengths(examples, n_items).max(initial=0), 1)
     return examples | {name: examples[name][:, :width] for name in OF_EVENTS}
 
@@ -748,11 +786,11 @@ def _dataset(
     return made.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
 
-# How it is learnt ---------------------------------------------------------------------------------------------------
+# Training ------------------------------------------------------------------------------------------------------------
 
 
 def start_from_hybrid(model: RankingModel, lists: Examples) -> None:
-    """Sets what the terms are measured by, and the weight of the hybrid's score that suits the lists best."""
+    """Sets the shift and scale of the terms, and the weight of the hybrid's score to its best value for the lists."""
     there = lists["items"] < model.n_items
     terms = lists["terms"][there]
     if not len(terms):
@@ -767,20 +805,23 @@ def start_from_hybrid(model: RankingModel, lists: Examples) -> None:
 
 
 def _surprise(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """``-log softmax`` of ``[B, M]`` at ``label`` ``[B]``; minus infinity where there is nothing."""
+    """Returns ``-log softmax`` of ``logits`` ``[B, M]`` at ``label`` ``[B]``; logits are minus infinity for padding."""
     highest = logits.max(axis=1)
     total = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1)) + highest
     return total - logits[np.arange(len(label)), label]
 
 
 def fitted_temperature(logits: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float:
-    """What dividing the logits by minimises the log loss (temperature scaling: Guo et al. 2017, arXiv:1706.04599).
+    """Returns the temperature that minimises the log loss (temperature scaling: Guo et al. 2017, arXiv:1706.04599).
 
     Args:
-      logits: float ``[n, M]``, minus infinity where there is nothing. label: int ``[n]``. fold: int ``[n]``.
+      logits: Float ``[n, M]``, minus infinity for padding.
+      label: Int ``[n]``, the column of the next item.
+      fold: Int ``[n]``, the fold of each row.
 
     Returns:
-      One of :data:`TEMPERATURES`; 1 if those that suit the other folds do not lower the loss of a fold, on average.
+      One of :data:`TEMPERATURES`; 1 if the best temperatures of the other folds do not lower the loss of a fold, on
+      average.
     """
     losses = np.stack([_surprise(logits / temperature, label) for temperature in TEMPERATURES])
     unseen = _surprise(logits, label)
@@ -793,17 +834,17 @@ def fitted_temperature(logits: np.ndarray, label: np.ndarray, fold: np.ndarray) 
 
 
 class HeldOut(tf.keras.callbacks.Callback):
-    """Measures both heads on the users of a fold after each epoch, at every strength, and judges them over all folds.
+    """Measures both heads on the users of a fold after each epoch, at every strength, and evaluates all folds together.
 
-    The losses at full strength enter ``logs`` as ``val_click_loss`` and ``val_rating_loss``.
+    It adds the losses at strength 1 to ``logs`` as ``val_click_loss`` and ``val_rating_loss``.
 
     Args:
-      model: in training its strengths are 1.
-      lists: of all folds, B of them, each with its ``weight`` in the losses and in the selection value.
-      ratings: float32 ``[B]``, how the target of each list was rated; NaN where it was not.
-      users: int64 ``[B]``, equal numbers for lists of one user.
-      config: with epochs.
-      earlier: the strengths of the heads in an earlier model, which is then measured as the first epoch.
+      model: The model; its strengths are 1 in training.
+      lists: The B lists of all folds, each with its ``weight`` in the losses and in the selection value.
+      ratings: Float32 ``[B]``, the rating of the target of each list; NaN for none.
+      users: Int64 ``[B]``, equal numbers for lists of the same user.
+      config: The settings, with the number of epochs.
+      earlier: The strengths of the heads in an earlier model, which is then measured as the first epoch.
     """
 
     def __init__(
@@ -822,18 +863,18 @@ class HeldOut(tf.keras.callbacks.Callback):
         self.earlier, self.candidates = earlier, min(config.candidates, model.n_items)
         self.learned = tf.function(model.learned, reduce_retracing=True, autograph=False)
         self.fold = np.empty(0, int)
-        # Loss, ndcg@10 and squared error of each list, by epoch (0: untrained) and strength; and without the heads.
+        # The loss, ndcg@10 and squared error of each list, by epoch (0: untrained) and strength, and without the heads.
         self.by_epoch = np.full((3, config.epochs + 1, len(STRENGTHS), len(ratings)), np.nan)
         self.without = np.full((3, len(ratings)), np.nan)
-        # Of each list by epoch: the weight of the hybrid's score, the click head for each candidate, the rating.
+        # The weight of the hybrid's score, the rating, and the click head's logit of each candidate, by epoch and list.
         self.weight, self.rating = np.ones((2, config.epochs + 1, len(ratings)), np.float32)
         self.click = np.zeros((config.epochs + 1, len(ratings), self.candidates), np.float32)
         self.fold_of = np.zeros(len(ratings), int)
 
     def begin(self, fold: np.ndarray) -> None:
-        """Measures the untrained model on the lists ``fold``, int ``[n]``, those that the next training leaves out."""
+        """Measures the untrained model on the lists ``fold``, int ``[n]``, which are held out of the next training."""
         lengths = _lengths(self.lists, self.ranking.n_items)[fold]
-        self.fold = fold[np.argsort(lengths, kind="stable")]  # like lengths together, as in training
+        self.fold = fold[np.argsort(lengths, kind="stable")]  # similar lengths together, as in training
         self.fold_of[fold] = self.fold_of.max() + 1
         for rows in self._blocks():
             part = _rows(self.lists, rows)
@@ -867,16 +908,16 @@ class HeldOut(tf.keras.callbacks.Callback):
             logs |= {"val_rating_loss": _mean(rating[np.isfinite(rating)]) or 0.0}
 
     def verdict(self, seed: int) -> Verdict:
-        """The best epoch and strengths over all folds; the strength of a head that is left out is 0.
+        """Returns the best epoch and strengths over all folds; the strength of a head that is dropped is 0.
 
         Args:
-          seed: of the resamples.
+          seed: Random seed of the bootstrap.
         """
         rated = np.isfinite(self.ratings) & self.ranking.rates
         click_loss = (self.by_epoch[0] * self.list_weight).mean(axis=-1)
         means = np.stack([click_loss, self.by_epoch[2][..., rated].sum(axis=-1) / max(rated.sum(), 1)])
         untrained = means[:, 0, 0]
-        # A head that is worse at every strength will be left out; epochs that diverged are ignored.
+        # A head counts at most as much as without it, because it would be dropped; diverged epochs are ignored.
         losses = np.minimum(means.min(axis=-1), untrained[:, np.newaxis]).sum(axis=0)
         losses = np.where(np.isfinite(losses), losses, np.inf)
         first = int(self.earlier is not None)
@@ -910,13 +951,13 @@ class HeldOut(tf.keras.callbacks.Callback):
         )
 
     def _keeps(self, head: int, interval: tuple[float, float] | None) -> bool:
-        """Whether a head is kept whose gain has that interval."""
+        """Returns whether a head is kept, from the interval of its gain."""
         if self.earlier is not None:
             return self.earlier[head] > 0 and (interval is None or interval[1] >= 0)
         return interval is not None and interval[0] > 0
 
     def _calibrated(self, epoch: int, strengths: list[float]) -> dict[str, Any]:
-        """``temperature``, ``log_loss``, ``ece`` and ``rating_ece`` of what would be served."""
+        """Returns ``temperature``, ``log_loss``, ``ece`` and ``rating_ece`` of the values that would be served."""
         label, there = self.lists["label"], self.lists["items"][:, : self.candidates] < self.ranking.n_items
         offered = label < self.candidates
         rated = np.isfinite(self.ratings) & self.ranking.rates
@@ -928,7 +969,7 @@ class HeldOut(tf.keras.callbacks.Callback):
             error = calibration_error(told, self.ratings[rated])
         if not offered.any():
             return {"rating_ece": error}
-        # Without the click head the order is that of the untrained model.
+        # Without the click head, the logits are those of the untrained model.
         epoch = epoch if strengths[0] else 0
         logits = self.weight[epoch, :, np.newaxis] * self.lists["scores"][:, : self.candidates]
         logits = np.where(there, logits + strengths[0] * self.click[epoch], -np.inf)[offered].astype(np.float64)
@@ -949,7 +990,7 @@ class HeldOut(tf.keras.callbacks.Callback):
             yield self.fold[start : start + HELD_BATCH]
 
     def _figures(self, part: Examples, ratings: np.ndarray, logits: np.ndarray, told: np.ndarray) -> np.ndarray:
-        """float64 ``[3, b]``: loss, ndcg@10 among the candidates, and squared error of what would be served."""
+        """Returns the loss, ndcg@10 among the candidates, and squared error of served ratings, float64 ``[3, b]``."""
         there = part["items"] < self.ranking.n_items
         surprise = _surprise(np.where(there, logits + part["log_times"], -np.inf), part["label"])
         logits = np.where(there, logits, -np.inf)
@@ -961,29 +1002,39 @@ class HeldOut(tf.keras.callbacks.Callback):
         return np.stack([surprise, ndcg(ranks, len(row), 10), error**2])
 
 
-# What it is worth ---------------------------------------------------------------------------------------------------
+# Evaluation ----------------------------------------------------------------------------------------------------------
 
 
 def measure_ranking(
     reranked: Reranked, split: Split, result: Result | None, hybrids: Result, seed: int
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds under ``ranking``: figures on the test queries.
+    """Returns the entry ``ranking`` of ``metrics.json``: metrics on the test queries.
 
     Args:
-      reranked: fitted. result: of it; ``None`` where its order is the hybrid's. hybrids: the hybrid's own, on the same
-        queries.
+      reranked: The fitted model.
+      result: The result of ``reranked``; ``None`` if its order is that of the hybrid.
+      hybrids: The result of the hybrid on the same queries.
+      split: The split with the test queries.
+      seed: Random seed of the sampled queries and the bootstrap.
 
     Returns:
-      ``candidates``; of a new order ``reranked`` (every metric of the hybrid's best items in it), ``intervals`` and
-      ``difference`` (to the hybrid's order, with its 95 % interval, for ``ndcg@10`` and ``recall@10`` in all and in
-      the tail; as far as they were measured); ``offered``, the queries of at most :data:`MEASURED` whose next item is
-      among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
-      are alike), ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score),
-      ``accuracy`` (how often the most likely candidate is the next item, ties shared out) and ``ece`` (the calibration
-      error of the probabilities of all candidates); where the data has ratings ``rated``, how many targets were,
-      ``rmse``, ``rmse_mean`` (the mean of all), ``rmse_biases`` (with those of item and user) and ``rating_ece`` (the
-      calibration error of the ratings). All rated targets count here, elsewhere the first of each query,
-      whose other targets are no candidates then. ``None`` where there is nothing to average.
+      A mapping with ``candidates``, the number of candidates, and
+
+      - if there is a ``result``: ``reranked``, all its metrics; ``intervals``, their intervals; and ``difference``, the
+        differences to the hybrid's order in ``ndcg@10`` and ``recall@10``, of all targets and of the tail, with 95 %
+        intervals, as far as these metrics were measured;
+      - ``offered``, the number of queries, out of at most :data:`MEASURED`, whose next item is among the candidates,
+        and metrics of these queries: ``log_loss``, the mean negative log probability of the next item;
+        ``log_loss_even``, the same with equal probabilities; ``auc``, the share of other candidates that are less
+        likely than the next item; ``auc_hybrid``, the same by the hybrid's score; ``accuracy``, the share of queries
+        whose most likely candidate is the next item, with ties counted proportionally; and ``ece``, the calibration
+        error of the probabilities of all candidates;
+      - if the data has ratings: ``rated``, the number of rated targets; ``rmse``; ``rmse_mean``, the RMSE of the mean
+        rating; ``rmse_biases``, the RMSE of the biases of item and user; and ``rating_ece``, the calibration error of
+        the ratings.
+
+      The metrics of ratings are over all rated targets. Those of probabilities are over the first target of each query,
+      whose other targets are removed from the candidates. Metrics are ``None`` if there is nothing to average.
     """
     labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
     measured: dict[str, Any] = {"candidates": reranked.candidates}
@@ -1002,22 +1053,22 @@ def measure_ranking(
 
 
 def measured_queries(split: Split, seed: int) -> Queries:
-    """The test queries that probabilities and ratings are measured on: at most :data:`MEASURED`, drawn by seed."""
+    """Returns the test queries, a sample of at most :data:`MEASURED`, for metrics of probabilities and ratings."""
     asked = split.test.take(split.test.targets.lengths > 0)
     return asked.take(np.random.default_rng(seed).permutation(len(asked))[:MEASURED])
 
 
 @dataclass(frozen=True)
 class Offered:
-    """The candidates of the queries whose next item is among them.
+    """The candidates of those queries whose next item is among the candidates.
 
     Attributes:
-      items: int64 ``[B, M]``, the candidates; N for none.
-      probability: float32 ``[B, M]``, that the candidate is the next item.
-      label: bool ``[B, M]``, whether it is.
-      there: bool ``[B, M]``, whether there is such a candidate.
-      score: float32 ``[B, M]``, of the hybrid.
-      asked: the number of queries that these are of.
+      items: Int64 ``[B, M]``, the candidates; N for none.
+      probability: Float32 ``[B, M]``, the probability that the candidate is the next item.
+      label: Bool ``[B, M]``, whether the candidate is the next item.
+      there: Bool ``[B, M]``, False for padding.
+      score: Float32 ``[B, M]``, the score by the hybrid.
+      asked: The number of queries in the batch, including those whose next item is not a candidate.
     """
 
     items: np.ndarray
@@ -1029,7 +1080,7 @@ class Offered:
 
 
 def offered_candidates(reranked: Reranked, queries: Queries) -> Iterator[Offered]:
-    """The candidates of ``queries``, a batch at a time."""
+    """Yields the candidates of ``queries`` in batches."""
     for batch in queries.batches(SCORE_BATCH):
         scores = reranked.hybrid.score(batch)
         items = reranked.best(scores, batch)
@@ -1062,7 +1113,7 @@ def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
 
 
 def _auc(values: np.ndarray, label: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """The share of the others that are lower than the one of ``label``, ties half: float64 ``[B]``, NaN without any."""
+    """Returns the share of other values below that of ``label``, ties half: float64 ``[B]``, NaN without others."""
     own, others = values[label][:, np.newaxis], there & ~label
     lower = ((values < own) & others).sum(axis=1) + 0.5 * ((values == own) & others).sum(axis=1)
     with np.errstate(invalid="ignore"):
@@ -1071,7 +1122,13 @@ def _auc(values: np.ndarray, label: np.ndarray, there: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True)
 class RatedTargets:
-    """float ``[R]``: the ratings that were predicted for targets, by the model and by biases, and those given."""
+    """Predicted and given ratings of targets.
+
+    Attributes:
+      predicted: Float ``[R]``, the ratings predicted by the model.
+      by_biases: Float ``[R]``, the ratings predicted by biases.
+      given: Float ``[R]``, the ratings by the users.
+    """
 
     predicted: np.ndarray
     by_biases: np.ndarray
@@ -1079,7 +1136,7 @@ class RatedTargets:
 
 
 def predicted_ratings(reranked: Reranked, split: Split, queries: Queries) -> RatedTargets | None:
-    """The ratings of the rated targets of ``queries``; ``None`` where the model predicts none."""
+    """Returns the ratings of the rated targets of ``queries``; ``None`` if the model does not predict ratings."""
     model = reranked.model
     scale = RatingScale.of_split(split, model.n_items) if model.rates else None
     if scale is None:
@@ -1115,7 +1172,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def ranking_lines(measured: dict[str, Any], hybrids: dict[str, float | None]) -> list[str]:
-    """The lines about the ``ranking`` of ``metrics.json``; ``hybrids``: the hybrid's metrics."""
+    """Returns lines for users about the entry ``ranking`` of ``metrics.json``; ``hybrids`` are the hybrid's metrics."""
     if "left_out" in measured:
         return [measured["left_out"]]
     lines = [f"the hybrid's best {measured['candidates']} stay in its order"]
@@ -1139,5 +1196,5 @@ def ranking_lines(measured: dict[str, Any], hybrids: dict[str, float | None]) ->
 
 
 def _calibration(error: float | None) -> str:
-    """The end of a line; nothing for figures of earlier versions."""
+    """Returns the end of a line; empty for metrics of earlier versions, which lack the calibration error."""
     return "" if error is None else f", expected calibration error {error:.4f}"

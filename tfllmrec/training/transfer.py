@@ -1,18 +1,17 @@
 """Models of a target domain that start from complete runs of other domains, the sources.
 
-- :func:`zero_shot` trains nothing. The model of the first source reads the target's catalogue: an item that both have
-  keeps its learned id and its number of events, any other item is what a cold item is to that model, its text. The
-  item-item weights are solved over the target's catalogue from the events of all sources on items of the target. The
-  history of a user of the target is read when the user asks.
-- :func:`fine_tune` is a fit on the target's events. The layers and the ids of shared items start from the first source,
-  and the sources' events on items of the target count in the item-item weights with the weight ``item_weights.source``,
-  which is chosen on validation; at 0 they are left out.
-
-- :func:`distil` is a fit on the target's events, too. It starts anew, and the dense side of the ``zero_shot`` model is
-  its teacher: the teacher's scores are soft targets beside the items that came next.
+- :func:`zero_shot` trains nothing. It applies the model of the first source to the target's catalogue. An item that is
+  in both catalogues keeps its id embedding and its number of events. Any other item is a cold item, represented by its
+  text. The item-item weights are solved for the target's catalogue from the events of all sources with items of the
+  target. The histories of the target's users are inputs of requests.
+- :func:`fine_tune` trains on the target's events. The layers and the ids of shared items start from the first source.
+  The sources' events with items of the target count in the item-item weights with the weight ``item_weights.source``,
+  which is chosen on validation data; with 0, these events are ignored.
+- :func:`distil` also trains on the target's events, but from random weights. The dense side of the ``zero_shot`` model
+  is its teacher: the teacher's scores are soft targets in addition to the next items.
 
 ``align`` is ``zero_shot`` with text vectors that :func:`tfllmrec.text.coral.coral` or
-:func:`tfllmrec.text.adversarial.adversarial` has made similar to the source's.
+:func:`tfllmrec.text.adversarial.adversarial` made similar to those of the source.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from tfllmrec.training.fit import WarmStart, fit_hybrid, set_seeds
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A fitted model of another domain, and what the target can use of its events.
+    """A fitted model of another domain, and the events of sources that the target can use.
 
     Attributes:
-      model: the first source's.
-      rows: int ``[N]``, of each item of the target its row in the model's catalogue, -1 for none.
-      text: float32 ``[M, Dt]``, the text vectors of the model's catalogue.
-      histories: items of the target that users of all sources had, oldest first.
-      own_histories: rows of the model's catalogue that its training users had.
+      model: The model of the first source.
+      rows: Int ``[N]``, the row of each item of the target in the model's catalogue, -1 for none.
+      text: Float32 ``[M, Dt]``, the text vectors of the model's catalogue.
+      histories: The histories of the users of all sources, with items of the target only, oldest first.
+      own_histories: The histories of the model's training users, as rows of the model's catalogue.
     """
 
     model: Hybrid
@@ -60,11 +59,12 @@ class Source:
 
 
 def histories_among(histories: Ragged, rows: np.ndarray, n_known: int) -> Ragged:
-    """Histories of one catalogue as items of another; what the other one lacks is left out.
+    """Translates histories from one catalogue to another, and drops items that the other one does not have.
 
     Args:
-      histories: rows of the known catalogue of ``n_known`` items.
-      rows: int ``[N]``, of each item of the other catalogue its row in the known one, -1 for none.
+      histories: Histories, as rows of the first catalogue.
+      rows: Int ``[N]``, the row of each item of the other catalogue in the first one, -1 for none.
+      n_known: The number of items of the first catalogue.
     """
     at = np.full(n_known, -1)
     at[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
@@ -73,7 +73,7 @@ def histories_among(histories: Ragged, rows: np.ndarray, n_known: int) -> Ragged
 
 
 def together(histories: Sequence[Ragged]) -> Ragged:
-    """Histories of several sources, one after the other."""
+    """Concatenates the histories of several sources."""
     lengths = np.concatenate([each.lengths for each in histories])
     return Ragged(np.concatenate([each.values for each in histories]), np.append(0, np.cumsum(lengths)))
 
@@ -81,21 +81,21 @@ def together(histories: Sequence[Ragged]) -> Ragged:
 def zero_shot(
     data: TrainingData, config: ExperimentConfig, source: Source, tell: Tell, align: bool = False
 ) -> Fitted[Hybrid, ExperimentConfig]:
-    """The source's model over the target's catalogue, without training.
+    """Applies the source's model to the target's catalogue, without training.
 
-    The item-item weights are solved with the settings of the source, or without the order of events: what comes next
-    may follow from how a shop arranges its shelves. The better of these is chosen on validation
-    (:func:`order_settings`).
+    The item-item weights are solved with the settings of the source, and also without the order of events, because this
+    order may be due to the way in which the source presents its items. The best of these settings are chosen on
+    validation data (:func:`order_settings`).
 
     Args:
-      data: of the target; only its validation queries are read.
-      config: its ``model`` and ``item_weights`` are replaced by those of the source.
-      source: see there.
-      tell: called with a line for each step.
-      align: whether the text vectors are made similar to the source's, as ``transfer.alignment`` says.
+      data: The data of the target, of which the catalogue and the validation queries are read.
+      config: The settings; ``model`` and ``item_weights`` are replaced by those of the source.
+      source: The source.
+      tell: Called with a line for each step.
+      align: Whether the text vectors are made similar to those of the source, by the method ``transfer.alignment``.
 
     Raises:
-      ModelError: the catalogue lacks a field that the model reads.
+      ModelError: The catalogue lacks a field that the model reads.
     """
     set_seeds(config.seed)
     text = np.asarray(data.text)
@@ -115,18 +115,18 @@ def zero_shot(
     config = config.model_copy(deep=True)
     config.model, config.item_weights = model.config, model.item_weights
     config.transfer.method = "align" if align else "zero_shot"
-    config.ranking.epochs, config.interests.learned = 0, False  # they would be trained on the target's events
+    config.ranking.epochs, config.interests.learned = 0, False  # both would be trained on the target's events
     return Fitted(model, config, {}, [said])
 
 
 def _catalogue(data: TrainingData, text: np.ndarray, source: Source) -> Catalogue:
-    """The target's, as the source's model reads it."""
+    """Returns the target's catalogue in the form that the source's model reads."""
     of_target, schema = data.split.dataset.items, data.split.schema
     return Catalogue.of(of_target, text, schema, data.text_widths, source.model.config, graph=data.graph)
 
 
 def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
-    """Settings of the item-item weights that do with the order of the source's events what a target may ask for."""
+    """Returns candidate settings of the item-item weights, with and without the order of the source's events."""
     own = _as_in_source(model)
     if not model.use_behaviour or not own.next_item:
         return {"as in the source": own}
@@ -142,7 +142,7 @@ def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
 
 
 def _as_in_source(model: Hybrid) -> ItemWeightSettings:
-    """The settings of the item-item weights, without what belongs to the source's data: graph, sources and domains."""
+    """Returns the source's settings of the item-item weights without graph, sources and domains, which are its data."""
     return model.item_weights.model_copy(update={"graph": 0.0, "source": 0.0, "domains": {}, "map": False})
 
 
@@ -154,15 +154,18 @@ def fit_from(
     tell: Tell,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Fitted[Hybrid, ExperimentConfig]:
-    """The model of ``transfer.method``.
+    """Creates the model of the target by ``transfer.method``.
 
     Args:
-      source: see there.
-      data: of the target, with the source's schema and :attr:`Source.histories`.
-      config, folder, tell, callbacks: as :func:`tfllmrec.training.fit.fit_hybrid` takes them.
+      source: The source.
+      data: The data of the target, with the source's schema and :attr:`Source.histories`.
+      config: As in :func:`tfllmrec.training.fit.fit_hybrid`.
+      folder: As in ``fit_hybrid``.
+      tell: As in ``fit_hybrid``.
+      callbacks: As in ``fit_hybrid``.
 
     Raises:
-      ModelError: the target's catalogue lacks a field that the source's model reads; see ``fit_hybrid``.
+      ModelError: The target's catalogue lacks a field that the source's model reads; also see ``fit_hybrid``.
     """
     chosen: list[str] = []
     method = config.transfer.method
@@ -170,7 +173,7 @@ def fit_from(
         method, settings, chosen = choose_method(data, config, source, tell)
         for line in chosen:
             tell(f"chosen: {line}")
-        if method == "fine_tune":  # with what was found here, which is not searched again
+        if method == "fine_tune":  # with the settings found here, so that they are not searched again
             config = config.model_copy(update={"item_weights": settings})
     if method == "fine_tune":
         fitted = fine_tune(data, config, source, folder, tell, callbacks)
@@ -189,7 +192,7 @@ def fine_tune(
     tell: Tell,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Fitted[Hybrid, ExperimentConfig]:
-    """A fit on the target's events that starts from the source; arguments as in :func:`fit_from`.
+    """Fits a model on the target's events, starting from the source; the arguments are those of :func:`fit_from`.
 
     ``config.model`` is replaced by that of the source.
     """
@@ -207,13 +210,13 @@ def distil(
     tell: Tell,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Fitted[Hybrid, ExperimentConfig]:
-    """A fit on the target's events with the source's dense side as a teacher; arguments as in :func:`fit_from`.
+    """Fits a model on the target's events, with the dense side of the source's model as its teacher.
 
-    ``config.model`` is replaced by that of the source, so that both read the same queries. ``transfer.distil`` is the
-    weight of the soft targets.
+    The arguments are those of :func:`fit_from`. ``config.model`` is replaced by that of the source, so that both models
+    read the same queries. ``transfer.distil`` is the weight of the soft targets.
 
     Raises:
-      ConfigError: the source has no dense side. See :func:`tfllmrec.training.fit.fit_hybrid`, too.
+      ConfigError: The source's model has no dense side; also see :func:`tfllmrec.training.fit.fit_hybrid`.
     """
     if not source.model.use_dense:
         raise ConfigError(
@@ -230,12 +233,12 @@ def distil(
 def choose_method(
     data: TrainingData, config: ExperimentConfig, source: Source, tell: Tell
 ) -> tuple[Literal["zero_shot", "fine_tune"], ItemWeightSettings, list[str]]:
-    """``zero_shot`` or ``fine_tune``, whichever ranks the validation sample better.
+    """Chooses ``zero_shot`` or ``fine_tune``, whichever ranks the validation sample better.
 
-    Of ``fine_tune`` the item-item weights are measured alone, which takes no training.
+    For ``fine_tune``, only the item-item weights are measured, which requires no training.
 
     Returns:
-      The method, the settings of the item-item weights that were found for ``fine_tune``, and lines that say why.
+      The method, the settings of the item-item weights that were found for ``fine_tune``, and lines with the reasons.
     """
     without: Result = data.measure(zero_shot(data, config, source, tell).model)
     settings, searched = choose_item_weights(data, config.item_weights, tell)
@@ -247,17 +250,19 @@ def choose_method(
         f"transfer.method {method}: selection value of zero_shot {as_it_is:.4f}, of item-item weights with the "
         f"target's events {trained:.4f} ({'; '.join(said) or 'no shared events'})"
     )
-    settings = settings.model_copy(update={"graph": config.item_weights.graph})  # it is still to be chosen
+    settings = settings.model_copy(update={"graph": config.item_weights.graph})  # not chosen yet
     return method, settings, [line, *(searched if method == "fine_tune" else [])]
 
 
 def alignment(data: TrainingData, model: Hybrid, source: Source) -> dict[str, Distances | None]:
-    """How far the two domains are apart: the texts of their items and the mean texts of their users' histories.
+    """Measures the distance of two domains, for the texts of items and for the mean texts of users' histories.
 
-    ``before``: as the encoder gives them; ``after``: as the models read them, centred and aligned.
+    ``before`` refers to the vectors from the encoder; ``after`` to those that the models read, centred and aligned.
 
     Args:
-      data: of the target. model: made from ``source``.
+      data: The data of the target.
+      model: The target's model, created from ``source``.
+      source: The source.
     """
     before, after = (np.asarray(data.text), source.text), (model.text_vectors, source.model.text_vectors)
     histories = (data.histories, source.own_histories)

@@ -1,1 +1,1 @@
-"""From raw tables to clean ones: every row is kept, or dropped under one counted reason."""
+"""Cleans raw tables: each row is kept, or dropped for one reason that is counted."""

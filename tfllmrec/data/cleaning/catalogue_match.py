@@ -1,4 +1,4 @@
-"""Whether a catalogue belongs to the events, as far as the item ids tell."""
+"""Checks by the item ids whether a catalogue belongs to the events."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import pandas as pd
 
 from tfllmrec.data.cleaning.ids import usual_form
 
-#: Shares of the items with events, and of the catalogue, below which a match is too small to trust.
+#: A match is doubted if a smaller share of the items with events is in the catalogue, or if a smaller share of the
+#: catalogue has events.
 FEW_LISTED, FEW_WITH_EVENTS = 0.5, 0.05
-#: Ids beside an id that are looked at, on either side, for how many of them a catalogue has.
+#: How many integers on either side of an id are looked up in the catalogue to estimate matches by chance.
 WINDOW = 50
-#: Where a catalogue has this share of all integers in the range of the events, it would match any small integers.
+#: A catalogue with at least this share of the integers near the ids of the events would match any small integers.
 DENSE = 0.9
 _MOST_ARE_NUMBERS = 0.95
 
 
 def doubts_of_match(met: pd.Index, listed: pd.Index) -> list[str]:
-    """Reasons to doubt that a catalogue belongs to the events; empty if there is none.
+    """Returns reasons to doubt that a catalogue belongs to the events; an empty list if there is none.
 
     The reasons are: few of the items with events are in the catalogue; few items of the catalogue have events; the ids
-    are integers and match no more often than by chance; or they are integers without gaps, which match always. Chance
-    is the share of the catalogue among the integers near each id: related ids match far more often. Integers without
-    gaps are trusted only if both sides end at about the same number.
+    are integers that match no more often than by chance; or they are integers with hardly a gap, which always match.
+    Chance is the catalogue's share of the integers near each id; ids of the same items match far more often. Integers
+    with hardly a gap are trusted only if all ids match and both sides end at about the same number.
 
     Args:
-      met: the distinct item ids of the events.
-      listed: the ids of the catalogue, of which at least one is in ``met``.
+      met: The distinct item ids of the events.
+      listed: The ids of the catalogue, at least one of which is in ``met``.
     """
     shared = int(met.isin(listed).sum())
     reasons = []
@@ -62,7 +63,7 @@ def doubts_of_match(met: pd.Index, listed: pd.Index) -> list[str]:
 
 
 def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
-    """What sets ids of events apart from ids of the catalogue that are alike, with an example; ``""`` if none are."""
+    """Describes how ids of events differ from similar ids of the catalogue, with an example; ``""`` if none do."""
     if not len(unlisted):
         return ""
     spellings: tuple[tuple[str, Callable[[str], str]], ...] = (
@@ -82,14 +83,17 @@ def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
 
 
 def _numbers(ids: pd.Index) -> np.ndarray | None:
-    """The distinct integers among ``ids``, ascending; ``None`` if many are no integers."""
+    """Returns the distinct integers among ``ids``, ascending; ``None`` if more than 5 % of ``ids`` are no integers."""
     texts = pd.Series(ids, dtype="str")
     texts = texts[texts.str.fullmatch("[0-9]{1,15}")]
     return np.unique(texts.astype(np.int64)) if len(texts) >= max(1, _MOST_ARE_NUMBERS * len(ids)) else None
 
 
 def _matches_by_chance(met: np.ndarray, listed: np.ndarray) -> float:
-    """The mean share of integers near each of ``met``, itself left out, that are in ``listed``; both ascending."""
+    """Returns the share of the integers near each of ``met``, without itself, that ``listed`` has, averaged.
+
+    Both are ascending.
+    """
     start = np.maximum(met - WINDOW, min(met[0], listed[0]))
     stop = np.minimum(met + WINDOW, max(met[-1], listed[-1]))
     near = np.searchsorted(listed, stop, side="right") - np.searchsorted(listed, start)

@@ -1,4 +1,4 @@
-"""Cleans the events: ids, ratings, times and kinds, the order within a user, repeats."""
+"""Cleans the events: their ids, ratings, times and kinds, their order within each user, and repeats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import DataError
 
-_HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwise, and so changes published figures
+_HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key would order ties differently and change published figures
 
 
 def clean_events(
@@ -36,34 +36,36 @@ def clean_events(
 ) -> tuple[pd.DataFrame, str | None, np.ndarray]:
     """Drops the event rows that cannot be used, and puts each user's events in order.
 
-    A row whose item is a list counts as one event for each item of the list, whose order counts where nothing else
-    orders events and no user has a second row. Ratings that mean "not rated" become NaN.
-    The order column, else the timestamp, orders a user's events. If a cell of that column cannot be read, its row is
-    dropped; other such cells are taken as unknown. Ties fall by timestamp, then by a hash of user and item ids, then by
-    place in a list of items, then by rating, lower first: the order never depends on the rows' places in the file. Rows
-    that lack the key are dropped where most rows have it. Where most lack it, or it is the same everywhere, the key is
-    ignored, the hash alone fills ``order`` and the data counts as unordered.
+    A row whose item is a list counts as one event for each item of the list. The order of the list is used if nothing
+    else orders events and no user has a second row. Ratings that mean "not rated" become NaN.
 
-    Ratings that are the same in every event, as in logs of clicks, are not informative and become NaN. Beside ``known``
-    events they stay, because ratings may come one at a time. Where repeated events of a user and item are merged, the
-    strongest kind of event stays, and among events of that strength the last or first one.
+    A user's events are ordered by the order column, or else by the timestamp. A row whose cell in that column cannot be
+    read is dropped; unreadable cells in the other column are taken as unknown. Ties are broken by timestamp, then by a
+    hash of user and item ids, then by position in a list of items, then by rating, lower first: the order never depends
+    on the positions of rows in the file. Rows without a value in the column are dropped if most rows have one. If most
+    rows have none, or all rows have the same, the column is ignored. If no column is left, the hash alone determines
+    ``order``, and the data counts as unordered.
+
+    Ratings that are the same in every event, as in logs of clicks, carry no information and become NaN. With ``known``
+    events they stay, because ratings may arrive one at a time. If repeated events of a user and item are merged, the
+    strongest kind of event is kept, and among equally strong events the last or the first one.
 
     Args:
-      raw: the file.
-      config: the ``data`` section.
-      report: takes the findings.
-      known: clean events that these come to; what is decided from all values of a column, or all events of a user, is
-        decided from both.
-      test_rows: bool ``[R]``, the rows of ``raw`` that are test events.
+      raw: The file.
+      config: The ``data`` section.
+      report: Receives the findings.
+      known: Clean events that these are added to. Decisions that depend on all values of a column, or on all events of
+        a user, take both into account.
+      test_rows: Bool ``[R]``, the rows of ``raw`` that are test events.
 
     Returns:
-      user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), and the file's other
-      columns (str) by name, in file order; with ``test_rows`` also test_event (bool);
-      ``order``, ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the
-      rating separates an event from the one before it (all False where no column orders events).
+      Three values. The events, in file order: user_id, item_id (str), rating (float32), timestamp_s (float64), kind
+      (str), order (int64), with ``test_rows`` also test_event (bool), and the file's other columns (str), sorted by
+      name. The column that orders them: ``order``, ``timestamp_s`` or None. And bool ``[E]``, whether only the hash or
+      the rating separates an event from the user's previous one; all False if no column orders events.
 
     Raises:
-      DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
+      DataError: More than ``config.max_bad_rows`` of the rows are unreadable, or no event is left.
     """
     raw, source = one_event_per_item(raw)
     SizeMeter(config).add_rows(len(source), Path(raw.file))
@@ -90,7 +92,7 @@ def clean_events(
         np.where(bad, np.nan, each) for bad, each in ((bad, rating), (no_order, order), (no_time, seconds))
     )
 
-    # The items of a list are rows that follow each other: they stay together, in their order.
+    # The items of a list are consecutive rows, which stay together and in order.
     first_of_list = np.searchsorted(source, source)
     place_in_list = np.arange(len(source)) - first_of_list
     if np.isnan(order).all() and np.isnan(seconds).all() and place_in_list.any():
@@ -114,7 +116,7 @@ def clean_events(
     moment = {None: [], TIMESTAMP: [time], ORDER: [time, order]}[ordered_by]
     of_pair = hash_of_pairs(user, user_ids, item, item_ids)
     of_list = np.zeros(len(source), dtype=np.uint64)
-    # Lists may begin with the same item: all of a list's items, in their order, tell it from others.
+    # Lists may begin with the same item, so all items of a list, in their order, tell it from others.
     np.add.at(of_list, first_of_list, pd.util.hash_array(of_pair + place_in_list.astype(np.uint64), categorize=False))
     ties = [np.nan_to_num(rating, nan=-np.inf), place_in_list, of_list[first_of_list], of_pair[first_of_list]]
     by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
@@ -148,7 +150,7 @@ def clean_events(
         tied = _note_ties(by_user, [*moment, user], first_of_list, rows)
     rated = keep & ~np.isnan(rating)
     given = rating[rated].astype(np.float32)
-    # Beside known events there may be others later: ratings that come one at a time differ only together.
+    # With known events, ratings may arrive one at a time: they differ only when taken together.
     if alone and len(given) and np.ptp(given) == 0:
         what = f"the rating is {given[0]:g} wherever there is one: it says nothing and is taken as none"
         rows.note(rated, what, "repaired", RATING)
@@ -169,7 +171,7 @@ def clean_events(
 
 
 def _other_columns(raw: RawTable, rows: Rows) -> dict[str, pd.Series]:
-    """The columns that are none of :data:`EVENT_COLUMNS`, as text, in the order of their names; no row numbers."""
+    """Returns the columns other than :data:`EVENT_COLUMNS` and row numbers, as text, sorted by name."""
     others = {}
     for column in sorted(map(str, raw.frame.columns.difference([*EVENT_COLUMNS]))):
         if is_row_number(column, raw.frame[column]):
@@ -182,7 +184,7 @@ def _other_columns(raw: RawTable, rows: Rows) -> dict[str, pd.Series]:
 
 
 def _without_unrated(rating: np.ndarray, known_ratings: np.ndarray, config: DataConfig, rows: Rows) -> np.ndarray:
-    """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
+    """Sets ratings that mean "not rated" to NaN: those of ``data.unrated``, or else those outside the scale."""
     kept = np.where(rows.keep, rating, np.nan)
     recognised = config.unrated is None
     why = (
@@ -199,7 +201,7 @@ def _without_unrated(rating: np.ndarray, known_ratings: np.ndarray, config: Data
 def _order_of_lists(
     user: pd.Series, first_of_list: np.ndarray, place_in_list: np.ndarray, rows: Rows, unknown: np.ndarray
 ) -> np.ndarray:
-    """The place of each item in its list if no user has events from two rows; otherwise ``unknown``."""
+    """Returns the position of each item in its list if no user has events from two rows; otherwise ``unknown``."""
     lists_of_user = pd.Series(first_of_list[rows.keep]).groupby(user[rows.keep].to_numpy()).nunique()
     if len(lists_of_user) and lists_of_user.max() > 1:
         return unknown
@@ -209,7 +211,7 @@ def _order_of_lists(
 
 
 def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collection[str], rows: Rows) -> None:
-    """Reports events whose kind is unknown or missing, or known by a word."""
+    """Reports events whose kind is unknown or missing, or known only by one of its words."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
     what = "the kind of event is not known: an event of a known kind, of the same user and item, replaces it"
@@ -235,12 +237,13 @@ def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray,
 
 
 def _order_column(keys: dict[str, tuple[np.ndarray, np.ndarray, str]], rows: Rows, alone: bool) -> str | None:
-    """The first of the columns that can order events; rows without it are dropped.
-
-    A value that all rows share orders nothing if they are ``alone``, without known events.
+    """Returns the first column that can order events, or None; drops the rows without a value in it.
 
     Args:
-      keys: by column the values, where its cells cannot be read (bool ``[R]``), and how the report says so.
+      keys: For each column its values, which of its cells cannot be read (bool ``[R]``), and the words of the report
+        for these cells.
+      rows: The rows so far.
+      alone: Whether there are no known events; if so, a column with the same value in all rows orders nothing.
     """
     chosen = None
     for column, (key, unreadable, what_unreadable) in keys.items():
@@ -261,7 +264,7 @@ def _order_column(keys: dict[str, tuple[np.ndarray, np.ndarray, str]], rows: Row
 
 
 def _orders(column: str, key: np.ndarray, rows: Rows, alone: bool) -> bool:
-    """Whether a column can order events; if it has values and cannot, the report says why."""
+    """Returns whether a column can order events; if it has values but cannot, the report says why."""
     present = ~np.isnan(key) & rows.keep
     missing = ~present & rows.keep
     if missing.sum() > present.sum() > 0:
@@ -278,7 +281,7 @@ def _orders(column: str, key: np.ndarray, rows: Rows, alone: bool) -> bool:
 
 
 def hash_of_pairs(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:
-    """uint64 ``[R]``: a number for a user and item that depends on their ids alone, the same on every machine."""
+    """Returns uint64 ``[R]``: a hash of each user and item, which depends on their ids alone, on any machine."""
     of_user, of_item = (
         pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=_HASH_KEY, categorize=False)
         for ids in (user_ids, item_ids)
@@ -287,9 +290,15 @@ def hash_of_pairs(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_i
 
 
 def _note_ties(by_user: np.ndarray, moment: list[np.ndarray], first_of_list: np.ndarray, rows: Rows) -> np.ndarray:
-    """Counts ties, and returns as bool ``[R]`` which rows have the user and moment of the row before in ``by_user``.
+    """Counts ties, and returns bool ``[R]``: rows with the user and moment of the previous row in ``by_user``.
 
-    Items of one list are no tie: the list orders them.
+    Items of one list are not tied, because the list orders them.
+
+    Args:
+      by_user: The rows, sorted by user and order.
+      moment: The time, the order if there is one, and last the user of each row.
+      first_of_list: The first row of the list that each row belongs to.
+      rows: The rows so far.
     """
     same = first_of_list[by_user[1:]] != first_of_list[by_user[:-1]]
     for key in moment:

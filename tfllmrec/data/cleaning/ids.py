@@ -1,4 +1,4 @@
-"""From cells of any type to ids: integers that a program wrote as floats, and cells that hold a list of ids."""
+"""Reads ids from cells of any type, including integers that a program wrote as floats, and cells with lists of ids."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import DataError
 
-_EXACT = 2.0**53  # every integer below it has a float64 of its own
+_EXACT = 2.0**53  # float64 represents every integer below this exactly
 _DECIMAL = r"-?[0-9]+\.[0-9]*"
-# A fraction or a plus sign is how programs print floats; 12E4 may be a name.
+# Programs print floats with a fraction or a plus sign; 12E4 may be a name.
 _SCIENTIFIC = r"-?[0-9](?:[.,]([0-9]+)[eE]\+?|[eE]\+)([0-9]{1,3})"
 _LISTS, _OPEN, _CLOSE = (list, tuple, set, np.ndarray), ("[", "(", "{"), ("]", ")", "}")
 _LIST_TEXT = re.compile(r"\s*(?:[\[({]|(?:\w+\.)?(?:array|tensor|list|tuple|deque|Index)\()")
 _BARE = re.compile(r"\[(.*)\]|\{([^:=]*)\}", re.DOTALL)  # PostgreSQL writes the braces
 _BARE_ITEM = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+')
-_JOINTS = ("|", ";", ",", "^", "\x02", " ")  # Hive joins by the control character
+_JOINTS = ("|", ";", ",", "^", "\x02", " ")  # Hive joins items by the control character
 # NumPy prints an array without commas, and a long one with an ellipsis.
 _NUMPY_ITEM = r"'[^']*'|\"[^\"]*\"|-?[0-9]+|\.\.\."
 _NUMPY_LIST = re.compile(rf"\[\s*(?:{_NUMPY_ITEM})(?:\s+(?:{_NUMPY_ITEM}))*\s*\]")
@@ -35,16 +35,16 @@ _NUMPY_LIST = re.compile(rf"\[\s*(?:{_NUMPY_ITEM})(?:\s+(?:{_NUMPY_ITEM}))*\s*\]
 
 @dataclass(frozen=True)
 class Ids:
-    """A column of ids, and the rows with ids that were changed or may be wrong; the masks are bool ``[R]``.
+    """A column of ids, and bool ``[R]`` masks of the ids that were changed or may be wrong.
 
     Attributes:
-      text: str ``[R]``, ``""`` where there is none.
-      written_as_float: an integer that a program wrote as a float (``16.0``, ``1e+05``); ``text`` is the integer.
-      inexact: a float so large, or printed with so few digits, that several ids may have become one.
-      fractional: a number with a fraction.
-      zero_padded: the column has the same digits without the leading zeros, too.
-      look_alike: text that the column has in another Unicode form, or without invisible characters, too.
-      of_two_types: text that the column has as a number, too.
+      text: Str ``[R]``, the ids; ``""`` for an empty cell. Words such as "null" stay.
+      written_as_float: Integers that a program wrote as floats (``16.0``, ``1e+05``); ``text`` holds the integers.
+      inexact: Floats so large, or printed with so few digits, that several ids may have become one.
+      fractional: Numbers with a fraction.
+      zero_padded: Ids with leading zeros that the column also has without these zeros.
+      look_alike: Ids that differ from another id only in the Unicode form or in invisible characters; never ASCII.
+      of_two_types: Text that the column also has as a number.
     """
 
     text: pd.Series
@@ -57,10 +57,10 @@ class Ids:
 
 
 def clean_ids(values: pd.Series) -> Ids:
-    """A column of any type as ids.
+    """Reads a column of any type as ids.
 
     Integers keep all their digits. A float that is an integer becomes that integer. So does text such as ``16.0``,
-    unless text with a fraction (``7.5``) in the same column shows that the part after the dot means something.
+    unless text with a fraction (``7.5``) in the same column shows that the part after the dot is significant.
     """
     values = decoded(values)
     floats, limit, is_text = _floats(values)
@@ -92,7 +92,7 @@ def clean_ids(values: pd.Series) -> Ids:
 
 
 def _look_alike(texts: pd.Series) -> np.ndarray:
-    """Which of the distinct texts another one equals in its usual Unicode form without invisible characters."""
+    """Returns which of the distinct texts are not ASCII and have the same :func:`usual_form` as another one."""
     found = ~texts.map(str.isascii).to_numpy(bool)
     if found.any():
         plain = texts.where(~found, texts.map(usual_form))
@@ -101,13 +101,18 @@ def _look_alike(texts: pd.Series) -> np.ndarray:
 
 
 def usual_form(text: str) -> str:
-    """``text`` in composed Unicode, and without characters that cannot be seen, such as a zero-width space."""
+    """Returns ``text`` in composed Unicode (NFC), without invisible characters such as a zero-width space, stripped."""
     composed = unicodedata.normalize("NFC", text)
     return "".join(c for c in composed if unicodedata.category(c) != "Cf").strip()
 
 
 def _floats(values: pd.Series) -> tuple[np.ndarray, float, np.ndarray]:
-    """The cells that are floats (float64 ``[R]``, else NaN), the size from which they are inexact, and text cells."""
+    """Finds floats and text in a column.
+
+    Returns:
+      The floats, float64 ``[R]``, NaN for other cells; the size from which they are inexact; and bool ``[R]``, which
+      cells are text, all False if every cell is.
+    """
     nowhere = np.zeros(len(values), dtype=bool)
     if values.dtype == object:
         floats = [v if isinstance(v, (float, np.floating)) else np.nan for v in values]
@@ -120,7 +125,7 @@ def _floats(values: pd.Series) -> tuple[np.ndarray, float, np.ndarray]:
 
 
 def _float_texts(texts: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct texts as integers (object), and which are floats that are whole, inexact or fractional (bool)."""
+    """Returns distinct texts as integers (object), and which texts are whole, inexact or fractional floats (bool)."""
     scientific = texts.str.fullmatch(_SCIENTIFIC).to_numpy(bool)
     is_float = scientific | texts.str.fullmatch(_DECIMAL).to_numpy(bool)
     size = np.zeros(len(texts))
@@ -132,7 +137,7 @@ def _float_texts(texts: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         parts = texts[scientific].str.extract(_SCIENTIFIC)
         shown = parts[0].fillna("").str.len().to_numpy()
         exponent = pd.to_numeric(parts[1]).to_numpy()
-        # Where the program prints more digits elsewhere, missing ones are zeros that it left out (R: 1e+05).
+        # If the program prints more digits elsewhere, missing digits are zeros that it left out (R: 1e+05).
         most = max(texts[texts.str.fullmatch("-?[0-9]+")].str.lstrip("-").str.len().max(), 1 + shown.max())
         inexact[scientific] |= (exponent > shown) & ~((1 + shown < most) & (exponent <= most))
         inexact &= whole
@@ -144,11 +149,11 @@ def _float_texts(texts: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def lists(values: pd.Series) -> np.ndarray | None:
-    """The lists in a column (object ``[R]``, None where the cell is none); None where the column has no list.
+    """Returns the lists in a column (object ``[R]``, None for a cell without one), or None if the column has no list.
 
-    Text counts where it is a JSON or Python list, or a NumPy array as NumPy prints it. ``[a, b]``, without quotation
-    marks, and PostgreSQL's ``{a,b}`` count where every cell of the column has such brackets and at least one has a
-    comma.
+    Text is a list if it is a JSON or Python list, or a NumPy array as NumPy prints it. ``[a, b]``, without quotation
+    marks, and PostgreSQL's ``{a,b}`` are lists only if every filled cell of the column is a list or has such brackets,
+    and at least one cell with such brackets has a comma.
     """
     values = decoded(values)
     if isinstance(values.dtype, pd.StringDtype):
@@ -196,11 +201,11 @@ def _as_list(cell: Any) -> list | None:
 
 
 def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
-    """The lists in a column of text whose items are joined by a separator (``a|b|c``), and the separator.
+    """Returns the lists in a text column whose items are joined by a separator (``a|b|c``), and the separator, or None.
 
-    A separator joins items if most cells have it, the number of items varies, and at least half of the items that
-    recur do so at another place of the list. The parts of a composite id such as ``shop|product`` do not. The items
-    must be free of spaces; where spaces join them, each must have a digit, as the words of a title have not.
+    A separator joins items if most distinct cells contain it, the number of items varies, and at least half of the
+    recurring items occur at different positions, unlike the parts of a composite id such as ``shop|product``. Items
+    must not contain spaces. If spaces join the items, each item must contain a digit, unlike the words of a title.
     """
     values = decoded(values)
     if values.dtype != object and not isinstance(values.dtype, pd.StringDtype):
@@ -214,7 +219,7 @@ def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
             continue
         if joint != " " and distinct.str.contains(r"\s").any():
             continue
-        if joint == "," and distinct.str.fullmatch("[0-9]{1,3}(?:,[0-9]{3})*").all():  # thousands of a number
+        if joint == "," and distinct.str.fullmatch("[0-9]{1,3}(?:,[0-9]{3})*").all():  # commas between thousands
             continue
         lengths = set()
         places: dict[str, set[int]] = {}
@@ -238,7 +243,10 @@ def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
 
 
 def _joined_numbers(texts: pd.Series, joint: str, is_list: np.ndarray) -> np.ndarray | None:
-    """The numbers that ``joint`` joins in the rows of lists (object ``[R]``, None elsewhere); None if they are none."""
+    """Returns the numbers joined by ``joint`` in the rows of lists (object ``[R]``, None elsewhere).
+
+    Returns None if any of these rows holds something other than numbers, or if none of them contains ``joint``.
+    """
     numbers = rf"-?[0-9]+(?:\.[0-9]+)?(?:{re.escape(joint)}-?[0-9]+(?:\.[0-9]+)?)*"
     if not texts[is_list].str.fullmatch(numbers).all() or not texts[is_list].str.contains(joint, regex=False).any():
         return None
@@ -249,7 +257,7 @@ def _joined_numbers(texts: pd.Series, joint: str, is_list: np.ndarray) -> np.nda
 
 
 def _refuse_labels(found: np.ndarray, raw: RawTable) -> None:
-    """Raises DataError for impressions as MIND writes them, ``N1-0 N2-1``: a label follows each item."""
+    """Raises DataError for impressions in the format of MIND, ``N1-0 N2-1``, where a label follows each item."""
     items = [item for cell in found if cell is not None for item in cell]
     if {item[-2:] for item in items} == {"-0", "-1"}:
         row = next(row for row, cell in enumerate(found) if cell is not None)
@@ -260,16 +268,16 @@ def _refuse_labels(found: np.ndarray, raw: RawTable) -> None:
 
 
 def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
-    """Gives each item of rows whose item is a list a row of its own, in the order of the list.
+    """Splits each row whose item is a list into one row for each item, in the order of the list.
 
-    Lists of the same length in other columns of such a row (ratings, times) are taken apart together with it; all
-    other cells are repeated. Rows with an empty list or one that is cut off are dropped; the latter are unreadable.
+    Lists of the same length in another column (ratings, times) are split in the same way; all other cells are repeated.
+    Rows with an empty or a truncated list are dropped; those with a truncated list count as unreadable.
 
     Returns:
-      The table, and for each of its rows the row of ``raw`` that it comes from (int64 ``[R]``).
+      The table, and int64 ``[R]``: for each of its rows, the row of ``raw`` that it comes from.
 
     Raises:
-      DataError: an item of a list is no id, or the list of a rating or time has another length.
+      DataError: An item of a list is not an id, or a list of ratings, times or orders has another length.
     """
     found, joint, how = lists(raw.frame[ITEM]), "", ""
     cut_off = np.zeros(len(raw.frame), dtype=bool)

@@ -1,4 +1,4 @@
-"""Text of items: HTML stripped, and words such as "null" told from titles such as "Null"."""
+"""Cleans texts of items: strips HTML, and finds words such as "null" that stand for a missing text."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _HTML_NAMES = (
 )
 _HTML_BLOCKS = [(re.compile(rf"<{name}\b", re.I), re.compile(rf"</{name}\s*>", re.I)) for name in ("script", "style")]
 _HTML_TAG = re.compile(rf"</?(?:{_HTML_NAMES})\b[^<>]*(?:>|$)|<!--.*?(?:-->|$)", re.I | re.S)
-_HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a tag in two
-# No code point has more digits, and Python refuses to read a number of thousands of them.
+_HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # the rest of a tag that a scraper cut in two
+# No code point has more digits, and Python refuses to parse an integer of thousands of digits.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 _SPACES = re.compile(r"\s+")
-# So many equal ones are no titles: at least 3 items, and 1 % of the items or 100 items.
+# A word stands for a missing text if at least 3 items have it, and 1 % of the items or 100 items.
 _NOTHING_LEAST, _NOTHING_SHARE, _NOTHING_MOST = 3, 0.01, 100
 
 
 def words_for_nothing(texts: pd.Series) -> np.ndarray:
-    """Where a text column holds a word such as "null" that stands for "nothing": bool ``[R]``.
+    """Returns bool ``[R]``: which texts are a word such as "null" that stands for "nothing".
 
-    "None", "Null" and "NaN" are titles, too. A spelling counts as nothing if at least three items have it, and at least
-    1 % of them or 100 of them: no title recurs like that.
+    "None", "Null" and "NaN" can also be titles. A spelling counts as "nothing" if at least three items have it, and at
+    least 1 % of the items or 100 items: no title recurs that often.
 
     Args:
-      texts: str ``[R]``, stripped.
+      texts: Str ``[R]``, stripped.
     """
     words = texts[texts.str.lower().isin(WORDS_FOR_NOTHING)]
     counts = words.value_counts()
@@ -42,19 +42,19 @@ def words_for_nothing(texts: pd.Series) -> np.ndarray:
 
 
 def strip_html(text: str) -> str:
-    """``text`` without HTML tags (broken ones too) and with its entities resolved; other text comes back unchanged."""
+    """Removes HTML tags, including broken ones, and resolves entities; returns other text unchanged."""
     if "<" not in text and "&" not in text and "/>" not in text:
         return text
     clean = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
-    clean = _ENTITY.sub(lambda match: html.unescape(match.group()), clean)  # &amp;quot; is met in the wild
+    clean = _ENTITY.sub(lambda match: html.unescape(match.group()), clean)  # some texts are escaped twice: &amp;quot;
     clean = _HTML_TAIL.sub(" ", _HTML_TAG.sub(" ", _without_blocks(clean)))
     return text if clean == text else _SPACES.sub(" ", clean).strip()
 
 
 def _without_blocks(text: str) -> str:
-    """``text`` without scripts and style sheets; one that is not closed stays, for it may be a word in a title.
+    """Removes scripts and style sheets; an unclosed one stays, because its tag may be a word in a title.
 
-    In linear time, which one regular expression for both ends is not where many open and none closes.
+    This takes linear time. One regular expression for both ends would not, if many tags open and none closes.
     """
     for opening, closing in _HTML_BLOCKS:
         kept, end = [], 0

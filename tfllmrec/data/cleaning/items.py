@@ -1,4 +1,4 @@
-"""Cleans the catalogue, its further files and the users."""
+"""Cleans the catalogue, its additional files and the users."""
 
 from __future__ import annotations
 
@@ -30,21 +30,24 @@ TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 def clean_items(
     raw: RawTable, config: DataConfig, report: CleaningReport, known: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
+    """Returns the clean catalogue.
 
-    Of several rows with one id the one with the most filled cells stays, then the one with the most text, so that the
-    order of the rows does not matter. HTML is stripped from text and counted. Tags in the catalogue have no times,
-    which is reported. Cells of categories, tags and authors (:data:`tfllmrec.columns.NAME_COLUMNS`) hold names,
-    separated as :mod:`tfllmrec.data.cleaning.names` says.
+    Of several rows with the same id, the one with the most filled cells is kept; of equally full ones, the one with the
+    most text. The order of the rows does not matter. HTML is stripped from text and counted. Tags in the catalogue have
+    no times, which is reported. Cells of categories, tags and authors (:data:`tfllmrec.columns.NAME_COLUMNS`) hold
+    names, separated as :mod:`tfllmrec.data.cleaning.names` says.
 
     Args:
-      raw: the file.
-      config: for ``max_bad_rows``.
-      report: takes the findings.
-      known: clean items from elsewhere, whose names help to tell commas inside of names from commas between them.
+      raw: The file.
+      config: Provides ``max_bad_rows`` and ``inexact_ids``.
+      report: Receives the findings.
+      known: Clean items from elsewhere, whose names help to tell commas inside names from commas between them.
+
+    Returns:
+      ``item_id``, then title, description, categories and tags if present, then the other columns, all str.
 
     Raises:
-      DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
+      DataError: More than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
     rows, columns = _clean_entities(raw, ITEM, config, report)
     others = [column for column in map(str, raw.frame) if column not in (ITEM, *TEXT_COLUMNS)]
@@ -69,10 +72,12 @@ def clean_items(
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """The users table: ``user_id``, then its other columns, all str. Of several rows with one id the first stays.
+    """Returns the clean users: ``user_id``, then the other columns, all str.
+
+    Of several rows with the same id, the one with the most filled cells is kept, as in :func:`clean_items`.
 
     Raises:
-      DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
+      DataError: More than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
     rows, columns = _clean_entities(raw, USER, config, report)
     columns |= {column: strings(raw.frame[column]) for column in map(str, raw.frame) if column != USER}
@@ -82,7 +87,7 @@ def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
 def _clean_entities(
     raw: RawTable, key: str, config: DataConfig, report: CleaningReport
 ) -> tuple[Rows, dict[str, pd.Series]]:
-    """The rows of a table of items or users with a readable id of their own, and the column of ids."""
+    """Drops the rows of items or users without a readable id or with a repeated one; returns the rows and the ids."""
     rows = Rows(raw, config, report)
     ids = rows.ids(key)
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
@@ -98,7 +103,7 @@ def _clean_entities(
 
 
 def _lesser_copies(frame: pd.DataFrame, ids: pd.Series, keep: np.ndarray) -> np.ndarray:
-    """bool ``[R]``: rows whose id another row has that is fuller, or as full and sorts first."""
+    """Returns bool ``[R]``: rows whose id is also in a fuller row, or in an equally full one that sorts first."""
     lesser = np.zeros(len(ids), dtype=bool)
     copies = np.flatnonzero(keep & (ids[keep].duplicated(keep=False).reindex(ids.index, fill_value=False)).to_numpy())
     if len(copies):
@@ -116,9 +121,9 @@ def _finished(rows: Rows, columns: dict[str, pd.Series]) -> pd.DataFrame:
 
 
 def _running_text(values: pd.Series, column: str, rows: Rows) -> pd.Series:
-    """A column of titles or descriptions, without HTML and without words that stand for "nothing"."""
+    """Cleans a column of titles or descriptions: removes HTML, and words that stand for "nothing"."""
     text = strings(_structures(values, " "), separator=" ")
-    text = text.mask(text == r"\N", "")  # how MySQL exports its null
+    text = text.mask(text == r"\N", "")  # how MySQL exports NULL
     nothing = words_for_nothing(text)
     rows.note(nothing, f"{column} is a word for nothing that recurs as no {column} does: blanked", "repaired", column)
     text = text.mask(nothing, "").astype(object)
@@ -132,7 +137,7 @@ def _running_text(values: pd.Series, column: str, rows: Rows) -> pd.Series:
 
 
 def _name_cells(values: pd.Series, column: str, rows: Rows, known: set[str]) -> pd.Series:
-    """A column of names as clean cells; what had to be decided or was left out is noted."""
+    """Converts a column of names to clean cells; reports what had to be decided and what was left out."""
     read = read_name_column(values, known)
     text = strings(values)
     marked = _has_markup(text)
@@ -157,7 +162,7 @@ def _name_cells(values: pd.Series, column: str, rows: Rows, known: set[str]) -> 
 
 
 def _structures(values: pd.Series, separator: str) -> pd.Series:
-    """The column with lists and named records as text, whether they are written in strings or are objects."""
+    """Converts lists and records with a name to text, whether they are strings or objects."""
     if isinstance(values.dtype, pd.StringDtype):
         written = values.str.contains(r"^\s*[\[{(]").fillna(False).to_numpy(dtype=bool)
     elif values.dtype == object:
@@ -180,9 +185,9 @@ def _names_of(cells: pd.Series) -> set[str]:
 
 
 def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, report: CleaningReport) -> pd.DataFrame:
-    """``items`` with the columns of ``more`` added by id; of a column that both have, only the gaps are filled.
+    """Adds the columns of ``more`` to ``items`` by id; in a column that both have, only empty cells are filled.
 
-    Rows of ``more`` that name no item of the catalogue are dropped and counted.
+    Rows of ``more`` whose item is not in the catalogue are dropped and counted.
     """
     index = pd.Index(more[ITEM]).get_indexer(items[ITEM])
     unknown = ~more[ITEM].isin(items[ITEM]).to_numpy()

@@ -1,4 +1,4 @@
-"""Names in cells: categories, tags and authors in any shape that exporters write, and the cells of clean tables.
+"""Reads names, such as categories, tags and authors, from cells in any exported format, and writes clean cells.
 
 A clean cell holds its names separated by :data:`SEPARATOR`, which no name contains. Texts for encoders and users show
 ``", "`` instead.
@@ -23,10 +23,10 @@ from tfllmrec.data.cleaning.values import MISSING, as_text, without_calls
 from tfllmrec.data.files.column_names import plain_name
 
 SEPARATOR = "|"
-#: Words that stand for "no name" in exports of names. MovieLens writes the last one.
+#: Words that stand for "no name" in exported files. MovieLens writes the last one.
 NO_NAME = {*MISSING, "N/A", "(no genres listed)"}
 
-# Hive separates by control characters.
+# The control characters are separators of Hive.
 _SEPARATORS = re.compile(r"[|;^\t\x01-\x03；、]|\s[•·]\s|(?:\n|^)\s*[-*•]\s|\n")
 _PATH = re.compile(r"\s*(?:(?<![-=<>])>+|»|›|→|::)\s*")  # not the head of an arrow such as "->"
 # A comma separates neither a company from its legal form, nor a name from its suffix, nor the digits of a number.
@@ -44,7 +44,7 @@ _NAME_FIELDS = (
     "artist", "brand", "keyword", "topic", "term", "element", "item", "string", "s", "description", "key", "slug",
 )  # fmt: skip
 _GIVEN_NAME, _FAMILY_NAME = ("firstname", "givenname", "given", "first"), ("lastname", "familyname", "family", "last")
-# Keys that wrap names and are no names themselves: of XML, GraphQL, Spark, Avro, DynamoDB and the like.
+# Keys that wrap names but are not names themselves, as in XML, GraphQL, Spark, Avro and DynamoDB.
 _WRAPPERS = {
     "genres", "categories", "tags", "names", "authors", "artists", "keywords", "topics", "items", "data", "list", "bag",
     "array", "values", "results", "elements", "nodes", "node", "edges", "children", "l", "m", "ss", "v", "f",
@@ -63,7 +63,7 @@ _ORDERED_RECORD = re.compile(r"OrderedDict\(\[((?:\([^()]*\)(?:, )?)*)\]\)")
 _PHP = re.compile(r"a:\d+:\{.*\}", re.S)
 _PHP_STRING = re.compile(r's:\d+:"([^"]*)";')
 _XML = re.compile(r"(?:<[\w:-]+[^<>]*>.*</[\w:-]+>|.*<br ?/?>.*)", re.S | re.I)
-_XML_TAG = re.compile(r"<(?!/?(?:b|i|u|em|strong|span|font|small)\b)[^<>]*>")  # these stand within a name
+_XML_TAG = re.compile(r"<(?!/?(?:b|i|u|em|strong|span|font|small)\b)[^<>]*>")  # the excepted tags occur within a name
 _PAIRS = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 _CLOSING = set(_PAIRS.values())
 _SIDE_BY_SIDE = re.compile(r"""["']\s+["']""")
@@ -90,7 +90,7 @@ _DEEPEST = 50
 
 
 def category_names(cell: str) -> list[str]:
-    """The names in a clean cell of categories, tags or authors.
+    """Returns the names in a clean cell of categories, tags or authors.
 
     >>> category_names("Arts, Music & Photography|Books")
     ['Arts, Music & Photography', 'Books']
@@ -99,12 +99,12 @@ def category_names(cell: str) -> list[str]:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """The clean cell of ``names``, each of them once."""
+    """Returns the clean cell of ``names``, without duplicates."""
     return SEPARATOR.join(dict.fromkeys(names))
 
 
 def names_as_text(cell: str) -> str:
-    """A clean cell as encoders and users read it.
+    """Formats a clean cell for encoders and users.
 
     >>> names_as_text("Action|Sci-Fi")
     'Action, Sci-Fi'
@@ -113,7 +113,7 @@ def names_as_text(cell: str) -> str:
 
 
 def names_in(value: Any, *, commas: bool = True, slashes: bool = False) -> list[str]:
-    """The names in a value of any shape, each once.
+    """Returns the distinct names in a value of any shape.
 
     >>> names_in([{"id": 16, "name": "Animation"}, {"id": 35, "name": "Comedy"}])
     ['Animation', 'Comedy']
@@ -122,20 +122,20 @@ def names_in(value: Any, *, commas: bool = True, slashes: bool = False) -> list[
     >>> names_in(["Arts, Music & Photography"])
     ['Arts, Music & Photography']
 
-    Shapes are nested lists, sets, arrays, records (the name of each, never its id), counts such as ``{"fantasy": 12}``,
-    all of these written as JSON, as a Python, numpy, Ruby or Java literal or as a PostgreSQL array, and strings with
-    ``|``, ``;``, line breaks, tabs, bullets or path arrows between the names.
+    The value may be a nested list, a set, an array, a record (its name is read, never its id) or counts such as
+    ``{"fantasy": 12}``; any of these written as JSON, as a Python, numpy, Ruby or Java literal or as a PostgreSQL
+    array; or a string with ``|``, ``;``, line breaks, tabs, bullets or path arrows between the names.
 
     Args:
-      value: the cell.
-      commas: whether commas separate names in a string that has no other separator.
-      slashes: whether slashes do.
+      value: The cell.
+      commas: Whether commas separate names in a string that has no other separator.
+      slashes: Whether slashes separate names in such a string.
     """
     return _names_and_loss(value, commas, slashes)[0]
 
 
 def _names_and_loss(value: Any, commas: bool, slashes: bool) -> tuple[list[str], bool]:
-    """The names in ``value``, and whether it has records without a name or words for "no name"."""
+    """Returns the names in ``value``, and whether it has records without a name or words for "no name"."""
     names: dict[str, None] = {}
     lost = False
     for leaf in _leaves(value):
@@ -154,7 +154,10 @@ def _names_and_loss(value: Any, commas: bool, slashes: bool) -> tuple[list[str],
 
 @lru_cache(maxsize=1 << 16)
 def _names_of_element(text: str) -> tuple[list[str], bool]:
-    """The names in an element of a list, and whether it is a word for "no name"; catalogues repeat their names."""
+    """Returns the names in an element of a list, and whether it is a word for "no name".
+
+    The results are cached, because catalogues repeat their names.
+    """
     text = strip_html(text).strip()
     return _split_element(text), _says_nothing(text)
 
@@ -164,7 +167,7 @@ def _says_nothing(text: str) -> bool:
 
 
 def _split(text: str, commas: bool, slashes: bool) -> list[str]:
-    """The parts of a string at separators that are certain, else at commas or slashes where these are separators."""
+    """Splits a string at separators that are certain, or else at commas or slashes if these are separators."""
     if text in NO_NAME:
         return []
     parts = [name for part in _SEPARATORS.split(text) for path in _paths(part) for name in _split_element(path)]
@@ -176,25 +179,27 @@ def _split(text: str, commas: bool, slashes: bool) -> list[str]:
 
 
 def _split_element(text: str) -> list[str]:
-    """The parts of an element of a list, which may be a path; other punctuation in it belongs to a name."""
+    """Splits an element of a list, which may be a path; other punctuation in it belongs to a name."""
     parts = text.split(SEPARATOR)
-    if "<" not in text:  # else ">" closes a bracket
+    if "<" not in text:  # otherwise ">" closes a bracket
         parts = [name for part in parts for name in _PATH.split(part)]
     return [part for part in map(str.strip, parts) if part]
 
 
 def _paths(text: str) -> list[str]:
-    """``"A > B, A > C"`` is two paths; a comma inside a path belongs to a name."""
+    """Splits ``"A > B, A > C"`` into two paths; a comma inside a path belongs to a name."""
     paths = text.split(",")
     return paths if len(paths) > 1 and all(map(_PATH.search, paths)) else [text]
 
 
 def _leaves(value: Any, bare_words: bool = True) -> list[str | None]:
-    """The strings in a value of any shape, lists flattened, separators untouched; ``None`` for a nameless record.
+    """Returns the strings in a value of any shape: lists are flattened, and separators within a string are kept.
+
+    A record without a name yields ``None``.
 
     Args:
-      value: the cell; a string that is no literal is its own and only leaf.
-      bare_words: whether ``[a, b]`` without quotes is a list, too.
+      value: The cell. A string that is not a literal is its own and only leaf.
+      bare_words: Whether ``[a, b]`` without quotes is a list, too.
     """
     leaves: list[str | None] = []
 
@@ -224,7 +229,11 @@ def _leaves(value: Any, bare_words: bool = True) -> list[str | None]:
 
 
 def _of_mapping(record: Mapping) -> list:
-    """The names in a mapping: its name field, the keys of counts and flags, or the values that are no ids."""
+    """Returns the names in a mapping.
+
+    These are its name field; or the keys of counts and flags that are not 0; or one of several translations, if
+    possible the English one; or the values that are not ids.
+    """
     fields = {str(key): value for key, value in record.items() if not _is_null(value)}
     if not fields:
         return [""]
@@ -241,13 +250,13 @@ def _of_mapping(record: Mapping) -> list:
         if isinstance(value, str):
             names += [] if _ID_FIELD.search(key) or _ID_VALUE.fullmatch(value) else [value]
         elif isinstance(value, (Mapping, list, tuple, np.ndarray)):
-            # A tree of names has names for keys, too.
+            # In a tree of names, the keys are names, too.
             names += [value] if plain_name(key) in _WRAPPERS else [key, value]
     return names
 
 
 def _named(record: Mapping) -> Any:
-    """The value of the field of ``record`` that holds its name, or ``None``."""
+    """Returns the value of the field of ``record`` that holds its name, or ``None``."""
     plain = {plain_name(str(key)): value for key, value in record.items() if not _is_null(value)}
     given, family = (next((plain[f] for f in names if f in plain), None) for names in (_GIVEN_NAME, _FAMILY_NAME))
     if isinstance(family, str):
@@ -266,7 +275,10 @@ def _named(record: Mapping) -> Any:
 
 
 def _without_number(pair: Any) -> Any:
-    """The name alone of a pair of name and count, or of id and name, as entries of a map arrive; other pairs as is."""
+    """Reduces a pair of name and count, or of id and name, to its name; returns other pairs unchanged.
+
+    The entries of a map arrive as such pairs.
+    """
     if not isinstance(pair, Mapping):
         first, second = pair
         if isinstance(first, str) != isinstance(second, str) and (_is_number(first) or _is_number(second)):
@@ -288,7 +300,7 @@ def _is_null(value: Any) -> bool:
 
 
 def _literal(text: str, bare_words: bool = True) -> Any:
-    """The list, mapping or set that is written in ``text``; ``None`` where it is plain text."""
+    """Parses the list, mapping or set that is written in ``text``; returns ``None`` for plain text."""
     text = without_calls(text).strip()
     if _XML.fullmatch(text):
         return [part for part in map(str.strip, _XML_TAG.split(text)) if part]
@@ -306,7 +318,7 @@ def _literal(text: str, bare_words: bool = True) -> Any:
     if len(text) < 2 or _PAIRS.get(text[0]) != text[-1]:
         return None
     parsers: list[Callable[[str], Any]] = [json.loads]
-    if not _SIDE_BY_SIDE.search(text):  # Python would make one string of two that stand side by side
+    if not _SIDE_BY_SIDE.search(text):  # Python would join two adjacent strings into one
         parsers.append(ast.literal_eval)
     for parse in parsers:
         try:
@@ -322,7 +334,7 @@ def _literal(text: str, bare_words: bool = True) -> Any:
 
 
 def _record_of_pairs(found: re.Match[str]) -> str:
-    """An ``OrderedDict([('id', 16), ('name', 'Animation')])`` as a plain dict; unchanged where it is none."""
+    """Rewrites ``OrderedDict([('id', 16), ('name', 'Animation')])`` as a plain dict; keeps a match that is none."""
     try:
         return repr(dict(ast.literal_eval(f"[{found.group(1)}]")))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
@@ -330,10 +342,10 @@ def _record_of_pairs(found: re.Match[str]) -> str:
 
 
 def _bracketed(text: str, bare_words: bool) -> Any:
-    """The lists and mappings of a literal that is neither JSON nor Python; ``None`` where it is not well formed.
+    """Parses the lists and mappings of a literal that is neither JSON nor Python; returns ``None`` if it is malformed.
 
     Reads numpy's ``['a' 'b']``, PostgreSQL's ``{a,"b, c"}``, Java's ``[{id=16, name=Animation}]``, Ruby's
-    ``{"id"=>16}``, JavaScript's ``{id: 16, name: 'Animation'}`` and ``['a', nan]``; in linear time.
+    ``{"id"=>16}``, JavaScript's ``{id: 16, name: 'Animation'}`` and ``['a', nan]``, in linear time.
     """
     root: list[Any] = []
     stack = [_Bracket("", root)]
@@ -371,7 +383,7 @@ def _bracketed(text: str, bare_words: bool) -> Any:
 
 
 class _Bracket:
-    """A list or mapping while it is read."""
+    """A list or mapping that is being parsed."""
 
     def __init__(self, opening: str, values: list[Any] | None = None) -> None:
         self.opening = opening
@@ -389,10 +401,11 @@ class _Bracket:
             self.add("")
         if self.keys and None not in self.keys:
             return dict(zip(self.keys, self.values, strict=True))
-        # A brace without keys is PostgreSQL's list, and a colon in it belongs to the element.
+        # Braces without keys are a list of PostgreSQL; a colon in it belongs to an element.
         pairs = zip(self.keys, self.values, strict=True)
         values = [value if key is None else f"{key}: {value}" for key, value in pairs]
-        # In a list it is Spark's record without its keys, such as {16, Animation}: a tuple, as of database rows.
+        # Two values in braces may be a record that Spark wrote without its keys, such as {16, Animation}: it becomes a
+        # tuple, like a database row.
         return tuple(values) if self.opening == "{" and len(values) == 2 else values
 
 
@@ -406,9 +419,10 @@ def _unquoted(token: str) -> str:
 
 
 def structured_text(value: Any, separator: str) -> Any:
-    """A value as text where it is a list or a named record, in any shape; every other value as it is.
+    """Converts a list or a record with a name, in any shape, to text; returns every other value unchanged.
 
-    Unlike names, the parts are neither split nor made unique. Mappings without a name are attributes, which stay.
+    Unlike names, the parts are neither split nor deduplicated. Lists of numbers, and mappings without a name, which are
+    attributes, are returned unchanged.
     """
     literal = _literal(value, bare_words=False) if isinstance(value, str) else value
     if isinstance(literal, np.ndarray):
@@ -422,14 +436,14 @@ def structured_text(value: Any, separator: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class NameColumn:
-    """A column of names, read.
+    """The result of reading a column of names.
 
     Attributes:
-      cells: clean cells ``[R]``.
-      nameless: bool ``[R]``; records without a name, or words such as "null", were left out of the cell.
-      commas: bool ``[R]``; a string in which nothing but commas could separate names.
-      split_at_commas: whether they were taken to separate names.
-      slashes: bool ``[R]``; a string that was split at slashes.
+      cells: Str ``[R]``, the clean cells.
+      nameless: Bool ``[R]``, whether records without a name, or words such as "null", were left out of the cell.
+      commas: Bool ``[R]``, whether the cell is a string with commas and without a separator that is certain.
+      split_at_commas: Whether these commas were taken to separate names.
+      slashes: Bool ``[R]``, whether the cell is a string that was split at slashes.
     """
 
     cells: pd.Series
@@ -440,16 +454,16 @@ class NameColumn:
 
 
 def read_name_column(values: pd.Series, known: Collection[str] = ()) -> NameColumn:
-    """Reads the names of a whole column, which decides what commas and slashes in plain strings mean.
+    """Reads a column of names; the column as a whole decides what commas and slashes in plain strings mean.
 
-    ``"Arts, Music & Photography"`` may be one name or two, and so may ``"Drama, Romance"``. The comma separates if the
-    parts occur in other cells. It belongs to the name if whole cells recur and their parts do not, and if more cells of
-    the column use another separator. Slashes separate if most cells have one and the parts occur in other cells, as
-    those of paths do.
+    ``"Arts, Music & Photography"`` may be one name or two, and so may ``"Drama, Romance"``. A comma separates names if
+    the parts occur in other cells. It belongs to a name if whole cells recur and their parts do not, or if more cells
+    of the column use another separator. Slashes separate names if most cells have one and the parts occur in other
+    cells, as the parts of paths do.
 
     Args:
-      values: cells of any type.
-      known: names that are known from elsewhere, such as those of the items that a model was trained with.
+      values: Cells of any type.
+      known: Names that are known from elsewhere, such as those of the items that a model was trained with.
     """
     objects = values.astype(object).tolist()
     counts = Counter(value for value in objects if isinstance(value, str))
@@ -482,13 +496,13 @@ def read_name_column(values: pd.Series, known: Collection[str] = ()) -> NameColu
 
 
 def _separates(separator: str, plain: Counter[str], known: Collection[str], others: int) -> bool:
-    """Whether ``separator`` separates names in the ``plain`` cells.
+    """Returns whether ``separator`` separates names in the ``plain`` cells.
 
     Args:
-      separator: a comma or a slash.
-      plain: the distinct cells without any other separator, and how many there are of each.
-      known: names that other cells hold.
-      others: how many cells of the column have another separator.
+      separator: A comma or a slash.
+      plain: The distinct cells without a separator that is certain, and how many there are of each.
+      known: Names in other cells, and names known from elsewhere.
+      others: How many other cells of the column have names.
     """
     pattern = _COMMA if separator == "," else _SLASH
     parts = {text: [part for part in map(str.strip, pattern.split(text)) if part] for text in plain}

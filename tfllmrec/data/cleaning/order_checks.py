@@ -1,7 +1,7 @@
 """Checks whether the order of each user's events can be the order in which they happened.
 
-Leave-last-out takes a user's last event as the test. That says nothing where a file was sorted by item id, or where
-ties in time decide which event is the last. Every check returns a :class:`Finding` with the action ``doubted``.
+Leave-last-out tests on each user's last event. The result means nothing if the file was sorted by item id, or if ties
+in time decide which event is the last. Each check returns a :class:`Finding` with the action ``doubted``, or None.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from tfllmrec.columns import ITEM, ITEM_INDEX, RATING, TIMESTAMP, USER_INDEX
 from tfllmrec.data.findings import Finding
 
 MIN_USERS = 20
-"""No check judges fewer users (or items) than this."""
+"""Minimum number of users (or items) for a check."""
 ALMOST_ALL = 0.9
-"""Share of ascending (or descending) pairs from which events count as sorted; a random order has 0.5."""
+"""Events count as sorted if at least this share of pairs ascends (or descends); a random order has 0.5."""
 MIN_COMPARED = 1 / 3
 """Share of adjacent events that must differ in a column before it can explain their order."""
 MIN_TIED = 0.01
-"""Share of users whose last event is tied from which ties decide more than a few test items."""
+"""Ties are reported if at least this share of users has a tied last or second last event."""
 MIN_EXCESS, MIN_Z = 0.03, 5.0
-"""Ties broken by id: by how much adjacent events ascend more often than events two apart, and the z value of that."""
+"""Ties count as broken by id if adjacent events ascend more often than events two apart by at least this share, with
+at least this z value."""
 MANY_EVENTS, MAX_COLD, MIN_COLD_RATIO = 5, 0.03, 5.0
-"""Cold targets on items with many events: the share and the ratio to the expected number that are still usual."""
+"""Events from which an item has many; the share of test targets that may be cold items with many events; and the
+ratio of their number to the expected number that is still usual."""
 MAX_SAME_ITEM = 0.5
-"""Share of users with one and the same last item that is still usual."""
+"""Share of users that may have the same last item."""
 MAX_BACK = 0.1
-"""Share of adjacent events that may go back in time where an order column orders them."""
+"""Share of adjacent events that may go back in time if an order column orders them."""
 MIN_ROWS = 100
-"""Fewer rows are not enough to tell row numbers from times."""
+"""Minimum number of rows to tell row numbers from times."""
 MAX_COMPARED = 1_000_000
-"""Whether events are sorted shows in as many of them, those of the first users; more would only take longer."""
+"""Number of events, those of the first users, that are checked for being sorted; more would only take longer."""
 
 _REMEDY = (
     "Find out how the file was sorted, name the column with the real time or order under data.columns, or set "
@@ -42,17 +44,17 @@ _REMEDY = (
 
 
 def by_id(ids: pd.Series) -> np.ndarray:
-    """int64 ``[N]``: the rows in natural order of id: shorter ids first, then by character, so 9 is before 10."""
+    """Returns int64 ``[N]``: the rows in natural order of id, shorter ids first, then by character: 9 before 10."""
     lengths = ids.str.len().to_numpy(dtype=np.int64)
     return np.lexsort((pd.factorize(ids, sort=True)[0], lengths))
 
 
 def numbers_the_rows(key: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether an order or time column grows by the same step from row to row, as a row number does.
+    """Returns whether an order or time column changes by the same step from row to row, as a row number does.
 
     Args:
-      key: float64 ``[R]``, the values of the rows that are used.
-      rows: int64 ``[R]``, ascending, the place of each of them in the file.
+      key: Float64 ``[R]``, the values of the rows that are used.
+      rows: Int64 ``[R]``, the positions of these rows in the file, ascending.
     """
     if len(key) < MIN_ROWS:
         return False
@@ -66,15 +68,15 @@ def order_doubts(
     """Finds reasons to doubt that ordered events are in the order in which they happened.
 
     Args:
-      events: as in :attr:`Dataset.events`, sorted by user and order.
-      tied: bool ``[E]``, whether nothing but the hash of ids separates an event from the user's event before it.
-      items: as in :attr:`Dataset.items`.
-      item_orders: further orders of the items that events may have been sorted by, such as the rows of the catalogue;
-        name -> int ``[N]`` ranks.
+      events: As in :attr:`Dataset.events`, sorted by user and order.
+      tied: Bool ``[E]``, whether only the rating or the hash of ids separates an event from the user's previous event.
+      items: As in :attr:`Dataset.items`.
+      item_orders: Further orders of the items that the events may have been sorted by, such as the rows of the
+        catalogue: name -> int ``[N]`` ranks.
 
     Returns:
-      Findings with the action ``doubted``, each with figures, why it matters and what to do. None for fewer than 20
-      users.
+      Findings with the action ``doubted``, each with figures, why they matter and what to do. A check needs at least 20
+      users, or 20 items if it compares items.
     """
     users = events[USER_INDEX].to_numpy()
     event_items = events[ITEM_INDEX].to_numpy()
@@ -99,7 +101,7 @@ def _doubt(what: str, count: int) -> Finding:
 
 
 def _from_end(users: np.ndarray) -> np.ndarray:
-    """int64 ``[E]``: 0 for the last event of a user, 1 for the one before."""
+    """Returns int64 ``[E]``: 0 for the last event of a user, 1 for the one before, and so on."""
     return np.cumsum(np.bincount(users))[users] - 1 - np.arange(len(users))
 
 
@@ -169,7 +171,7 @@ def _id_orders(ids: pd.Series) -> dict[str, np.ndarray]:
 
 
 def _column_orders(items: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """The ranks of the items by each column of the catalogue; -1 where a cell is empty."""
+    """Yields for each column of the catalogue its name and the ranks of the items by it; -1 for an empty cell."""
     for column in items.columns.drop(ITEM):
         values = items[column].where(items[column] != "")
         parsed = pd.to_numeric(values, errors="coerce")
@@ -181,7 +183,7 @@ def _column_orders(items: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _ascents(users: np.ndarray, rank: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
-    """float64 ``[U]`` each: a user's pairs of events ``lag`` apart that differ in rank, and those that ascend."""
+    """Counts each user's pairs of events ``lag`` apart that differ in rank, and those that ascend: float64 ``[U]``."""
     before, after = rank[:-lag], rank[lag:]
     compared = (users[lag:] == users[:-lag]) & (before != after) & (before >= 0) & (after >= 0)
     size = users[-1] + 1
@@ -192,11 +194,11 @@ def _ascents(users: np.ndarray, rank: np.ndarray, lag: int) -> tuple[np.ndarray,
 
 
 def _sortedness(users: np.ndarray, rank: np.ndarray) -> tuple[float, int, int]:
-    """How far the events ascend by ``rank``, in pairs of adjacent events that differ in it.
+    """Measures how far the events ascend by ``rank``, over pairs of adjacent events that differ in it.
 
     Returns:
-      The share of ascending pairs, averaged over users, 0.5 where there is too little to judge by; the number of users
-      whose pairs all go in the commoner direction; the number of users with such pairs.
+      The share of ascending pairs, averaged over users; the number of users whose pairs all go in the more common
+      direction; and the number of users with such pairs. With too few pairs or users to judge: 0.5, 0 and 0.
     """
     pairs, ascending = _ascents(users, rank, 1)
     judged = pairs > 0
@@ -209,7 +211,7 @@ def _sortedness(users: np.ndarray, rank: np.ndarray) -> tuple[float, int, int]:
 
 
 def _sorted(users: np.ndarray, rank: np.ndarray, name: str, consequence: str) -> tuple[float, Finding]:
-    """The share of pairs in the commoner direction, and the finding if that share is too large."""
+    """Returns the share of pairs in the more common direction, and the finding to report if it is too large."""
     share, whole, judged = _sortedness(users, rank)
     direction = "ascend" if share > 0.5 else "descend"
     often = max(share, 1 - share)
@@ -243,10 +245,10 @@ def _sorted_by_rating(users: np.ndarray, ratings: np.ndarray) -> Finding | None:
 
 
 def _ties_by_id(users: np.ndarray, event_items: np.ndarray, orders: Mapping[str, np.ndarray]) -> Finding | None:
-    """Events of one day that are ordered by id ascend more often when adjacent than when two apart.
+    """Checks whether events of the same time, such as of one day, are ordered by id.
 
-    Without such ties adjacent events ascend no more often: equally often in a random order, less often where ids grow
-    with time. The standard error counts users as the independent units.
+    Adjacent events then ascend more often than events two apart. Without such ties they do not: they ascend equally
+    often in a random order, and less often if ids grow with time. The standard error takes users as independent units.
     """
     doubts = []
     grows = False
@@ -282,9 +284,9 @@ def _ties_by_id(users: np.ndarray, event_items: np.ndarray, orders: Mapping[str,
 def _cold_targets(users: np.ndarray, items: np.ndarray) -> Finding | None:
     """Counts test targets of leave-last-out on items that have many events, but none left for training.
 
-    An item is cold if all its events are held out. Were the two held-out events drawn at random from each user's
-    n events, an event would be the target with probability 1 / n and held out with 2 / n: the expected number of cold
-    targets is the sum over items of (events / 2) * product of 2 / n over the item's events.
+    An item is cold if all its events are held out. If the two held-out events were drawn at random from each user's
+    n events, an event would be the target with probability 1 / n and held out with probability 2 / n. The expected
+    number of cold targets is therefore the sum over items of (events / 2) * product of 2 / n over the item's events.
     """
     per_user = np.bincount(users)[users]
     from_end = _from_end(users)

@@ -1,23 +1,23 @@
-"""Ratings that stand for "not rated"."""
+"""Recognises ratings that stand for "not rated"."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_TOPS = (5, 6, 7, 10)  # of the scales that start at 1 or 0.5
+_TOPS = (5, 6, 7, 10)  # highest ratings of scales that start at 1 or 0.5
 _CODES = (-1, 0, 99, 999, 9999, -99, -999, -9999)
 
 
 def unrated_values(rating: np.ndarray) -> list[float]:
-    """The values in a column of ratings that lie outside the scale of all others, and so mean "not rated".
+    """Returns the ratings that lie outside the scale of all others, and so mean "not rated".
 
-    Where the others are whole or half steps from 1 up to 5, 6, 7 or 10, 0 is such a value (Book-Crossing), and so is
-    -1 (MyAnimeList), for which the scale may also start at 0 or 0.5. 99, -99 and longer rows of nines are where they
-    exceed a scale of at most 10 more than five times (Jester). 0.5 to 5 with 0, 0 to 4, -1/0/1, 0/1 and counts
-    stay as they are.
+    0 is such a value if the others are whole or half steps from 1 up to 5, 6, 7 or 10 (Book-Crossing). -1 is one on
+    the same scales, which may also start at 0 or 0.5 (MyAnimeList). 99, -99 and longer runs of nines are such values if
+    their magnitude is more than five times the largest magnitude of the others, which lies in 5 to 10 (Jester). All
+    other ratings stay: 0 on a scale of 0.5 to 5, 0 to 4, -1/0/1, 0/1, and counts.
 
     Args:
-      rating: float ``[R]``, NaN where there is none.
+      rating: Float ``[R]``, NaN: missing.
     """
     values = np.unique(rating[~np.isnan(rating)])
     scale = values[~np.isin(values, _CODES)]

@@ -66,7 +66,7 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
 
 
 def _by_plain_name(names: Sequence[str]) -> dict[str, str]:
-    """The names by their plain form, without short ones, which are like too many others."""
+    """Maps plain forms to names; leaves out those of one or two characters, which resemble too many others."""
     return {plain_name(name): name for name in names if len(plain_name(name)) > 2}
 
 
@@ -75,13 +75,13 @@ def _shown(name: str) -> str:
 
 
 def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], mapping: dict[str, str]) -> RawTable:
-    """Gives the wanted columns their canonical names: by ``mapping``, else by their usual names.
+    """Gives the wanted columns their canonical names: by ``mapping``, or else by their usual names.
 
-    A column is recognised as kinds of events only where its values are such kinds, too: "type" may be the type of an
-    item. A column that has a canonical name, but is not the one that gets it, becomes ``source_NAME``.
+    A column is recognised as the kind of events only if its values are known kinds, too: "type" may be the type of an
+    item. Another column that already has one of the canonical names is renamed to ``source_NAME``.
 
     Raises:
-      DataError: a required column is missing.
+      DataError: A required column is missing.
     """
     present = list(raw.frame.columns)
     plain = {plain_name(name): name for name in reversed(present)}
@@ -127,7 +127,7 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
 
 
 def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
-    """A doubt about columns that are named as kinds of events and hold 0 and 1, where events have no kind."""
+    """Returns a finding on flags (0 and 1) in columns that are named like kinds of events, if events have no kind."""
     flags = [name for name in columns if is_known_kind(re.sub("^(is|has)_", "", name)) and _is_flag(raw.frame[name])]
     if not flags:
         return []
@@ -145,7 +145,7 @@ def _is_flag(values: pd.Series) -> bool:
 
 
 def _no_kinds(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
-    """Findings on columns that are named like kinds of events, but mostly hold other values, such as codes."""
+    """Returns findings on columns that are named like kinds of events, but mostly hold other values, such as codes."""
     return [
         Finding(
             raw.table,

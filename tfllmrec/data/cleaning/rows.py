@@ -1,4 +1,4 @@
-"""The rows of a raw table while it is cleaned: which are kept, and the count of each reason for a drop."""
+"""Tracks the rows of a raw table during cleaning: which are kept, and how many are dropped for each reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.errors import DataError
 
-# "NA" is an id, too: of Nauru, for one.
+# These words may also be ids: "NA" is the country code of Namibia.
 _PERHAPS_MISSING = ("na", "n/a", "nil", "undefined", "(not set)", "unknown", "anonymous", "guest", "[object object]")
 
 
@@ -24,7 +24,7 @@ class Rows:
         self.keep = np.ones(len(raw.frame), dtype=bool)
         self.unreadable = np.zeros(len(raw.frame), dtype=bool)
         self.rows_in = len(raw.frame)
-        # Blank rows are dropped, too, but are not unreadable; they are counted after the broken rows.
+        # The findings on blank rows, which are dropped but not unreadable, come after those on broken rows.
         dropped = [f for f in raw.findings if f.action == "dropped"]
         self.first_unreadable = f"{dropped[0].example}: {dropped[0].what}" if raw.unreadable else ""
         for f in raw.findings:
@@ -32,10 +32,11 @@ class Rows:
             self.rows_in += f.count if f.action == "dropped" else 0
 
     def ids(self, column: str) -> pd.Series:
-        """A column of ids as strings; integers that a program wrote as floats (``7.0``) are integers again.
+        """Returns a column of ids as strings; integers that a program wrote as floats (``7.0``) become integers again.
 
         Raises:
-          DataError: a cell is a list, or an id is too large a float to be exact and ``data.inexact_ids`` is refuse.
+          DataError: A cell is a list or a record, or an id is a float that is too large or was printed with too few
+            digits to be exact, and ``data.inexact_ids`` is ``refuse``.
         """
         values = decoded(self.raw.frame[column])
         if (cells := lists(values)) is not None:
@@ -82,7 +83,7 @@ class Rows:
             self.keep &= ~mask
 
     def drop_unreadable(self, mask: np.ndarray, what: str, column: str) -> None:
-        """Drops rows that cannot be read; a row that takes up several lines of the file counts as that many."""
+        """Drops rows that cannot be read; a row that spans several lines of the file counts as that many rows."""
         mask = mask & self.keep
         if mask.any():
             example = self.raw.example(int(mask.argmax()), column)
@@ -94,7 +95,7 @@ class Rows:
             self.keep &= ~mask
 
     def take_as_unknown(self, mask: np.ndarray, what: str, column: str) -> None:
-        """Keeps rows whose cell of an optional column cannot be read, and counts them among the unreadable ones."""
+        """Keeps rows whose cell in an optional column cannot be read, and counts them as unreadable."""
         mask = mask & self.keep
         if mask.any():
             self.note(mask, f"{what}: taken as unknown", "repaired", column)
@@ -108,7 +109,10 @@ class Rows:
             self.report.add(self.raw.table, what, int(mask.sum()), action, example)
 
     def check_unreadable(self, max_bad_rows: float) -> None:
-        """Counts each unreadable row once, however many of its cells cannot be read, by its lines in the file."""
+        """Raises DataError if more than ``max_bad_rows``, a share, of the rows cannot be read.
+
+        An unreadable row counts once, however many of its cells cannot be read, as the number of lines that it spans.
+        """
         unreadable = self.raw.unreadable + int(self.raw.spans[self.unreadable].sum())
         rows = self.rows_in + int((self.raw.spans - 1)[self.unreadable & self.keep].sum())
         if unreadable > max_bad_rows * rows:

@@ -1,4 +1,4 @@
-"""The scripts that texts are written in, which decide on the encoder that can read them."""
+"""Recognises the scripts of texts, such as Latin, which determine the encoders that can read them."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import pandas as pd
 from tfllmrec.data.findings import Finding
 from tfllmrec.data.sampling import evenly_spread
 
-#: A cuneiform sign, which no vocabulary of an encoder has.
+#: A cuneiform sign, which is in no encoder's vocabulary.
 UNKNOWN = "\U00012000"
-#: Texts that are looked at.
+#: Maximum number of texts that are examined.
 SAMPLE = 1000
 #: Scripts with a smaller share of the letters are not named.
 LEAST_SHARE = 0.02
-#: If a larger share of the letters is not Latin, there is a warning.
+#: A larger share of letters that are not Latin causes a warning.
 MOST_FOREIGN = 0.05
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:
-    """At most :data:`SAMPLE` of the texts, evenly spread."""
+    """Returns at most :data:`SAMPLE` of the texts, evenly spread."""
     return [texts[row] for row in evenly_spread(len(texts), SAMPLE)]
 
 
 def scripts_of(texts: Sequence[str]) -> dict[str, float]:
-    """Share of the letters by script as Unicode names it (``LATIN``, ``CJK``), the largest first; of a sample."""
+    """Returns the share of letters by Unicode's name of the script (``LATIN``, ``CJK``) in a sample, largest first."""
     counts = Counter(_script_of(letter) for text in sample_of(texts) for letter in text if letter.isalpha())
     total = counts.total() or 1
     return {script: count / total for script, count in counts.most_common()}
 
 
 def script_doubts(texts: pd.Series) -> list[Finding]:
-    """A finding if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
+    """Returns a finding if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
 
     Args:
-      texts: of the items, named as their column.
+      texts: The texts of the items, named like their column.
     """
     scripts = scripts_of(texts.tolist())
     foreign = 1 - scripts.get("LATIN", 0.0)
@@ -52,12 +52,12 @@ def script_doubts(texts: pd.Series) -> list[Finding]:
 
 
 def _script_of(letter: str) -> str:
-    """The first word of the letter's name in Unicode; full-width and stylistic variants count as the plain letter."""
+    """Returns the first word of the letter's Unicode name; full-width and stylistic variants count as plain letters."""
     plain = unicodedata.normalize("NFKC", letter)[0]
     return unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
 
 
 def in_words(scripts: dict[str, float]) -> str:
-    """The scripts for display: ``CJK 93%, LATIN 7%``."""
+    """Formats the scripts for display: ``CJK 93%, LATIN 7%``."""
     named = [f"{script} {share:.0%}" for script, share in scripts.items() if share >= LEAST_SHARE]
     return ", ".join(named) or "none"

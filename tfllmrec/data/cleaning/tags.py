@@ -1,4 +1,4 @@
-"""Tags that users gave to items: cleaning them, and their text."""
+"""Cleans the tags that users gave to items, and adds them to the items as text."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ TAG_TYPES = {USER: "str", ITEM: "str", TAG: "str", TIMESTAMP: "float64"}
 
 
 def no_tags() -> pd.DataFrame:
-    """A table of tags without rows."""
+    """Returns an empty table of tags."""
     return pd.DataFrame({column: pd.Series([], dtype=kind) for column, kind in TAG_TYPES.items()})
 
 
 def with_tags(items: pd.DataFrame, tags: pd.DataFrame) -> pd.DataFrame:
-    """``items`` with a text column ``tags``: the tags of each item, most frequent first, at most 20.
+    """Adds a text column ``tags`` to ``items``: at most 20 tags of each item, most frequent first.
 
-    Tags that differ only in case are one tag, in its most frequent spelling. Ties are broken alphabetically. A column
-    ``tags`` that the items have keeps its text, and the tags follow it.
+    Tags that differ only in case are one tag, in its most frequent spelling. Ties are broken alphabetically. If the
+    items already have a column ``tags``, the tags are appended to its text.
     """
     spellings = tags.assign(key=tags[TAG].str.lower()).groupby([ITEM, "key", TAG], as_index=False).size()
     spellings = spellings.sort_values(["size", TAG], ascending=[False, True])
@@ -53,14 +53,14 @@ def with_tags(items: pd.DataFrame, tags: pd.DataFrame) -> pd.DataFrame:
 
 
 def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """The tags that can be used: user_id (``""``: none), item_id, tag (str), timestamp_s (float64, NaN: none).
+    """Returns the usable tags: user_id (``""``: unknown), item_id, tag (str), timestamp_s (float64, NaN: unknown).
 
-    A cell may hold several tags in any shape that :func:`tfllmrec.data.cleaning.names.names_in` reads; its commas
-    belong to the tag. HTML is stripped and counted. Tags without an item of the catalogue are dropped. The rows are
-    sorted, so that their order in the file does not matter.
+    A cell may hold several tags in any shape that :func:`tfllmrec.data.cleaning.names.names_in` reads; commas belong to
+    the tag. HTML is stripped and counted. Tags of items that are not in the catalogue are dropped. The rows are sorted,
+    so that their order in the file does not matter.
 
     Raises:
-      DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
+      DataError: More than ``config.max_bad_rows`` of the rows have no item or cannot be read.
     """
     rows = Rows(raw, config, report)
     nothing = pd.Series("", index=raw.frame.index, dtype="str")

@@ -1,4 +1,4 @@
-"""From cells of any type to times: numbers since an epoch, numbers that spell a date, dates as text."""
+"""Reads times from cells of any type: numbers since an epoch, numbers that spell a date, and dates as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TimeUnit(NamedTuple):
     zero_s: float
 
 
-#: The names that ``data.time_format`` takes, in the order in which a column is tried.
+#: The units that ``data.time_format`` accepts by name, in the order in which they are tried on a column.
 TIME_UNITS = {
     "epoch_s": TimeUnit("seconds since 1970", 1, 0),
     "epoch_ms": TimeUnit("milliseconds since 1970", 1e3, 0),
@@ -38,10 +38,10 @@ TIME_UNITS = {
     "webkit": TimeUnit("microseconds since 1601 (Chrome, WebKit)", 1e6, -11_644_473_600),
 }
 _DAY_S, _YEAR_S = 86_400.0, 366 * 86_400.0
-_FIRST_S, _LAST_S = -2_208_988_800.0, 4_133_980_800.0  # 1900 and 2101: between them lies a number that spells a date
-EARLY_S = 788_918_400.0  # 1995: event logs are younger
-_MOST = 0.9  # share of a column's numbers that a reading must fit
-#: Digits of a number that spells a date -> how many of them are the year, month, day, hour, minute, second, fraction.
+_FIRST_S, _LAST_S = -2_208_988_800.0, 4_133_980_800.0  # 1900 and 2101: the range of numbers that spell dates
+EARLY_S = 788_918_400.0  # 1995: event logs are rarely older
+_MOST = 0.9  # share of a column's numbers that an interpretation must fit
+#: Number of digits of a number that spells a date -> digits of its year, month, day, hour, minute, second, fraction.
 _SPELT = {
     4: (4,),
     6: (4, 2),
@@ -52,12 +52,12 @@ _SPELT = {
     17: (4, 2, 2, 2, 2, 2, 3),
 }
 _LAYOUT = ("YYYY", "MM", "DD", "hh", "mm", "ss", "fff")
-_OTHER_SPELLINGS = ("%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")  # numbers that only data.time_format reads
-_DIGITS = {"Y": 4, "j": 3, "f": 6} | dict.fromkeys("mdHMSyI", 2)  # of the directives of strptime
+_OTHER_SPELLINGS = ("%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")  # read only if data.time_format is set
+_DIGITS = {"Y": 4, "j": 3, "f": 6} | dict.fromkeys("mdHMSyI", 2)  # number of digits by directive of strptime
 _SINCE_1970 = ("epoch_s", "epoch_ms", "epoch_us", "epoch_ns")
 _SCIENTIFIC = r"^[0-9][.,]([0-9]+)[eE]\+?(?:0?9|1[0-9])$"
-_FEW_DIGITS = 5  # after the point: what spreadsheets and %g show
-# Days that programs write for "unknown": the zeros of databases and languages, and the ends of their calendars.
+_FEW_DIGITS = 5  # after the point, as spreadsheets and %g show them
+# Days that programs write for "unknown": epochs of databases and languages, and the limits of their calendars.
 _PLACEHOLDERS = np.array(
     [
         *("0001-01-01", "1601-01-01", "1677-09-21", "1753-01-01", "1899-12-30", "1899-12-31", "1900-01-01"),
@@ -67,7 +67,8 @@ _PLACEHOLDERS = np.array(
     dtype="datetime64[D]",
 ).astype(np.float64)
 
-# Hours ahead of UTC. Names that several zones share (IST, BST) are not read; CST and the like are as in RFC 2822.
+# Time zone -> hours ahead of UTC. Names that several zones share (IST, BST) are not read; CST and the like mean what
+# RFC 2822 says.
 _ZONES = dict.fromkeys(("", "z", "ut", "utc", "gmt", "wet"), 0) | {
     name: hours
     for hours, names in {
@@ -100,7 +101,7 @@ _CLOCK = (
     r"(?P<h>\d{1,2})(?:[:.]?(?P<mi>\d{2})(?:[:.]?(?P<s>\d{2})(?:[.,:](?P<f>\d+))?)?)?(?: ?(?P<half>[ap])\.? ?m\b\.?)?"
 )
 _ZONE = r" ?(?P<zone>(?:[a-z_]+(?:/[a-z_]+)*)?(?:[+-]\d{1,2}(?::?\d{2})?)?)"
-_REST = r"(?: ?\(.*\)|\[.*\]| [a-z]{3,5}(?: m=\S+)?)?"  # the zone's name once more: JavaScript, Java, Go
+_REST = r"(?: ?\(.*\)|\[.*\]| [a-z]{3,5}(?: m=\S+)?)?"  # JavaScript, Java and Go repeat the zone's name
 _MONTH = r"(?P<mon>[a-z]{3,9})\.?"
 _DAY = r"(?P<d>\d{1,2})(?:st|nd|rd|th)?"
 _DATES = (
@@ -120,20 +121,24 @@ _PATTERNS = [
 
 
 def times(values: pd.Series, time_format: str = "auto", note: Note = ignore) -> tuple[np.ndarray, np.ndarray]:
-    """A column of numbers, dates or text as float64 ``[R]`` seconds since 1970 (UTC), and where it is none of them.
+    """Reads a column of numbers, dates or text as times.
 
-    The column as a whole decides how its numbers are read (which unit, or digits that spell a date) and whether
-    03/04/2014 is in March or in April, so that one row never contradicts the next. A number since 1970 that is a time
-    of 1995 or later only in another unit, such as milliseconds among seconds, is read in that unit and counted. Numbers
-    that spell dates in an order of day, month and year that is not certain (``26052014``) are no times without a
-    ``time_format``. Dates without a time zone are UTC.
-    Days that stand for "unknown" (1970-01-01, 1900-01-01, 9999-12-31) become NaN where they lie more than a year apart
-    from every other time. Other times, however early or late, stay.
+    The column as a whole decides how its numbers are read (as which unit, or as digits that spell a date) and whether
+    03/04/2014 is in March or in April, so that rows never contradict each other. In a column of numbers since 1970, a
+    number that is a time of 1995 or later only in another unit, such as milliseconds among seconds, is read in that
+    unit and counted. Numbers that spell dates in an ambiguous order of day, month and year (``26052014``) are read only
+    with a ``time_format``. Dates without a time zone are UTC.
+
+    Days that stand for "unknown" (1970-01-01, 1900-01-01, 9999-12-31) become NaN if they lie more than a year from
+    every other time. All other times stay, however early or late.
 
     Args:
-      values: the column.
+      values: The column.
       time_format: ``data.time_format``.
-      note: receives the findings: values that were recognised, repaired or doubted.
+      note: Receives the findings on values that were recognised, repaired or doubted.
+
+    Returns:
+      float64 ``[R]``, seconds since 1970 (UTC), NaN: unknown; and bool ``[R]``, which cells cannot be read as a time.
 
     Raises:
       ConfigError: ``time_format`` is neither a unit nor a pattern that strptime reads.
@@ -174,12 +179,12 @@ def _recognised(values: pd.Series, note: Note) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds since 1970, and where a number is no date in a column of numbers that spell dates.
+    """Returns seconds since 1970, and bool ``[R]``: which numbers should spell a date but do not.
 
     Args:
-      plain: float64 ``[R]``, NaN where there is no number.
-      note: as in :func:`times`.
-      among_dates: whether the column has dates as text as well, so that every number is a finding.
+      plain: Float64 ``[R]``, NaN where there is no number.
+      note: As in :func:`times`.
+      among_dates: Whether the column also has dates as text, so that every number is reported.
     """
     plain = _without_codes(plain, note)
     given = ~np.isnan(plain) & (plain != 0)
@@ -202,7 +207,7 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
     def fits(unit: str) -> bool:
         return plausible(unit).sum() >= _MOST * given.sum()
 
-    # 1e11 s is the year 5138, 1e11 ms is 1973: no event log reaches either.
+    # 1e11 is the year 5138 in seconds, but 1973 in milliseconds: the times of event logs lie in between.
     by_size = next(
         (u for u, top in (("epoch_s", 1e11), ("epoch_ms", 1e14), ("epoch_us", 1e17)) if typical < top), "epoch_ns"
     )
@@ -210,7 +215,7 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
     name, per_second, _ = TIME_UNITS[unit]
     seconds = _of_unit(plain, unit)
     in_unit = given.copy()
-    if unit in _SINCE_1970:  # a number is plausible in one of these units at most
+    if unit in _SINCE_1970:  # a number is plausible in at most one of these units
         for other in _SINCE_1970:
             strays = plausible(other) & ~plausible(unit)
             what = f"the time is in {TIME_UNITS[other].name}, unlike the rest of the column: read in that unit"
@@ -234,7 +239,7 @@ def _of_unit(plain: np.ndarray, unit: str) -> np.ndarray:
 
 
 def _without_codes(plain: np.ndarray, note: Note) -> np.ndarray:
-    """-1 beside times that are not negative, and the ends of int64, mean "unknown"."""
+    """Sets codes for "unknown" to NaN: -1 if no other number is negative, and numbers beyond the range of int64."""
     edge = np.abs(plain) >= 2.0**63
     codes = edge | (plain == -1) if not ((plain < 0) & ~edge & (plain != -1)).any() else edge
     if codes.any():
@@ -243,7 +248,7 @@ def _without_codes(plain: np.ndarray, note: Note) -> np.ndarray:
 
 
 def _spells_otherwise(plain: np.ndarray) -> bool:
-    """Whether nearly all of several distinct numbers are dates in one of :data:`_OTHER_SPELLINGS`."""
+    """Returns whether nearly all of several distinct numbers are dates in one of :data:`_OTHER_SPELLINGS`."""
     distinct = pd.Series(np.unique(plain))
     if len(distinct) < 2 or (distinct % 1 != 0).any() or not distinct.between(1e4, 1e8).all():
         return False
@@ -257,18 +262,18 @@ def _spells_otherwise(plain: np.ndarray) -> bool:
 
 
 def _padded(texts: pd.Series, pattern: str) -> pd.Series:
-    """Texts of digits with the leading zeros that numbers lack, for a pattern such as ``%d%m%Y``."""
+    """Adds the leading zeros that numbers lack to texts of digits, for a pattern such as ``%d%m%Y``."""
     directives = re.fullmatch("(?:%[YjfmdHMSyI])+", pattern)
     return texts.str.zfill(sum(_DIGITS[letter] for letter in pattern[1::2])) if directives else texts
 
 
 def _note_rounded(values: pd.Series, note: Note) -> None:
-    """Doubts numbers that a spreadsheet printed with so few digits (``1.40106E+12``) that times became one."""
+    """Reports numbers that a spreadsheet rounded to so few digits (``1.40106E+12``) that different times became one."""
     if not isinstance(values.dtype, pd.StringDtype) and values.dtype != object:
         return
     codes, distinct = distinct_texts(values)
     shown = distinct.str.extract(_SCIENTIFIC)[0].str.len()
-    if not shown.max() <= _FEW_DIGITS:  # shortest forms, as of Java, have more where they need them
+    if not shown.max() <= _FEW_DIGITS:  # the shortest exact form, as in Java, has more if needed
         return
     what = (
         "the time is a number rounded to a few digits, as spreadsheets show it: different times have become one, and "
@@ -278,7 +283,7 @@ def _note_rounded(values: pd.Series, note: Note) -> None:
 
 
 def _of_digits(plain: np.ndarray, digits: int) -> np.ndarray:
-    """Numbers such as 20140526 as seconds; NaN where the digits are no date or are more or fewer."""
+    """Converts numbers such as 20140526 to seconds; NaN for other lengths and for dates that do not exist."""
     whole = np.floor(plain) == plain
     rest = np.where(whole & (plain >= 10.0 ** (digits - 1)) & (plain < 10.0**digits), plain, np.nan)
     parts: list[np.ndarray] = []
@@ -293,13 +298,13 @@ def _of_digits(plain: np.ndarray, digits: int) -> np.ndarray:
 def _moment(
     year: np.ndarray, month: np.ndarray, day: np.ndarray, hour: np.ndarray, minute: np.ndarray, second: np.ndarray
 ) -> np.ndarray:
-    """Seconds since 1970 of dates in numbers (float64 ``[R]`` each); NaN where there is no such date."""
+    """Converts parts of dates (float64 ``[R]`` each) to seconds since 1970; NaN for dates that do not exist."""
     known = np.isfinite(year + month + day + hour + minute + second)
     known &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (minute < 60) & (second < 61)
     known &= (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))  # midnight at the end of the day, by ISO 8601
     months = np.where(known, (year - 1970) * 12 + month - 1, 0).astype(np.int64).astype("datetime64[M]")
     days = months.astype("datetime64[D]") + np.where(known, day - 1, 0).astype(np.int64)
-    known &= days.astype("datetime64[M]") == months  # 31 April
+    known &= days.astype("datetime64[M]") == months  # False for 31 April
     seconds = days.astype(np.int64) * _DAY_S + hour * 3600 + minute * 60 + second
     return np.where(known, seconds, np.nan)
 
@@ -320,7 +325,7 @@ def _by_pattern(values: pd.Series, pattern: str, note: Note) -> tuple[np.ndarray
 
 
 def _of_texts(texts: pd.Series, codes: np.ndarray, note: Note) -> np.ndarray:
-    """Dates as text in seconds, NaN where a text is none; ``codes`` leads each row of the column to its text."""
+    """Converts dates in text to seconds, NaN for other texts; ``codes`` maps each row of the column to its text."""
     seconds = np.full(len(texts), np.nan)
 
     def tell(rows: np.ndarray, what: str) -> None:
@@ -343,7 +348,7 @@ def _of_texts(texts: pd.Series, codes: np.ndarray, note: Note) -> np.ndarray:
 
 
 def _of_fields(found: pa.StructArray, rows: np.ndarray, tell: Callable[[np.ndarray, str], None]) -> np.ndarray:
-    """Seconds of the dates that one of the patterns took apart; NaN where there is no such date or time zone."""
+    """Converts the parts that a pattern found to seconds; NaN for dates that do not exist and unknown time zones."""
     names = [field.name for field in found.type]
 
     def field(name: str) -> pa.Array:
@@ -384,7 +389,10 @@ def _of_fields(found: pa.StructArray, rows: np.ndarray, tell: Callable[[np.ndarr
 def _month_and_day(
     first: np.ndarray, second: np.ndarray, dots: pa.Array, rows: np.ndarray, tell: Callable[[np.ndarray, str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Month and day of dates such as 03/04/2014, by one decision for all of them; a decision that matters is told."""
+    """Returns months and days of dates such as 03/04/2014, by one decision for all of them.
+
+    The decision is reported if it matters for any date.
+    """
     day_first, month_first = int((first > 12).sum()), int((second > 12).sum())
     dotted = pc.equal(dots, ".").to_numpy(zero_copy_only=False).all()
     takes_day_first = day_first > month_first or (day_first == month_first and dotted)
@@ -402,7 +410,11 @@ def _month_and_day(
 
 
 def _to_utc(local: np.ndarray, zone: str) -> tuple[np.ndarray, str]:
-    """Seconds of a time zone's clock in UTC, and what must be told about it; NaN where the zone is not known."""
+    """Converts seconds on the clock of a time zone to UTC; NaN if the zone is unknown.
+
+    Returns:
+      The seconds, and a message to report, or ``""``.
+    """
     name, offset = re.fullmatch(r"(.*?)([+-][0-9:]+)?", zone).groups()  # type: ignore[union-attr]
     if offset:
         digits = offset[1:].replace(":", "")
@@ -434,7 +446,7 @@ def _is_placeholder(seconds: np.ndarray) -> np.ndarray:
 
 
 def _without_placeholders(seconds: np.ndarray, note: Note) -> np.ndarray:
-    """``seconds`` with NaN for days that stand for "unknown", where they are far from every other time."""
+    """Sets days that stand for "unknown" to NaN if they are more than a year from every other time."""
     suspects = _is_placeholder(seconds)
     others = seconds[~suspects & ~np.isnan(seconds)]
     if not suspects.any() or not len(others):

@@ -1,4 +1,4 @@
-"""A short text for each item, to show in lists: its title, or what the other columns say if the title is unusable."""
+"""Chooses a short text for each item to show in lists: its title, or other columns if the title is unusable."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, TITLE
 from tfllmrec.data.cleaning.item_text import WORDS_FOR_NOTHING
 from tfllmrec.data.cleaning.names import category_names
 
-#: Longest text that is made of a description, in characters.
+#: Maximum length of a text that is taken from a description, in characters.
 LONGEST = 80
-#: A title that so many items have, and this share of them, says nothing of any.
+#: A title is unusable if at least this many items, and at least this share of the items, have it.
 SHARED_BY, SHARED_SHARE = 3, 0.2
 
 _CURRENCY = r"(?:USD|EUR|GBP|CHF|INR|Rs\.?|[A-Z]{0,2}[$€£¥₹])"
 _AMOUNT = r"\d[\d.,]*"
 _FRAGMENTS = (
     r"</?[a-z][\w-]*\s+[\w:-]+\s*=",  # a tag
-    r"""\b(?:class|style|href|src|id|alt|data-[\w-]+)\s*=\s*["']""",  # what a cut leaves of a tag
+    r"""\b(?:class|style|href|src|id|alt|data-[\w-]+)\s*=\s*["']""",  # the rest of a tag that was cut in two
     r"""^[^<>]*["']\s*/>""",
     r"<!--|-->|<!\[CDATA\[|\]\]>",
     r"\bfunction\b[^()]*\([^()]*\)\s*\{|=>\s*\{|\b(?:var|let|const)\s+[\w$]+\s*=|\b(?:window|document)\.[a-z]|\breturn\b.*;$",
@@ -34,7 +34,7 @@ _FRAGMENTS = (
     r"\{\{.*\}\}|\$\{.*\}|<%.*%>|\[object Object\]",  # a template that was not filled in
 )
 _FRAGMENT = re.compile("|".join(f"(?:{pattern})" for pattern in _FRAGMENTS), re.I)
-# Without one of these no pattern above matches; a whole column is searched fast for them.
+# Every text that matches a pattern above contains one of these, and searching a whole column for them is fast.
 _SUSPICIOUS = r"(?i)[<>{}\[\]=;/$€£¥₹]|\w\.\w|^data:|(?:\b|\d)(?:USD|EUR|GBP|CHF|INR|Rs)"
 # Columns that name the maker of an item, best first.
 _BRANDS = ("brand", "author", "authors", "artist", "publisher", "developer", "manufacturer")
@@ -43,13 +43,13 @@ _SPACES = re.compile(r"\s+")
 
 
 def display_titles(items: pd.DataFrame) -> pd.Series:
-    """A short text for each item: never empty; for lists that users read, not for encoders.
+    """Returns a short text for each item, which is never empty; for lists that users read, not for encoders.
 
-    It is the title if that is usable; else the first sentence of the description, cut at a word after :data:`LONGEST`
-    characters; else the brand and the most specific category; else the id.
+    The text is the title if it is usable; otherwise the first sentence of the description, cut between words to
+    :data:`LONGEST` characters; otherwise the brand and the most specific category; otherwise the id.
 
     Args:
-      items: as :attr:`tfllmrec.data.dataset.Dataset.items`.
+      items: As :attr:`tfllmrec.data.dataset.Dataset.items`.
 
     Returns:
       str ``[N]``, with the index of ``items``.
@@ -64,10 +64,10 @@ def display_titles(items: pd.DataFrame) -> pd.Series:
 
 
 def usable_titles(items: pd.DataFrame) -> np.ndarray:
-    """Whether each item has a title that says what the item is: bool ``[N]``.
+    """Returns bool ``[N]``: whether each item has a title that says what the item is.
 
-    Unusable are fragments of HTML, scripts, style sheets and JSON, addresses, prices, the item's own id, and one title
-    that most items share.
+    Unusable are fragments of HTML, scripts, style sheets and JSON, addresses, prices, the item's own id, and titles
+    that many items share (:data:`SHARED_BY`, :data:`SHARED_SHARE`).
     """
     if TITLE not in items:
         return np.zeros(len(items), bool)
@@ -98,7 +98,7 @@ def _names(item: Mapping[Any, str], column: str) -> list[str]:
 
 
 def _beginning(text: str) -> str:
-    """The first sentence of ``text``, or as many of its words as fit."""
+    """Returns the first sentence of ``text``, or as many of its words as fit."""
     sentence = match.group(1) if (match := _SENTENCE.match(text)) else text
     if len(sentence) <= LONGEST:
         return sentence

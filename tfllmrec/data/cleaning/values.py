@@ -1,4 +1,4 @@
-"""From cells of any type to strings and numbers."""
+"""Converts cells of any type to strings and numbers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import pyarrow as pa
 
 from tfllmrec.data.findings import Action
 
-#: Spellings of "nothing" that exports leave behind.
+#: Spellings of a missing value in exported files.
 MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N", "<NA>", "#N/A"]
-#: Spellings of "nothing" that are also ids, and titles of films, songs and books; compared without case.
+#: Spellings of a missing value that can also be ids, or titles of films, songs and books; compared without case.
 WORDS_FOR_NOTHING = (
     "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
     "tbd", "tba", "no title", "no description", "not available", "not found",
 )  # fmt: skip
-_NO_NUMBER = ("", "\\n", "<na>", "nat", *WORDS_FOR_NOTHING)  # where a number or a time belongs; without case
-_ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
+_NO_NUMBER = ("", "\\n", "<na>", "nat", *WORDS_FOR_NOTHING)  # in place of a number or a time; compared without case
+_ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an unnamed index
 _SCALAR = re.compile(r"\b(?:np|numpy)\.(?:str|bytes|bool|u?int|float)[0-9]*_?\(((?:'[^']*'|\"[^\"]*\"|[^()'\"])*)\)")
 _ARRAY = re.compile(
     r"(?:\w+\.)?(?:array|tensor|list|tuple|deque|Index)\((\[.*\]|\(.*\))(?:,\s*\w+=[^()\[\]]*)?\)", re.DOTALL
 )
-_GROUP_MARKS = "'’ \u00a0\u202f"  # between thousands, beside the comma and the dot
-# How locales write numbers: name, an example, pattern, the marks between thousands, the decimal mark.
+_GROUP_MARKS = "'’ \u00a0\u202f"  # separators of thousands other than the comma and the dot
+# How locales write numbers: name, example, pattern, separators of thousands, decimal mark.
 _LOCALES = (
     (
         "thousands separated by commas",
@@ -51,11 +51,11 @@ Note = Callable[[np.ndarray, str, Action], object]
 
 
 def ignore(rows: np.ndarray, what: str, action: Action) -> None:
-    """A :data:`Note` that keeps nothing."""
+    """Discards a finding; a :data:`Note`."""
 
 
 def as_text(value: Any, separator: str = ", ") -> str:
-    """One value of any kind as a string; ``""`` for nothing, ``7`` for ``7.0``, lists joined, objects as JSON."""
+    """Converts any value to a string: ``""`` for a missing one, ``7`` for ``7.0``, lists joined, mappings as JSON."""
     if isinstance(value, str):
         # A lone surrogate (JSON can spell one) has no UTF-8 form and could be neither hashed nor stored.
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
@@ -77,7 +77,7 @@ def as_text(value: Any, separator: str = ", ") -> str:
 
 
 def without_calls(text: str) -> str:
-    """``text`` without the calls that Python prints around values of other libraries.
+    """Removes from ``text`` the calls that Python prints around values of other libraries.
 
     >>> without_calls("[np.int64(1), np.str_('a')]"), without_calls("tensor([1, 2], device='cuda:0')")
     ("[1, 'a']", '[1, 2]')
@@ -89,9 +89,10 @@ def without_calls(text: str) -> str:
 
 
 def decoded(values: pd.Series) -> pd.Series:
-    """``values`` without dictionary encoding; nested Arrow values and Arrow decimals as Python objects.
+    """Undoes dictionary encoding, and converts nested Arrow values and Arrow decimals to Python objects.
 
-    The conversions of pandas take integers next to a missing value through float64, which is exact only to 2**53.
+    The conversions of pandas are not used: they convert integers next to a missing value to float64, which is exact
+    only up to 2**53.
     """
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -109,7 +110,7 @@ def decoded(values: pd.Series) -> pd.Series:
 
 
 def strings(values: pd.Series, separator: str = ", ") -> pd.Series:
-    """Any column as strings, stripped, ``""`` where there is nothing; integers of every type keep all their digits."""
+    """Converts any column to stripped strings, ``""`` for a missing value; integers of every type keep all digits."""
     values = decoded(values)
     if isinstance(values.dtype, pd.StringDtype):
         return values.fillna("").str.strip()
@@ -120,15 +121,18 @@ def strings(values: pd.Series, separator: str = ", ") -> pd.Series:
 
 
 def numbers(values: pd.Series, note: Note = ignore) -> tuple[np.ndarray, np.ndarray]:
-    """Any column as float64 ``[R]`` (NaN: nothing there), and bool ``[R]``: the cell has no finite number.
+    """Converts any column to numbers.
 
-    Text with a decimal comma (``4,5``, ``1.234,5``) or commas between thousands (``1,234.5``) is read too. The column
-    as a whole decides: the way of writing that fits most distinct cells is used for every cell, plain numbers winning
-    a tie. ``1,234`` fits both ways; where nothing in the column decides, it is 1234.
+    Text with a decimal comma (``4,5``, ``1.234,5``) or commas between thousands (``1,234.5``) is read, too. The column
+    as a whole decides: the notation that fits most distinct cells is used for every cell, and plain numbers win a tie.
+    ``1,234`` fits both notations; if nothing else in the column decides, it is 1234.
 
     Args:
-      values: the column.
-      note: receives the cells that are no plain numbers, and how they were read.
+      values: The column.
+      note: Receives the cells that are not plain numbers, and how they were read.
+
+    Returns:
+      float64 ``[R]``, NaN: missing or not a number; and bool ``[R]``, which cells have a value but no finite number.
     """
     values = decoded(values)
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
@@ -150,7 +154,7 @@ def numbers(values: pd.Series, note: Note = ignore) -> tuple[np.ndarray, np.ndar
 
 
 def distinct_texts(values: pd.Series) -> tuple[np.ndarray, pd.Series]:
-    """Codes ``[R]`` (-1: nothing there) into the distinct strings; parsing each string once is fast."""
+    """Returns codes ``[R]`` (-1: missing) that index the distinct strings, and these, so that each is parsed once."""
     codes, found = pd.factorize(strings(values))
     distinct = pd.Series(found, dtype="str")
     there = ~distinct.str.lower().isin(_NO_NUMBER).to_numpy(dtype=bool)
@@ -158,12 +162,12 @@ def distinct_texts(values: pd.Series) -> tuple[np.ndarray, pd.Series]:
 
 
 def spread(parsed: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The value of each row, from the values of the distinct strings; NaN where there is nothing."""
-    return np.append(parsed, np.nan)[codes]  # code -1 is the NaN at the end
+    """Returns the value of each row from the values of the distinct strings; NaN for a missing cell."""
+    return np.append(parsed, np.nan)[codes]  # code -1 selects the NaN at the end
 
 
 def is_row_number(name: str, values: pd.Series) -> bool:
-    """Whether a column is an index that pandas wrote: it has no name of its own, and distinct integers."""
+    """Returns whether a column is an index that pandas wrote: it has no name of its own, and distinct integers."""
     if not _ROW_NUMBER.fullmatch(name):
         return False
     text = strings(values)

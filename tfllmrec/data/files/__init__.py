@@ -1,1 +1,1 @@
-"""From files to raw tables: finds the files, splits them into rows and fields, recognises the columns."""
+"""Reads files into raw tables: finds the files, splits them into rows and fields, and recognises the columns."""

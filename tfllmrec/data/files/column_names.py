@@ -18,8 +18,9 @@ from tfllmrec.columns import (
     USER,
 )
 
-# Usual names, compared without case and punctuation; the earlier one wins where a file has several. Names that are
-# certainly ids go before bare words, which may be names; "id" alone is the id of the items or users that a table lists.
+# Usual names, compared without case and punctuation; if a file has several, the earliest one wins. Names that are
+# certainly ids come before bare words, which may be names. "id" alone is the id of the items or users that a table
+# lists.
 ALIASES: dict[str, list[str]] = {
     column: names.split()
     for column, names in {
@@ -46,16 +47,17 @@ ALIASES: dict[str, list[str]] = {
 
 
 def is_known_name(name: str, mapping: Mapping[str, str]) -> bool:
-    """Whether a column has a usual name, or one that ``mapping`` maps."""
+    """Returns whether a column has a usual name, or one that ``mapping`` maps."""
     return name in mapping.values() or plain_name(name) in _PLAIN_ALIASES
 
 
 def plain_name(name: str) -> str:
+    """Returns a name in lower case, reduced to ASCII letters and digits, for comparisons."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def words_of_name(name: str) -> list[str]:
-    """The words of a column's name, in lower case: ``"isWeekend_day"`` -> ``["is", "weekend", "day"]``."""
+    """Returns the words of a column's name, in lower case: ``"isWeekend_day"`` -> ``["is", "weekend", "day"]``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     return [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
 

@@ -1,4 +1,4 @@
-"""Reads the bytes of a file, decompressed; the compression is recognised by the first bytes, not by the name."""
+"""Reads and decompresses a file; the compression is recognised by the first bytes, not by the name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.errors import DataError
 
 _CHUNK = 1 << 22
-_MAX_LAYERS = 3  # a compressed file inside a zip inside a gz; a zip that contains itself must come to an end
+_MAX_LAYERS = 3  # a compressed file inside a zip inside a gz; the limit stops a zip that contains itself
 _OPENERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO], Any]], ...] = (
     (re.compile(rb"\x1f\x8b"), lambda stream: gzip.GzipFile(fileobj=stream)),
     (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2File),
@@ -60,12 +60,12 @@ _OTHER_FORMATS = {
 
 
 def read_content(path: Path, meter: SizeMeter) -> tuple[str, bytes]:
-    """The name and the decompressed bytes of a file; of a zip archive, those of its only member.
+    """Returns the name and the decompressed bytes of a file; for a zip archive, those of its only member.
 
     Decompression runs in chunks and stops as soon as ``data.max_bytes`` is exceeded.
 
     Raises:
-      DataError: the file cannot be read or decompressed, exceeds the limit, has a format that is not supported, or is
+      DataError: The file cannot be read or decompressed, exceeds the limit, has a format that is not supported, or is
         an archive of several files.
     """
     name = path.name

@@ -1,4 +1,4 @@
-"""Splits delimited text into rows and fields: CSV, TSV, MovieLens, RecBole. Every row is kept or counted."""
+"""Splits delimited text (CSV, TSV, MovieLens, RecBole) into rows and fields; every row is kept, or its loss counted."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _GENRES_100K = (
     "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|"
     "Mystery|Romance|Sci-Fi|Thriller|War|Western"
 )
-# MovieLens files without a header: separator and columns.
+# MovieLens files without a header -> separator and columns.
 HEADERLESS: dict[str, tuple[str, list[str]]] = {
     "u.data": ("\t", ["user_id", "item_id", "rating", "timestamp"]),
-    "u.item": ("|", ["movie_id", "title", "release_date", "video_release_date", "imdb_url"]),  # then genre flags
+    "u.item": ("|", ["movie_id", "title", "release_date", "video_release_date", "imdb_url"]),  # followed by genre flags
     "u.user": ("|", ["user_id", "age", "gender", "occupation", "zip_code"]),
     "ratings.dat": ("::", ["user_id", "movie_id", "rating", "timestamp"]),
     "movies.dat": ("::", ["movie_id", "title", "genres"]),
@@ -38,24 +38,24 @@ HEADERLESS: dict[str, tuple[str, list[str]]] = {
     "tags.dat": ("::", ["user_id", "movie_id", "tag", "timestamp"]),
 }
 _SEPARATORS = ("\t", ",", ";", "|", "::", "\x01")  # the last one is Hive's
-_RULE = r"\s*:?[-=]+:?\s*"  # a cell of the line that sqlcmd, psql or Markdown draw below the header
+_RULE = r"\s*:?[-=]+:?\s*"  # a cell of the line that sqlcmd, psql and Markdown draw below the header
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BLANK_LINES = re.compile(rb"(?:[ \t]*(?:\r\n|\r|\n))*")
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\r|\n)', re.I)  # as Excel writes it
 _BLOCK = 1 << 26  # bytes that are parsed at once
-_LARGE_BLOCK = 1 << 30  # for rows that are longer
+_LARGE_BLOCK = 1 << 30  # for rows that are longer than _BLOCK
 _SAMPLE = 1 << 16
 _KNOWN_NAMES = {plain_name(alias) for aliases in ALIASES.values() for alias in aliases}
 
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How cells are written.
+    """The way in which cells are written.
 
     Attributes:
-      separator: one character, or ``::``.
-      quote: the quotation mark; None: quotation marks are text.
-      escaped: a backslash makes a quotation mark or separator after it part of the text.
+      separator: One character, or ``::``.
+      quote: The quotation mark; None: quotation marks are text.
+      escaped: Whether a backslash makes a quotation mark or separator after it part of the text.
     """
 
     separator: str
@@ -65,7 +65,7 @@ class _Dialect:
 
 @dataclass(frozen=True)
 class _Sample:
-    """The first rows of a file, split by one dialect: the header, and how many rows below it have how many fields."""
+    """The first rows of a file split by one dialect: the header, and the count of rows below it by number of fields."""
 
     dialect: _Dialect
     header: list[str]
@@ -78,7 +78,7 @@ class _Sample:
 
     @property
     def usual_width(self) -> tuple[int, int]:
-        """The most frequent number of fields below the header, and its number of rows."""
+        """The most frequent number of fields below the header, and how many rows have it."""
         return self.widths.most_common(1)[0] if self.widths else (0, 0)
 
 
@@ -93,21 +93,22 @@ def read_delimited(
 ) -> RawTable:
     """Splits UTF-8 text into rows and fields.
 
-    The separator is the one that splits most of the first rows into as many fields as the header. A ``sep=;`` line
-    above the header decides it. Cells may be quoted by ``"``, or by ``'`` where the header is; a quotation mark
-    within a cell is doubled or escaped by a backslash. Rows end in LF, CRLF or CR, also in one file.
+    A ``sep=;`` line above the header names the separator. Without one, the separator is the one that splits most of the
+    first rows into as many fields as the header. Cells may be quoted by ``"``, or by ``'`` if the header is; a
+    quotation mark within a cell is doubled or escaped by a backslash. Rows end in LF, CRLF or CR, even mixed in one
+    file.
 
     Args:
-      path: the file, for messages.
-      file: its name without a compression, which tells the MovieLens and RecBole files.
-      table: its name in the report.
-      content: the text.
-      meter: checks the number of rows and columns.
-      only: as :func:`tfllmrec.data.files.tables.read_table` takes it.
-      mapping: ``data.columns``, whose names are known column names too.
+      path: The file, for messages.
+      file: Its name without the ending of a compression, which identifies the MovieLens and RecBole files.
+      table: The name of the table in the report.
+      content: The text.
+      meter: Checks the number of rows and columns.
+      only: As in :func:`tfllmrec.data.files.tables.read_table`.
+      mapping: ``data.columns``, whose names are known column names, too.
 
     Raises:
-      DataError: the first line is no header, or a limit of the ``data`` section is exceeded.
+      DataError: The first line is not a header, or a limit of the ``data`` section is exceeded.
     """
     atomic = file.lower().endswith(ATOMIC) and file not in HEADERLESS
     meter.add_rows(_count_lines(content) - (file not in HEADERLESS), path)
@@ -156,7 +157,7 @@ def _count_lines(content: bytes) -> int:
 
 
 def _single_character(content: bytes, dialect: _Dialect) -> tuple[bytes, _Dialect]:
-    """Replaces ``::`` by a control character that the text does not contain: the parser takes no longer separator."""
+    """Replaces ``::`` by a control character that the text does not contain, as the parser needs a single character."""
     unused = next((mark for mark in "\x1f\x1e\x1d\x1c" if mark.encode() not in content), "\x01")
     return content.replace(b"::", unused.encode()), replace(dialect, separator=unused)
 
@@ -173,7 +174,7 @@ def _sniff(
     place = f"{path.name}:{line}"
 
     present = [s for s in separators if s.encode() in sample_text] or [separators[0] if len(separators) == 1 else ","]
-    # Before the parser runs, which takes minutes for a million columns.
+    # Checked before the parser runs, which takes minutes for a million columns.
     meter.check("max_columns", max(first.count(s.encode()) + 1 for s in present), path)
     try:
         samples = [_split_sample(sample_text, first, separator, quoted) for separator in present]
@@ -207,7 +208,7 @@ def _sniff(
 
 
 def _split_sample(text: bytes, first_line: bytes, separator: str, quoted: bool) -> _Sample:
-    """Splits the first part of a file by one separator, with backslashes as text or as escapes: the better of both."""
+    """Splits the first part of a file by one separator, with backslashes as text or escapes, whichever fits better."""
     by_single = re.fullmatch(rb"'[^']*'(?:%b'[^']*')*" % re.escape(separator.encode()), first_line)
     plain = _Dialect(separator, ("'" if by_single else '"') if quoted and separator != "::" else None)
     names = [f"f{i}" for i in range(first_line.count(separator.encode()) + 1)]
@@ -232,7 +233,7 @@ def _split_sample(text: bytes, first_line: bytes, separator: str, quoted: bool) 
 
 
 def _refuse_preamble(samples: list[_Sample], first: bytes, text: bytes, path: Path, line: int) -> None:
-    """Raises DataError if the first line is a comment or title: the rows below it have a common width, but not its."""
+    """Raises DataError if the first line is a comment or title: most rows below it share another number of fields."""
     below = max(samples, key=lambda s: (s.usual_width[1] if s.usual_width[0] > 1 else 0, s.usual_width[0]))
     width, count = below.usual_width
     if width < 2 or count < 2 or 2 * count < below.widths.total():
@@ -298,7 +299,7 @@ def _best_split(
 
 
 def _rows_in_cells(raw: RawTable, dialect: _Dialect) -> int:
-    """The number of lines within quoted cells that have as many fields as the table, as after an unclosed quote."""
+    """Counts the lines within quoted cells that have as many fields as the table, as after an unclosed quote."""
     long = raw.spans > 1
     separators = raw.frame.shape[1] - 1
     if dialect.quote is None or not long.any() or not separators:
@@ -313,7 +314,7 @@ def _rows_in_cells(raw: RawTable, dialect: _Dialect) -> int:
 
 
 def _escapes_quotes(content: bytes, dialect: _Dialect) -> bool:
-    r"""Whether a quoted cell holds ``\"`` before ordinary text, where a doubled quotation mark cannot be meant."""
+    r"""Returns whether a quoted cell holds ``\"`` before ordinary text, so that the mark cannot end the cell."""
     assert dialect.quote
     quote, separator = dialect.quote.encode(), re.escape(dialect.separator.encode())
     if b"\\" + quote not in content:
@@ -331,7 +332,7 @@ def _without_plain_backslashes(content: bytes, dialect: _Dialect) -> bytes:
 def _dialect_findings(
     used: _Dialect, expected: _Dialect, content: bytes, path: Path, table: str
 ) -> tuple[Finding, ...]:
-    """Reports a dialect other than the usual one, with the number of cells or marks concerned."""
+    """Reports a dialect other than the expected one, with the number of marks concerned."""
     if used.escaped:
         mark = b"\\" + (used.quote or "").encode()
         what = "a backslash escapes quotation marks and separators: read without it"
@@ -352,7 +353,7 @@ def _read_csv(
     note_broken: Callable[[Any], str],
     **reading: Any,
 ) -> pa.Table:
-    """Splits text into columns of strings, in one thread; ``note_broken`` receives each row of another width."""
+    """Splits text into string columns, in one thread; ``note_broken`` receives rows with another number of fields."""
     return pa.csv.read_csv(
         pa.BufferReader(text),
         pa.csv.ReadOptions(use_threads=False, block_size=block_size, **reading),
@@ -407,7 +408,7 @@ def _parse(
             f"split: {error}. Check the quotation marks."
         ) from error
 
-    # The parser counts records from 1; where quoted cells hold line breaks, lines run ahead of records.
+    # The parser counts records from 1; if quoted cells hold line breaks, line numbers run ahead of record numbers.
     numbers = np.arange(1, parsed.num_rows + len(broken) + 1)
     is_broken = np.zeros(len(numbers), dtype=bool)
     is_broken[[number - 1 for number, _, _ in broken]] = True
@@ -471,7 +472,7 @@ def _blank_rows(table: pa.Table) -> np.ndarray:
 
 
 def _header_rows(table: pa.Table, fields: list[str]) -> np.ndarray:
-    """bool ``[R]``: rows that repeat the header, as where files were put one below the other."""
+    """Returns bool ``[R]``: rows that repeat the header, as in concatenated files."""
     same = np.ones(table.num_rows, dtype=bool)
     for column, name in zip(table.columns, fields, strict=True):
         if not same.any():
@@ -481,7 +482,7 @@ def _header_rows(table: pa.Table, fields: list[str]) -> np.ndarray:
 
 
 def _rules(table: pa.Table) -> np.ndarray:
-    """bool ``[R]``: whether the first row below the header is a line of dashes."""
+    """Returns bool ``[R]``: the first row below the header, if it is a line of dashes."""
     rule = np.zeros(table.num_rows, dtype=bool)
     for row in range(min(2, table.num_rows)):
         cells = [str(column[row].as_py()) for column in table.columns]
@@ -490,7 +491,7 @@ def _rules(table: pa.Table) -> np.ndarray:
 
 
 def _count_breaks(column: pa.ChunkedArray, with_cr: bool) -> np.ndarray:
-    """The number of line breaks (LF, CRLF or CR) in each cell."""
+    """Counts the line breaks (LF, CRLF or CR) in each cell."""
     breaks = pc.count_substring(column, "\n")
     if with_cr:
         breaks = pc.add(breaks, pc.subtract(pc.count_substring(column, "\r"), pc.count_substring(column, "\r\n")))
@@ -505,7 +506,10 @@ def _genres_100k(item_file: Path) -> list[str]:
 
 
 def _atomic_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Takes ``field:type`` apart; a ``token_seq`` of categories or ids is a list, any other one is running text."""
+    """Removes the types of headers ``field:type``; a ``token_seq`` of categories or item ids becomes a list.
+
+    Any other ``token_seq`` stays running text.
+    """
     lists = {plain_name(a) for a in ALIASES[CATEGORIES]} | {plain_name(a) for a in ALIASES[ITEM] if a.endswith("id")}
     columns = {}
     for header in frame.columns:

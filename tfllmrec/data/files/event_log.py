@@ -1,8 +1,8 @@
-"""What an event log holds on disk, and how it is read; :mod:`tfllmrec.feedback.event_log` writes it.
+"""Defines the tables of an event log on disk, and reads them; :mod:`tfllmrec.feedback.event_log` writes them.
 
-A log is a folder with one SQLite file. Rows are read a page at a time, each in a transaction of its own, so that a
-writer can reuse the space of its write-ahead log meanwhile. Only what counts all rows, such as the columns of a table,
-holds a transaction for longer.
+A log is a folder with one SQLite file. Rows are read a page at a time, each page in its own transaction, so that a
+writer can reuse the space of its write-ahead log in the meantime. Only queries over all rows, such as the one that
+finds the columns of a table, hold a transaction for longer.
 """
 
 from __future__ import annotations
@@ -44,24 +44,26 @@ from tfllmrec.columns import (
 )
 from tfllmrec.errors import DataError, WriteError
 
-#: The file in the folder of a log.
+#: Name of the file in the folder of a log.
 LOG_FILE = "events.sqlite3"
-#: The tables of events, of shown items, and of what their lists were requested with; ``number`` counts rows in the
-#: order in which they were written. A log of an earlier version has no table of requests until a writer opens it.
+#: The tables of events, of shown items, and of the requests for their lists; and their column ``number``, which counts
+#: rows in the order in which they were written. A log of an earlier version has no table of requests until a writer
+#: opens it.
 EVENTS, EXPOSURES, REQUESTS, NUMBER = "events", "exposures", "requests", "number"
-#: What makes an event unique: text, the ``event_id`` that its sender gave it, or bytes made of its content.
+#: The column that identifies an event: text, the ``event_id`` from its sender, or bytes derived from its content.
 KEY = "key"
-#: The claimed time of an event whose clock was ahead, and the further fields of an event, as one JSON object.
+#: The columns for the claimed time of an event whose clock was ahead, and for the further fields of an event as one
+#: JSON object.
 CLAIMED, FIELDS = "claimed_s", "fields"
-#: ``PRAGMA application_id`` of a log ("tfel"), and ``PRAGMA user_version``: of the tables below.
+#: ``PRAGMA application_id`` of a log ("tfel"), and ``PRAGMA user_version``, the version of the tables below.
 APPLICATION, LAYOUT = 0x7466656C, 1
-#: Columns of the events that a row may lack.
+#: Columns that may be empty in an event.
 OPTIONAL = (RATING, EVENT_KIND, REQUEST_ID)
-#: Rows that are read at once.
+#: Number of rows that are read at once.
 PAGE = 10_000
-#: Lists are written so soon after they were made; more only if a disk hung or a clock was set.
+#: Lists are written within this time after they were made, unless a disk hung or a clock was set.
 WRITTEN_WITHIN_S = 600.0
-#: Columns of a table that come from further fields. Of more different fields, the most frequent ones get a column.
+#: Maximum number of columns from further fields. If there are more fields, the most frequent ones get a column.
 MOST_FURTHER = 1000
 
 TABLES = f"""
@@ -119,17 +121,17 @@ _EVENT_TYPES = {
     REQUEST_ID: pa.string(),
     TIMESTAMP: pa.float64(),
 }
-#: Types of SQLite's JSON -> type of a column that has no others; all other mixtures become text.
+#: SQLite's JSON types in a column -> type of the column; all other combinations become text.
 _JSON_TYPES = {
     frozenset({"integer"}): pa.int64(),
     frozenset({"real"}): pa.float64(),
-    frozenset({"integer", "real"}): pa.float64(),  # if float64 has each of the integers, see _EXACT
+    frozenset({"integer", "real"}): pa.float64(),  # if float64 represents all the integers, see _EXACT
     frozenset({"true", "false"}): pa.bool_(),
     frozenset({"true"}): pa.bool_(),
     frozenset({"false"}): pa.bool_(),
 }
-_EXACT = 1 << 53  # float64 has all integers up to here
-# What SQLite says, by its first eight bits, and what the operating system would.
+_EXACT = 1 << 53  # float64 represents all integers up to here
+# Lowest eight bits of SQLite's error code -> error number of the operating system.
 _OF_DISKS = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -141,25 +143,25 @@ _OF_DISKS = {
 
 @dataclass(frozen=True)
 class LogPlace:
-    """How far a log was read: the number of the newest event, and its key, so that another log is not taken for it."""
+    """A place up to which a log was read: the number of the newest event, and its key, which identifies the log."""
 
     number: int
     key: str
 
 
 def is_event_log(path: Path) -> bool:
-    """Whether a path is the folder of an event log."""
+    """Returns whether a path is the folder of an event log."""
     return (path / LOG_FILE).is_file()
 
 
 @contextlib.contextmanager
 def sqlite_errors(folder: Path) -> Iterator[None]:
-    """Turns the errors of SQLite about its file into those of the library.
+    """Converts SQLite's errors about its file to errors of the library.
 
     Raises:
-      OSError: the disk is full, broken or read-only; :func:`tfllmrec.durable.writing` says what to do.
-      WriteError: another process held the log for too long.
-      DataError: the file is damaged, or not an event log.
+      OSError: The disk is full, broken or read-only; :func:`tfllmrec.durable.writing` says what to do.
+      WriteError: Another process held the log for too long.
+      DataError: The file is damaged, or not an event log.
     """
     try:
         yield
@@ -194,13 +196,13 @@ def require_layout(connection: sqlite3.Connection, folder: Path) -> None:
 
 
 class LogReader:
-    """Reads an event log beside its writers; close it, or use it in a ``with`` block.
+    """A reader of an event log, which may have writers at the same time; close it, or use it in a ``with`` block.
 
-    Only rows that were committed are seen. A reader in the order of receipt misses no row, because SQLite commits one
+    The reader sees only committed rows. Reading in the order of receipt misses no row, because SQLite commits one
     writer after the other: no row with a smaller number appears later.
 
     Raises:
-      DataError: the folder holds no event log, or a damaged one, or may not be written to.
+      DataError: The folder holds no event log, or a damaged one, or is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -229,31 +231,37 @@ class LogReader:
         self.close()
 
     def rows(self, sql: str, *values: object) -> list[Any]:
-        """The rows of a short query."""
+        """Returns the rows of a short query."""
         with self._errors():
             return self._connection.execute(sql, values).fetchall()
 
     def last(self, table: str = EVENTS) -> int:
-        """The number of the newest row; 0 where there is none."""
+        """Returns the number of the newest row; 0 if there is none."""
         return int(self.rows(f"SELECT coalesce(max({NUMBER}), 0) FROM {table}")[0][0])
 
     def place(self) -> LogPlace | None:
-        """The newest event; ``None`` in a log without events."""
+        """Returns the place of the newest event; ``None`` for a log without events."""
         found = self.rows(f"SELECT {NUMBER}, quote({KEY}) FROM {EVENTS} ORDER BY {NUMBER} DESC LIMIT 1")
         return LogPlace(*found[0]) if found else None
 
     def holds(self, place: LogPlace) -> bool:
-        """Whether the log has that event: then rows with larger numbers are all that were written since."""
+        """Returns whether the log has the event at ``place``; if so, the later rows are those with larger numbers."""
         return self.rows(f"SELECT quote({KEY}) FROM {EVENTS} WHERE {NUMBER} = ?", place.number) == [(place.key,)]
 
     def pages(
         self, table: str, columns: Sequence[str], since: int = 0, upto: int | None = None, by_time: bool = False
     ) -> Iterator[list[Any]]:
-        """Rows after number ``since`` and up to ``upto`` (by default the newest now), a page at a time.
+        """Yields the rows after number ``since`` up to ``upto`` (default: the newest row now), a page at a time.
+
+        Rows that are written in the meantime are left out.
 
         Args:
-          by_time: in the order of the events' times, those of equal times in the order of receipt; by default in the
-            order of receipt. Rows that are written meanwhile are left out.
+          table: The table.
+          columns: The columns to read.
+          since: The number after which rows are read.
+          upto: The number of the last row to read.
+          by_time: Whether rows come in the order of the events' times, and of receipt for equal times; by default in
+            the order of receipt.
         """
         upto = self.last(table) if upto is None else upto
         listed = ", ".join((*columns, NUMBER, TIMESTAMP if by_time else NUMBER))
@@ -279,20 +287,23 @@ class LogReader:
             yield [row[:-2] for row in found]
 
     def has_requests(self) -> bool:
-        """Whether the log has the table of requests."""
+        """Returns whether the log has the table of requests."""
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", REQUESTS))
 
     def between(self, table: str, columns: Sequence[str], after_s: float, upto_s: float) -> Iterator[list[Any]]:
-        """Rows whose time is above ``after_s`` and at most ``upto_s``, a page at a time.
+        """Yields the rows whose time is above ``after_s`` and at most ``upto_s``, a page at a time.
 
-        Events come by an index. Lists are written within :data:`WRITTEN_WITHIN_S` after they were made, so the first
-        row is found by bisection, and the rows from there to the last one are read.
+        Events are found by an index. Lists are written within :data:`WRITTEN_WITHIN_S` after they were made, so their
+        first and last rows are found by bisection, and the rows in between are read and filtered.
 
         Args:
-          columns: the first one is the time: ``timestamp_s`` of events, else ``time_s``.
+          table: The table.
+          columns: The columns to read; the first one is the time: ``timestamp_s`` of events, otherwise ``time_s``.
+          after_s: The time after which rows are read, in seconds since 1970.
+          upto_s: The time up to which rows are read, in seconds since 1970.
         """
         if table == EVENTS:
-            at, number = after_s, 1 << 62  # no event at after_s itself
+            at, number = after_s, 1 << 62  # excludes events at after_s itself
             while found := self.rows(
                 f"SELECT {', '.join(columns)}, {NUMBER} FROM {table} WHERE ({TIMESTAMP}, {NUMBER}) > (?, ?) AND "
                 f"{TIMESTAMP} <= ? ORDER BY {TIMESTAMP}, {NUMBER} LIMIT {PAGE}",
@@ -308,14 +319,14 @@ class LogReader:
                 yield rows
 
     def count_between(self, table: str, after_s: float, upto_s: float) -> int:
-        """About how many rows :meth:`between` reads."""
+        """Returns about how many rows :meth:`between` reads."""
         if table == EVENTS:
             sql = f"SELECT count(*) FROM {table} WHERE {TIMESTAMP} > ? AND {TIMESTAMP} <= ?"
             return int(self.rows(sql, after_s, upto_s)[0][0])
         return self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S) - self._number_at(table, after_s)
 
     def ends(self, table: str, upto_s: float) -> tuple[float, float] | None:
-        """When the first and the newest lists up to a time were made; ``None``: there are none."""
+        """Returns when the first and the newest list up to ``upto_s`` were made; ``None`` if there are none."""
         newest = self.rows(
             f"SELECT {TIME_S} FROM {table} WHERE {NUMBER} <= ? AND {TIME_S} <= ? ORDER BY {NUMBER} DESC LIMIT 1",
             self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S), upto_s,
@@ -326,7 +337,7 @@ class LogReader:
         return min(first[0][0], newest[0][0]), newest[0][0]
 
     def _number_at(self, table: str, time_s: float) -> int:
-        """The number of a row such that rows before it are from before ``time_s``; by bisection."""
+        """Finds by bisection a number such that all rows up to it are from before ``time_s``."""
         low, high = 0, self.last(table)
         while low < high:
             middle = (low + high + 1) // 2
@@ -338,11 +349,11 @@ class LogReader:
         return low
 
     def table(self, name: str = EVENTS, since: int = 0, upto: int | None = None) -> LogTable:
-        """The rows with a number above ``since`` as a table in the order of receipt, read batch by batch.
+        """Returns the rows with a number above ``since`` as a table in the order of receipt, read batch by batch.
 
-        Events have ``user_id``, ``item_id``, ``timestamp_s``, those of rating, kind and ``request_id`` that any row
-        has, and the further fields, at most :data:`MOST_FURTHER`. A field is a number or a truth value if all of its
-        values are, else text.
+        Events have ``user_id``, ``item_id`` and ``timestamp_s``; rating, kind and ``request_id`` if any row has one;
+        and at most :data:`MOST_FURTHER` further fields. A field holds numbers or truth values if all its values are
+        such, otherwise text.
         """
         upto = self.last(name) if upto is None else upto
         (count,) = self.rows(f"SELECT count(*) FROM {name} WHERE {NUMBER} > ? AND {NUMBER} <= ?", since, upto)[0]
@@ -383,7 +394,14 @@ class LogTable(NamedTuple):
     """Rows of a log as a table.
 
     Attributes:
-      further: the columns that come from the fields of events. left_out: how many other fields the events have.
+      reader: The reader of the log.
+      name: The name of the table in the log.
+      schema: The columns.
+      further: The columns that come from further fields of events.
+      left_out: How many other further fields the events have.
+      since: The number after which the rows begin.
+      upto: The number of the last row.
+      rows: How many rows there are.
     """
 
     reader: LogReader
@@ -396,7 +414,7 @@ class LogTable(NamedTuple):
     rows: int
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows, at most :data:`PAGE` at a time."""
+        """Yields all rows, at most :data:`PAGE` at a time."""
         own = [column for column in self.schema.names if column not in self.further]
         columns = [*own, *([FIELDS] if self.further else [])]
         for page in self.reader.pages(self.name, columns, self.since, self.upto):
@@ -413,10 +431,11 @@ class LogTable(NamedTuple):
 
 
 def _field_type(kinds: set[str], inexact: bool) -> pa.DataType:
-    """The type of a column.
+    """Returns the type of a column.
 
     Args:
-      kinds: SQLite's types of its values. inexact: whether float64 lacks one of its integers.
+      kinds: SQLite's types of its values.
+      inexact: Whether it has an integer that float64 may not represent exactly.
     """
     if inexact and "real" in kinds:
         return pa.string()
@@ -424,7 +443,7 @@ def _field_type(kinds: set[str], inexact: bool) -> pa.DataType:
 
 
 def _text(cell: str | float | bool | None) -> str | None:
-    """A value as the reader of a table spells it, ``True`` or ``1`` for ``1.0``, whatever else its column has."""
+    """Converts a value to text as the reader of a table does: ``True``, or ``1`` for ``1.0``, in any column."""
     if cell is None or isinstance(cell, str):
         return cell
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)

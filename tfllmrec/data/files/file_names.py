@@ -15,13 +15,13 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def without_compression(name: str) -> str:
-    """``name`` without the ending of a compression: ``ratings.csv`` for ``ratings.csv.gz``."""
+    """Returns ``name`` without the ending of a compression: ``ratings.csv`` for ``ratings.csv.gz``."""
     ending = next((e for e in _COMPRESSED if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]
 
 
 def stem(name: str) -> str:
-    """``name`` without the endings of a table and of a compression: ``ratings`` for ``ratings.csv.gz``."""
+    """Returns ``name`` without the endings of a table and of a compression: ``ratings`` for ``ratings.csv.gz``."""
     plain = without_compression(name)
     ending = next((e for e in (*TABLE_ENDINGS, *ATOMIC) if plain.lower().endswith(e)), "")
     return plain[: len(plain) - len(ending)]
@@ -32,15 +32,15 @@ def is_table(path: Path) -> bool:
 
 
 def is_partition(folder: Path) -> bool:
-    """Whether the folder's name is ``column=value``, as Hive and Spark write it."""
+    """Returns whether the folder's name is ``column=value``, as Hive and Spark write it."""
     key, equals, _ = folder.name.partition("=")
     return bool(key and equals)
 
 
 def partition_values(file: Path) -> dict[str, str | None]:
-    """The columns that the folders directly above ``file`` hold: ``day=2024-01-01/country=DE/part-0.parquet``.
+    """Returns the columns that the folders directly above a file such as ``day=2024-01-01/part-0.parquet`` hold.
 
-    Names and values are URL-decoded, as their writers encode them; Hive's name for a missing value becomes None.
+    Names and values are URL-decoded, because their writers encode them; Hive's name for a missing value becomes None.
     """
     values: dict[str, str | None] = {}
     for folder in file.absolute().parents:

@@ -18,7 +18,7 @@ _PART = re.compile(r"part[-_.]|\d{6}_\d|_SUCCESS$", re.I)
 
 @dataclass
 class Files:
-    """The files that a data set is made of."""
+    """The files of a data set; ``None`` for a file that is missing."""
 
     events: Path | None = None
     items: Path | None = None
@@ -28,6 +28,12 @@ class Files:
 
 
 def source_folder(source: str, base: Path) -> Path:
+    """Returns the folder of ``data.source``: a path relative to ``base``, or the name of a data set to be fetched.
+
+    Raises:
+      ConfigError: The source is a file, or no data set has this name.
+      DataError: There is no such folder, or the data set cannot be fetched.
+    """
     folder = base / source
     if folder.is_dir():
         return folder
@@ -35,12 +41,16 @@ def source_folder(source: str, base: Path) -> Path:
         raise ConfigError(f"data.source: {source} is a file; data.source takes a folder. Give the file as data.events.")
     if "/" in source or "\\" in source or source.startswith("."):
         raise DataError(f"data.source: there is no folder {folder}.")
-    from tfllmrec import assets  # only here: reading files must not need the network side
+    from tfllmrec import assets  # imported only here: reading files must not depend on downloads
 
     return assets.data_set(source)
 
 
 def name_of(source: str | None, events: Path) -> str:
+    """Returns the name of a data set: that of its source, or else of its events file.
+
+    If the events file has a usual name, such as ``ratings``, the name is that of its folder.
+    """
     if source is not None:
         return Path(source).resolve().name
     own = stem(events.name)
@@ -48,6 +58,15 @@ def name_of(source: str | None, events: Path) -> str:
 
 
 def find_files(folder: Path, kind: str) -> Files:
+    """Finds the files of a data set in a folder, or in its only subfolder.
+
+    Args:
+      folder: The folder.
+      kind: ``movielens``, ``recbole``, ``table``, or ``auto`` for the first of these that fits.
+
+    Raises:
+      DataError: The folder has no events in that format.
+    """
     finders = {"movielens": _find_movielens, "recbole": _find_recbole, "table": _find_tables}
     subfolders = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
     # Archives usually unpack into a folder of their own.
@@ -86,7 +105,7 @@ def _find_movielens(folder: Path) -> Files | None:
 
 
 def _by_plain_name(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their names without compression; one that is not compressed goes first."""
+    """Maps names without the ending of a compression to the files of a folder; an uncompressed file goes first."""
     files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: len(p.name), reverse=True)
     return {without_compression(p.name): p for p in files}
 
@@ -101,7 +120,7 @@ def _find_recbole(folder: Path) -> Files | None:
 
 
 def _find_tables(folder: Path) -> Files | None:
-    """Files and folders of parts by their usual names; or the folder itself, if it holds the parts of the events."""
+    """Finds files and folders of parts by their usual names, or takes the folder itself as the parts of the events."""
     paths = [p for p in sorted(folder.iterdir()) if not p.name.startswith((".", "_"))]
     tables = [p for p in paths if (is_table(p) if p.is_file() else holds_parts(p) and not is_partition(p))]
 

@@ -26,7 +26,7 @@ _ROWS_BETWEEN_CHECKS = 1 << 16
 
 
 class _Columns:
-    """Columns that grow row by row; a field that a row lacks becomes None."""
+    """Columns that grow row by row; a field that a row lacks is None."""
 
     def __init__(self, meter: SizeMeter, path: Path):
         self.meter, self.path = meter, path
@@ -60,11 +60,11 @@ def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMete
     """Reads JSON lines, or one JSON array of objects.
 
     MongoDB's ``{"$oid": "5f"}``, ``{"$date": ...}`` and the like become their values. Lines that are Python literals
-    (as in the Amazon 2014 files) are read, too, and counted. Lines without an object are dropped and counted. Bare
-    strings and numbers in the place of objects are values of the column ``only``.
+    (as in the Amazon 2014 files) are read, too, and counted. Lines without an object are dropped and counted. If
+    ``only`` is set, bare strings and numbers in place of objects are values of that column.
 
     Raises:
-      DataError: there is no object, the array is broken, or a limit of the ``data`` section is exceeded.
+      DataError: There is no object, the array is broken, or a limit of the ``data`` section is exceeded.
     """
     columns = _Columns(meter, path)
     lost: list[tuple[int, str]] = []
@@ -112,7 +112,7 @@ def _refuse_document(content: bytes, path: Path) -> None:
         return
     nested = {name for name, value in document.items() if isinstance(value, dict | list)}
     if any(plain_name(name) in _KEYS for name in document.keys() - nested):
-        return  # the only row
+        return  # a table with one row
     holders = [name for name, value in document.items() if _holds_records(value)]
     if holders:
         raise DataError(
@@ -131,7 +131,7 @@ def _holds_records(value: object) -> bool:
 
 
 def _untyped(value: Any) -> Any:
-    """Values of MongoDB's Extended JSON without their types; dates as text, since their numbers are milliseconds."""
+    """Replaces typed values of MongoDB's Extended JSON by plain ones; dates in milliseconds become text."""
     if isinstance(value, list):
         return [_untyped(inner) for inner in value]
     if not isinstance(value, dict):
@@ -147,7 +147,7 @@ def _untyped(value: Any) -> Any:
 def _lines(
     content: bytes, meter: SizeMeter, path: Path, blank: list[int], literals: list[int]
 ) -> Iterator[tuple[int, object, str]]:
-    """Yields line number, value and the beginning of each line that is not blank; a broken line has the value None."""
+    """Yields the number, value and beginning of each line that is not blank; the value of a broken line is None."""
     for row, line in enumerate(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=None), start=1):
         meter.add_rows(1, path)
         if not line.strip():
@@ -172,7 +172,7 @@ def _lines(
 
 
 def _array_elements(content: bytes, meter: SizeMeter, path: Path) -> Iterator[tuple[int, object, str]]:
-    """Yields number, value and the beginning of each element of an array, one at a time to limit the memory."""
+    """Yields the number, value and beginning of each element of an array, one at a time to limit the memory."""
     text = content.decode()
     decode = json.JSONDecoder().raw_decode
     start = end = _after_space(text, text.index("[") + 1)

@@ -1,4 +1,4 @@
-"""A table that is a folder of files: the parts are found and joined, as Spark, Hive, Dask and others write them."""
+"""Finds and joins the parts of a table that is a folder of files, as Spark, Hive, Dask and others write it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import DataError
 
-#: The column of the folder that a part lies in, where the folders' names are not ``column=value``.
+#: The column that holds a part's folder, if the name of the folder is not ``column=value``.
 FOLDER = "folder"
 _FORMATS = (DELIMITED_ENDINGS, JSON_ENDINGS, PARQUET_ENDINGS)
 _CHECKSUMS = (".crc", ".md5", ".sha1", ".sha256")
@@ -34,7 +34,10 @@ _REMEDY = "Name one file (data.events, data.items), or give a folder that holds 
 
 
 def holds_parts(folder: Path) -> bool:
-    """Whether the files in a folder look like parts of one table: their names differ by numbers, or have partitions."""
+    """Returns whether the files in a folder look like parts of one table.
+
+    They do if there is a file ``_SUCCESS``, if there are partitions, or if their names differ only in numbers.
+    """
     if (folder / "_SUCCESS").is_file() or any(is_partition(p) for p in folder.iterdir() if p.is_dir()):
         return True
     patterns = {_words(p) for p in folder.iterdir() if p.is_file() and not _is_hidden(p, folder) and is_table(p)}
@@ -42,14 +45,14 @@ def holds_parts(folder: Path) -> bool:
 
 
 def find_parts(folder: Path, table: str) -> tuple[list[Path], tuple[Finding, ...]]:
-    """The parts of the table in a folder, in the order of their numbers, and a finding on files that are none.
+    """Returns the parts of the table in a folder, in the order of their numbers, and findings on other files.
 
-    Names that begin with ``_`` or ``.``, and checksums, are no parts. If any file has the ending of a table, files
-    without one are not read, which is reported.
+    Files whose names begin with ``_`` or ``.``, and checksums, are not parts. If any file has the ending of a table,
+    files without one are not read, which is reported.
 
     Raises:
-      DataError: there is no part, the parts have several formats, one is there twice (compressed and not), or the
-        folder is managed by Delta Lake or Hudi, whose outdated files only their log tells from the current ones.
+      DataError: There is no part, the parts have several formats, a part exists twice (compressed and not), or the
+        folder is managed by Delta Lake or Hudi, where only a log tells outdated files from current ones.
     """
     for name, system in _TABLE_LOGS.items():
         if (folder / name).is_dir():
@@ -79,7 +82,7 @@ def find_parts(folder: Path, table: str) -> tuple[list[Path], tuple[Finding, ...
 
 
 def add_folder_columns(raw: RawTable, file: Path, root: Path | None = None) -> RawTable:
-    """``raw`` with the columns that the names of the folders hold; a column of the file itself is kept.
+    """Adds the columns that the names of the folders hold to ``raw``; a column of the file itself takes precedence.
 
     Folders below ``root`` that are not ``column=value`` (``2024/01/31/``) make up the column ``folder``.
     """
@@ -99,10 +102,10 @@ def add_folder_columns(raw: RawTable, file: Path, root: Path | None = None) -> R
 
 
 def join_parts(parts: Sequence[tuple[Path, RawTable]], folder: Path, table: str) -> RawTable:
-    """Joins parts into one table. Columns that some parts lack are filled with nothing there, and reported.
+    """Joins parts into one table. Columns that a part lacks are empty in its rows, which is reported.
 
     Raises:
-      DataError: the parts are several tables: they share no column, or neither columns nor names agree.
+      DataError: The parts are several tables: their columns differ, and so do their names, or they share no column.
     """
     first_path, first = parts[0]
     names = dict.fromkeys(str(name) for _, part in parts for name in part.frame)
@@ -140,7 +143,7 @@ def join_parts(parts: Sequence[tuple[Path, RawTable]], folder: Path, table: str)
 
 
 def _concatenated(frames: list[pd.DataFrame], names: list[str]) -> pd.DataFrame:
-    """One below the other; columns whose types differ become plain objects, as integers must not become floats."""
+    """Concatenates the rows; columns of different types become objects, because integers must not become floats."""
     columns = {}
     for name in names:
         found = [frame[name] if name in frame else pd.Series(None, frame.index, dtype=object) for frame in frames]
@@ -157,7 +160,7 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _words(path: Path) -> tuple[str, ...]:
-    """The words of a file's name without numbers and hashes, which tell the parts of one table apart."""
+    """Returns the words of a file's name without those with digits and UUIDs, in which parts of a table differ."""
     words = re.split(r"[^a-z0-9]+", _UUID.sub("", stem(path.name)).lower())
     return tuple(word for word in words if word and not re.search(r"\d", word))
 

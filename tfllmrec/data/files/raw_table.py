@@ -17,15 +17,15 @@ class RawTable:
     """A table as read: columns of any type, and the place of each row.
 
     Attributes:
-      table: its name in the report.
-      file: the name of the file, or of the folder of parts, in messages.
-      frame: the rows that could be split into fields; columns already carry their canonical names.
-      rows: int64 ``[R]``, the line (or record) number in the file.
-      spans: int64 ``[R]``, the lines that each row takes up (more than 1 where a quoted field holds line breaks).
-      names: canonical column -> name in the file, for messages.
-      findings: rows that reading dropped or repaired.
-      unreadable: how many of the dropped rows in ``findings`` were broken (as opposed to blank).
-      parts: of a folder, the first row of each part in ``frame`` and the name of the part, in order.
+      table: Name of the table in the report.
+      file: Name of the file, or of the folder of parts, in messages.
+      frame: The rows that could be split into fields. The columns of ``names`` have their canonical names.
+      rows: Int64 ``[R]``, the number of the line (or record) of each row in the file.
+      spans: Int64 ``[R]``, how many lines each row spans (more than 1 if a quoted field holds line breaks).
+      names: Canonical column -> name in the file, for messages.
+      findings: Findings on rows that reading dropped or repaired.
+      unreadable: How many of the dropped rows in ``findings`` were broken (as opposed to blank).
+      parts: For a folder, the first row of each part in ``frame`` and the name of the part, in order.
     """
 
     table: str
@@ -39,7 +39,7 @@ class RawTable:
     parts: tuple[tuple[int, str], ...] = ()
 
     def example(self, row: int, column: str | None = None) -> str:
-        """The place of the frame's row ``row``, and its value in ``column``."""
+        """Describes where row ``row`` of the frame is in the file, and its value in ``column``."""
         part = bisect.bisect_right(self.parts, row, key=lambda part: part[0]) - 1
         place = f"{self.parts[part][1] if self.parts else self.file}:{self.rows[row]}"
         if column is None or column not in self.frame:
@@ -49,7 +49,7 @@ class RawTable:
         return f"{place}, column {self.names.get(column, column)!r}: {value!r}"
 
     def source(self, others: str, order: str = "") -> str:
-        """A line on the recognised columns, the ``order`` of events, and the rest, which ``others`` introduces."""
+        """Returns a line on the recognised columns, the ``order`` of events, and, after ``others``, the rest."""
         rest = [column or "''" for column in self.frame.columns if column not in self.names]
         parts = [
             ", ".join(f"{column} <- {name}" for column, name in self.names.items()),

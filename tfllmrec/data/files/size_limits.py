@@ -1,4 +1,4 @@
-"""Limits on the size of a table, so that a small file with much inside cannot fill the memory."""
+"""Limits on the size of a table, so that a small file that expands to much data cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CELL = 8  # bytes: a table in memory has at least a pointer or a number for eac
 
 
 class SizeMeter:
-    """Adds up the size of one table, whose parts may be several files, and refuses a table that exceeds a limit.
+    """A counter of the size of one table, which may consist of several files; it refuses to exceed a limit.
 
     Args:
-      config: the ``data`` section with ``max_bytes``, ``max_rows``, ``max_columns`` and ``max_depth``.
+      config: The ``data`` section with ``max_bytes``, ``max_rows``, ``max_columns`` and ``max_depth``.
     """
 
     def __init__(self, config: DataConfig):
@@ -38,17 +38,17 @@ class SizeMeter:
         self.check("max_rows", self.rows, path)
 
     def add_cells(self, rows: int, columns: int, path: Path) -> None:
-        """Counts cells that no file holds: those of columns that only other parts have."""
+        """Counts cells that are in no file: those of columns that only other parts of the table have."""
         self.check("max_columns", columns, path)
         self.add_bytes(rows * columns * _CELL, path)
 
     def check_cells(self, rows: int, columns: int, path: Path) -> None:
-        """Refuses a table whose cells exceed ``max_bytes`` though most are empty, as with a new column in each row."""
+        """Refuses a table whose cells exceed ``max_bytes``, even if most are empty because each row has new columns."""
         self.check("max_columns", columns, path)
         self.check("max_bytes", rows * columns * _CELL, path, f"bytes for {rows:,} rows of {columns:,} columns")
 
     def check(self, limit: Limit, found: int, path: Path, unit: str | None = None) -> None:
-        """Raises DataError if ``found`` exceeds the limit; ``path`` and ``unit`` are named in the message."""
+        """Raises DataError, which names ``path`` and ``unit``, if ``found`` exceeds the limit."""
         allowed = getattr(self.config, limit)
         if found > allowed:
             raise DataError(

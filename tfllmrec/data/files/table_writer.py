@@ -1,4 +1,4 @@
-"""Writes a table part by part, in the format of the file's name."""
+"""Writes a table part by part, in the format that the ending of the file's name states."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def check_suffix(path: Path) -> None:
-    """Checks the name of a file before the work whose result it will hold.
+    """Checks the ending of a file's name; call it before the work whose result the file will hold.
 
     Raises:
-      ConfigError: the name ends in none of :data:`SUFFIXES`.
+      ConfigError: The name ends in none of :data:`SUFFIXES`.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}.")
@@ -28,14 +28,14 @@ def check_suffix(path: Path) -> None:
 
 @contextmanager
 def writing_table(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch | pa.Table], None]]:
-    """Yields a function that adds rows to a new file, which gets its name if the block succeeds.
+    """Yields a function that adds rows to a new file, which appears as ``path`` if the block succeeds.
 
     Args:
-      path: a name with one of :data:`SUFFIXES`.
-      schema: of all rows.
+      path: A name with one of :data:`SUFFIXES`.
+      schema: The columns of all rows.
 
     Raises:
-      WriteError: the file cannot be written; one that was there before is as it was.
+      WriteError: The file cannot be written; an earlier file of that name is unchanged.
     """
     with replacing(path) as fresh:
         if path.suffix == ".parquet":
@@ -58,5 +58,5 @@ def writing_table(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Record
 
 
 def _exact(kind: pa.DataType) -> pd.ArrowDtype | None:
-    """Arrow's own integers and truth values, which must not become floats because a neighbour is missing."""
+    """Keeps Arrow's integers and truth values, which pandas would convert to floats next to a missing value."""
     return pd.ArrowDtype(kind) if pa.types.is_integer(kind) or pa.types.is_boolean(kind) else None

@@ -34,12 +34,12 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"')  # no header begins like this
+_JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"')  # a header never begins like this
 _CONTROL_CHARACTERS = re.compile(rb"[\x02-\x08\x0e-\x1a]")
 
 
 def require_file(path: Path) -> None:
-    """Raises DataError, with the names of the files that are there, unless ``path`` is a file."""
+    """Raises DataError, which lists the files in the folder, unless ``path`` is a file."""
     if path.is_file():
         return
     if path.is_dir():
@@ -61,16 +61,16 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
     (:mod:`tfllmrec.feedback.event_log`) is the table of its events.
 
     Args:
-      path: the file or folder.
-      table: its name in the report.
-      config: for ``encoding``, ``columns``, and the limits ``max_bytes``, ``max_rows``, ``max_columns`` and
-        ``max_depth``, which hold for all parts together.
-      only: the column that a file of one column holds. Such a file needs no header: its first line is a value unless
+      path: The file or folder.
+      table: The name of the table in the report.
+      config: Provides ``encoding``, ``columns``, and the limits ``max_bytes``, ``max_rows``, ``max_columns`` and
+        ``max_depth``, which apply to all parts together.
+      only: The column that a file of one column holds. Such a file needs no header: its first line is a value unless
         it is a known column name.
-      log_since: leaves out the events of a log up to this number.
+      log_since: The number up to which the events of a log are left out.
 
     Raises:
-      DataError: the table is missing, empty, unreadable or larger than a limit, or the folder holds several tables.
+      DataError: The table is missing, empty, unreadable or larger than a limit, or the folder holds several tables.
     """
     meter = SizeMeter(config)
     if is_event_log(path):
@@ -96,7 +96,7 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
 
 
 def _read_log(path: Path, table: str, meter: SizeMeter, since: int) -> RawTable:
-    """The events of a log after number ``since``; rows are counted in the order of receipt."""
+    """Reads the events of a log after number ``since``; rows are numbered in the order of receipt."""
     with LogReader(path) as reader:
         log = reader.table(since=since)
         meter.add_rows(log.rows, path)
@@ -139,7 +139,7 @@ def _read_file(path: Path, table: str, config: DataConfig, meter: SizeMeter, onl
 def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool) -> tuple[bytes, tuple[Finding, ...]]:
     """Converts text to UTF-8. Lines that are not UTF-8 are read as Windows-1252 and counted.
 
-    An ``encoding`` other than UTF-8 must fit the whole text; a byte order mark goes before the setting.
+    An ``encoding`` other than UTF-8 must fit the whole text; a byte order mark takes precedence over the setting.
     """
     encoding = next((marked for mark, marked in _BYTE_ORDER_MARKS if content.startswith(mark)), encoding)
     is_utf8 = encoding.lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig")
@@ -149,7 +149,7 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
         if not is_utf8:
             content = content.decode(encoding).encode("utf-8", "replace")
         elif not _is_utf8(content):
-            content.decode("utf-8")  # says where
+            content.decode("utf-8")  # the error says where
     except LookupError as error:
         raise ConfigError(
             f"data.encoding: {encoding!r} is not an encoding; expected utf-8, latin-1, cp1252 or the like."
@@ -183,7 +183,7 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
 
 
 def _is_utf8(content: bytes) -> bool:
-    """Whether the text is UTF-8; decoding it would take up to four times its memory."""
+    """Returns whether the text is UTF-8, without decoding it, which would take up to four times its memory."""
     try:
         pa.array([content], pa.large_binary()).cast(pa.large_string())
     except pa.ArrowInvalid:
@@ -201,11 +201,11 @@ def _refuse_nul(content: bytes, file: str, encoding: str) -> None:
 
 
 def _repaired(content: bytes) -> tuple[bytes, int, int]:
-    """The text with its lines that are not UTF-8 read as Windows-1252.
+    """Reads the lines that are not UTF-8 as Windows-1252.
 
     Returns:
-      The text, the number of these lines, and how many of them have bytes that Windows-1252 does not define: as control
-      characters these stay different, so that no two ids become one.
+      The text, the number of these lines, and how many of them have bytes that Windows-1252 does not define. Such bytes
+      become different control characters, so that no two ids become one.
     """
     lines = content.split(b"\n")
     count = undefined = 0
@@ -226,7 +226,7 @@ def _line_of(content: bytes, at: int) -> int:
 
 
 def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> RawTable:
-    """Reads a Parquet file; sizes are checked in its metadata first, then batch by batch.
+    """Reads a Parquet file; its size is checked in the metadata first, then batch by batch.
 
     A named pandas index becomes a column, like any other column. Nested values become dicts and lists, as from JSON.
     Dates, and decimals beyond the precision of a number, become strings; durations become seconds.
@@ -246,14 +246,14 @@ def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> R
 
 
 def _depth(kind: pa.DataType) -> int:
-    """The number of levels of a nested type; 0 for numbers and strings."""
+    """Returns the number of levels of a nested type; 0 for numbers and strings."""
     if not pa.types.is_nested(kind):
         return 0
     return 1 + max((_depth(kind.field(i).type) for i in range(kind.num_fields)), default=0)
 
 
 def _batches(file: pa.parquet.ParquetFile, meter: SizeMeter, path: Path) -> pa.Table:
-    """Reads in batches: a value that is stored once for many rows takes its full size in memory."""
+    """Reads in batches to check the size: a value stored once for many rows takes its full size for each in memory."""
     batches = []
     for batch in file.iter_batches():
         # A batch holds dictionaries in full, whether it uses their values or not.
@@ -267,9 +267,9 @@ def _batches(file: pa.parquet.ParquetFile, meter: SizeMeter, path: Path) -> pa.T
 
 
 def _index_as_columns(table: pa.Table) -> pa.Table:
-    """Adds a pandas index that is stored as metadata alone, and makes every other one a plain column.
+    """Adds a named range index of pandas, which is stored only as metadata; makes any other index a plain column.
 
-    An unnamed range, which pandas gives to each table, says nothing and is left out.
+    An unnamed range index, which pandas gives to each table, carries no information and is left out.
     """
     metadata = table.schema.pandas_metadata
     if not metadata:
@@ -286,7 +286,7 @@ def _index_as_columns(table: pa.Table) -> pa.Table:
 
 
 def _pandas_type(kind: pa.DataType) -> Any:
-    # Arrow's own values: an integer must not pass through a float because its neighbour is missing.
+    # Other values stay in Arrow's types, because pandas would convert integers next to a missing value to floats.
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return pd.StringDtype(na_value=np.nan) if is_text else pd.ArrowDtype(kind)
 
@@ -317,7 +317,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column whose type pandas has, without loss of precision; bytes that are not text come back unchanged."""
+    """Casts a column to a type of pandas without loss of precision; returns bytes that are not text unchanged."""
     kind = column.type
     if isinstance(kind, pa.UuidType):
         return pa.chunked_array([[None if v is None else str(v) for v in column.to_pylist()]], pa.string())
@@ -335,7 +335,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain_decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decimals as integers or floats where these are exact, otherwise as strings without an exponent."""
+    """Converts decimals to integers or floats if these are exact, otherwise to strings without an exponent."""
     kind = column.type
     if kind.scale == 0:
         try:
@@ -351,14 +351,14 @@ def _plain_decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type to which values are cast: strings for text, bytes and dates, the same otherwise."""
+    """Returns the type to which values are cast: string for text, bytes and dates, otherwise the same type."""
     types = pa.types
     is_text = (types.is_string, types.is_large_string, types.is_string_view, types.is_date)
     return pa.string() if _is_binary(kind) or any(test(kind) for test in is_text) else kind
 
 
 def _plain_nested(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Nested values with plain ones at every level, where Arrow can cast them."""
+    """Casts nested values to plain types at every level; returns them unchanged if Arrow cannot cast them."""
 
     def plain(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_struct(kind):
@@ -378,7 +378,7 @@ def _plain_nested(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _python_values(array: pa.Array) -> list:
-    """The values as Python objects: dicts for structs and maps, lists for lists."""
+    """Converts values to Python objects: dicts for structs and maps, lists for lists."""
     if pa.types.is_string(array.type) or (pa.types.is_integer(array.type) and not array.null_count):
         return array.to_numpy(zero_copy_only=False).tolist()
     if not pa.types.is_large_list(array.type):

@@ -15,23 +15,23 @@ from tfllmrec.data.files.tables import require_file
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import ConfigError, DataError
 
-#: Numbers that are converted at once. As text, numpy takes 128 bytes for each.
+#: How many numbers are converted at once. As text, each takes 128 bytes in numpy.
 _NUMBERS = 1 << 16
 
 
 def with_vectors(raw: RawTable, files: Mapping[str, Path], config: DataConfig) -> RawTable:
-    """The table with a further column for each file, whose cells are as in a column of lists: ``0.25, -1.5``.
+    """Adds a column to the table for each file, with cells as in a column of lists: ``0.25, -1.5``.
 
     Args:
-      raw: the table.
-      files: by the name of the column: a file of numbers ``[R, D]``, D at least 2, with a row for each row of the
-        table, in the same order. A row with a number that is not finite, or beyond float32, is a missing vector.
-      config: for the limits ``max_bytes``, ``max_rows`` and ``max_columns``. The bytes of all files together are
-        limited, and so are their numbers for an item.
+      raw: The table.
+      files: Name of the column -> file of numbers ``[R, D]``, D at least 2, with a row for each row of the table, in
+        the same order. A row with a number that is not finite, or beyond float32, is a missing vector.
+      config: Provides the limits ``max_bytes``, ``max_rows`` and ``max_columns``. ``max_bytes`` limits the bytes of all
+        files together, and ``max_columns`` their numbers per row together.
 
     Raises:
-      ConfigError: the table has a column of that name already.
-      DataError: a file is missing, unreadable or too large, or it has another shape.
+      ConfigError: The table already has a column of that name.
+      DataError: A file is missing, unreadable or too large, or it has another shape.
     """
     findings = list(raw.findings)
     columns: dict[str, list[str]] = {}
@@ -52,7 +52,7 @@ def with_vectors(raw: RawTable, files: Mapping[str, Path], config: DataConfig) -
 
 
 def _opened(path: Path) -> np.ndarray:
-    """The array of a file, memory-mapped; its shape is checked, its values are not read."""
+    """Opens the array of a file memory-mapped, and checks its shape without reading its values."""
     require_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

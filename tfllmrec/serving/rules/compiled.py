@@ -1,10 +1,10 @@
-"""The compiled rules of one version: tables with a value for each item, in one small file that the graph reads.
+"""The file format of the compiled rules of one version, which contain a value for each item and are read by the graph.
 
-The file is gzip without compression, for the check sum that :func:`tf.io.decode_compressed` verifies. Its content is
+The file is gzip without compression, for the checksum that :func:`tf.io.decode_compressed` verifies. Its content is
 :data:`MAGIC`, the SHA-256 of the catalogue's ids, the SHA-256 of the rules as they are stored beside the versions, the
 sizes of the sections in bytes (int64 each), and the sections in the order of :data:`SECTIONS`; an empty section has no
-effect. A version without rules has the text :data:`NO_RULES` in place of all that. Anything else makes requests fail,
-so that no damaged file shows what the rules hide.
+effect. The file of a version without rules contains the text :data:`NO_RULES` instead. With any other content, requests
+fail, so that a damaged file never shows hidden items.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ import numpy as np
 
 from tfllmrec.errors import ConfigError, ModelError
 
-#: The file's name among a SavedModel's assets, and what a version without rules has in it.
+#: The name of the file among a SavedModel's assets, and its content in a version without rules.
 RULES, NO_RULES = "rules.bin", b"tfllmrec: no rules\n"
 MAGIC = b"tfrules1"
 DIGEST_BYTES = 32
-#: Bytes of the content: each request reads all of it.
+#: Largest size of the content in bytes; each request reads all of it.
 MOST_BYTES = 64 << 20
 
-#: Each section and the type of its values; ``bytes`` are texts with line breaks between them.
+#: The sections and the types of their values; ``bytes`` are texts separated by line breaks.
 #:
-#: hidden: ``[N]``, 1 for items that are never shown. price: ``[N]``, infinity where unknown. minimum_age: ``[N]``, 0
-#: for none. region_set: ``[N]``, a row of the table. region_table: 0 or 1, a row for each set of regions and a column
-#: for requests without a region, with another region, and with each of region_names. shown_from, shown_until: ``[N]``,
-#: seconds. sponsored_item, sponsored_place (from 0 on, ascending), sponsored_from, sponsored_until: of each placement.
-#: sponsored_share: one number. match_placement, match_name, match_value: of each field that a placement asks for.
+#: hidden: ``[N]``, 1 for items that are never shown.
+#: price: ``[N]``, infinity if unknown.
+#: minimum_age: ``[N]``, 0 for none.
+#: region_set: ``[N]``, the item's row of region_table.
+#: region_table: 1 if the item may be shown, otherwise 0; a row for each set of regions; columns for requests without a
+#:   region, for those with a region not in region_names, and for each of region_names.
+#: shown_from, shown_until: ``[N]``, seconds since 1970.
+#: sponsored_item, sponsored_place (from 0, ascending), sponsored_from, sponsored_until: one value per placement.
+#: sponsored_share: one number.
+#: match_placement, match_name, match_value: one value per field of the context that a placement requires.
 SECTIONS: dict[str, type[np.generic] | type[bytes]] = {
     "hidden": np.uint8,
     "price": np.float64,
@@ -56,7 +61,7 @@ SIZES_BYTES = 8 * len(SECTIONS)
 
 
 def digest_of_ids(item_ids: Sequence[str]) -> bytes:
-    """What tells one catalogue from another: the SHA-256 of the ids in their order."""
+    """Returns the SHA-256 of the ids in their order, which identifies a catalogue."""
     digest = hashlib.sha256()
     for item in item_ids:
         digest.update(item.encode("utf-8", "surrogatepass") + b"\0")
@@ -64,14 +69,15 @@ def digest_of_ids(item_ids: Sequence[str]) -> bytes:
 
 
 def packed(catalogue: bytes, rules: bytes, sections: dict[str, np.ndarray | Sequence[str]]) -> bytes:
-    """The content of a file.
+    """Returns the bytes of a file of compiled rules.
 
     Args:
-      catalogue, rules: SHA-256 of each.
-      sections: those that have any effect, as :data:`SECTIONS` says.
+      catalogue: The SHA-256 of the catalogue's ids.
+      rules: The SHA-256 of the stored rules.
+      sections: The sections that have an effect, see :data:`SECTIONS`.
 
     Raises:
-      ConfigError: it would be larger than :data:`MOST_BYTES`.
+      ConfigError: The content is larger than :data:`MOST_BYTES`.
     """
     parts = [_bytes_of(sections[name], kind) if name in sections else b"" for name, kind in SECTIONS.items()]
     sizes = np.array([len(part) for part in parts], "<i8").tobytes()
@@ -92,10 +98,10 @@ def _bytes_of(values: np.ndarray | Sequence[str], kind: type) -> bytes:
 
 
 def rules_digest(path: Path) -> bytes | None:
-    """The SHA-256 of the rules that a file was compiled from; ``None`` for a file without rules.
+    """Returns the SHA-256 of the rules that a file was compiled from; ``None`` for a file without rules.
 
     Raises:
-      ModelError: the file is missing, damaged, or no file of rules.
+      ModelError: The file is missing, damaged, or not a file of rules.
     """
     try:
         stored = path.read_bytes()
@@ -112,9 +118,9 @@ def rules_digest(path: Path) -> bytes | None:
 
 
 def places_items(path: Path) -> bool:
-    """Whether the rules in a file have sponsored items; not if it is missing or damaged, because no request obeys it.
+    """Returns whether the rules in a file have sponsored items.
 
-    Reads the head of the file alone.
+    Reads only the head of the file. ``False`` if the file is missing or damaged, because requests fail then.
     """
     try:
         with gzip.open(path) as content:

@@ -1,4 +1,4 @@
-"""Rules and a version's catalogue to tables with a value for each item."""
+"""Compiles rules for a version's catalogue to tables with a value for each item."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfllmrec.serving.rules.document import Condition, RulesFile, Selector, seco
 from tfllmrec.wording import nearest_hint
 
 DAY_S = 86_400.0
-#: Names of regions; each request is compared with all.
+#: Largest number of names of regions; each request is compared with all of them.
 MOST_REGIONS = 1000
 _COMPARED: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "above": np.greater,
@@ -31,10 +31,13 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Decisions:
-    """What is known beside the rules file.
+    """The inputs of the rules that are not in the rules file.
 
     Attributes:
-      stock: the count of each item. approved, rejected: ids that a person decided on. seen: ids that are not new.
+      stock: The count of each item.
+      approved: Ids that a person has approved.
+      rejected: Ids that a person has rejected.
+      seen: Ids that do not count as new.
     """
 
     stock: Mapping[str, float] = field(default_factory=dict)
@@ -45,11 +48,14 @@ class Decisions:
 
 @dataclass(frozen=True)
 class RuleCount:
-    """What a rule does in a catalogue.
+    """Statistics of one rule for a catalogue.
 
     Attributes:
-      line: in the rules file. rule: its kind. items: how many it is about. not_found: ids and categories that the
-        catalogue does not have. without_value: items that have no value in the field that the rule reads.
+      line: The line of the rule in the rules file.
+      rule: The kind of the rule.
+      items: The number of items that the rule selects.
+      not_found: The ids and categories of the rule that are not in the catalogue.
+      without_value: The number of items without a value in the field (or stock table) that the rule reads.
     """
 
     line: int
@@ -61,11 +67,14 @@ class RuleCount:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The rules of one version.
+    """The compiled rules of one version.
 
     Attributes:
-      content: of the file that the graph reads. counts: one for each rule. hidden: items that no request gets at
-        present. restricted: further items that only some requests get. waiting: ids and titles under review.
+      content: The content of the file that the graph reads.
+      counts: Statistics of each rule.
+      hidden: The number of items that are hidden from all requests, regardless of the context and the time.
+      restricted: The number of other items that may be hidden, depending on the context or the time of a request.
+      waiting: The ids and titles of the items that wait for a review.
     """
 
     content: bytes
@@ -76,11 +85,12 @@ class Compiled:
 
 
 class RuledCatalogue:
-    """The items of an exported version, as rules select them.
+    """The items of an exported version, with the data that rules select them by.
 
     Args:
-      items: ids, titles and, where there are any, lists of categories. fields: of the items, as
-        :func:`tfllmrec.serving.layout.read_item_fields` gives them. kinds: of the fields.
+      items: The ids, titles and, if there are any, lists of categories of the items.
+      fields: The fields of the items, as :func:`tfllmrec.serving.layout.read_item_fields` returns them.
+      kinds: The kinds of the fields, by name.
     """
 
     def __init__(self, items: pd.DataFrame, fields: pd.DataFrame, kinds: Mapping[str, str]) -> None:
@@ -90,9 +100,10 @@ class RuledCatalogue:
 
     @classmethod
     def of(cls, version: Path) -> RuledCatalogue:
-        """
+        """Reads the catalogue of an exported version.
+
         Raises:
-          ModelError: a table of the version is missing or damaged.
+          ModelError: A table of the version is missing or damaged.
         """
         schema = Schema.from_dict(read_manifest(version).get("schema", []))
         kinds = {field.name: field.kind for field in schema.of("item")}
@@ -103,7 +114,7 @@ class RuledCatalogue:
 
     @cached_property
     def members(self) -> dict[str, list[int]]:
-        """The items of each category."""
+        """The indices of the items of each category, by the names of the categories."""
         found: dict[str, list[int]] = {}
         for number, names in enumerate(self.items.get(CATEGORIES, ())):
             for name in names:
@@ -111,10 +122,18 @@ class RuledCatalogue:
         return found
 
     def values(self, name: str, rules: RulesFile, place: Place) -> np.ndarray:
-        """A field: float64 ``[N]``, NaN for none, of numbers and times; otherwise texts, or lists of texts.
+        """Returns the values of a field.
+
+        Args:
+          name: The name of the field.
+          rules: The rules file, for messages.
+          place: The place in the rules file that names the field.
+
+        Returns:
+          Float64 ``[N]`` for numbers and times, NaN for none; otherwise texts, or lists of texts.
 
         Raises:
-          ConfigError: the items do not have the field.
+          ConfigError: The items do not have the field.
         """
         if name not in self.fields:
             there = list(map(str, self.fields.columns))
@@ -126,10 +145,10 @@ class RuledCatalogue:
         return self.fields[name].to_numpy()
 
     def numbers(self, name: str, kind: str, rules: RulesFile, place: Place) -> np.ndarray:
-        """A field of a kind, *number* or *time*, that a rule asks for.
+        """Returns the values of a field that must be of a kind, *number* or *time*; see :meth:`values`.
 
         Raises:
-          ConfigError: the items do not have the field, or it is of another kind.
+          ConfigError: The items do not have the field, or it is of another kind.
         """
         values = self.values(name, rules, place)
         if self.kinds[name] != kind:
@@ -141,10 +160,14 @@ def compile_rules(rules: RulesFile, decisions: Decisions, digest: bytes, catalog
     """Compiles a rules file for a catalogue.
 
     Args:
-      digest: SHA-256 of the rules and the decisions, to know them by.
+      rules: The rules file.
+      decisions: The stock and the decisions of reviews.
+      digest: The SHA-256 that identifies the rules and the decisions; the compiled file contains it.
+      catalogue: The items.
 
     Raises:
-      ConfigError: a rule names a field that the items do not have, or a value that does not fit the field.
+      ConfigError: A rule names a field that the items do not have, or a value that does not fit the field; or the
+        compiled rules are too large.
     """
     return _Compiler(rules, decisions, catalogue).compiled(digest)
 
@@ -218,12 +241,12 @@ class _Compiler:
         return ages > 0
 
     def _regions(self) -> np.ndarray:
-        """Items under several rules are shown in regions that all of these permit."""
+        """Adds the region rules; an item with several of them is shown only in regions that all of them permit."""
         rules = self.rules.document.regions
         names = list(dict.fromkeys(region_key(name) for rule in rules for name in rule.only or rule.except_ or ()))
         if len(names) > MOST_REGIONS:
             raise self.rules.error(("regions",), f"expected at most {MOST_REGIONS:,} regions, found {len(names):,}.")
-        # The columns: requests without a region, with one that no rule names, with each that one names.
+        # Columns: requests without a region, requests with a region that no rule names, and each named region.
         rows, set_of = {(True,) * (2 + len(names)): 0}, np.zeros(self.n_items, np.int32)
         for number, rule in enumerate(rules):
             selected = self._selected(rule, "regions", number)
@@ -266,7 +289,7 @@ class _Compiler:
                 known.append(one)
         if not known:
             return
-        known.sort(key=lambda one: one.place)  # stable: at one place the first in the file counts
+        known.sort(key=lambda one: one.place)  # stable: of several items at a position, the first in the file counts
         asked = [
             (n, field_key(name), value.strip()) for n, one in enumerate(known) for name, value in one.context.items()
         ]
@@ -289,7 +312,15 @@ class _Compiler:
         among: np.ndarray | None = None,
         without: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The items of a rule, bool ``[N]``, which are counted."""
+        """Returns the items that a rule selects, bool ``[N]``, and records their number in ``counts``.
+
+        Args:
+          rule: The selector of the rule.
+          kind: The key of the rule's kind in the document.
+          number: The index of the rule among those of its kind.
+          among: Bool ``[N]``, the items to select from; ``None`` for all.
+          without: Bool ``[N]``, the items without a value in the field that the rule reads; ``None`` if it reads none.
+        """
         place = (kind, number)
         selected = np.ones(self.n_items, bool) if among is None else among.copy()
         not_found: list[str] = []
@@ -352,11 +383,11 @@ class _Compiler:
 
 
 def region_key(name: str) -> str:
-    """The name of a region as it is compared: ASCII letters as capitals, as in the graph."""
+    """Normalises the name of a region for comparisons: ASCII letters become upper case, as in the graph."""
     return name.strip().encode().upper().decode()
 
 
 def field_key(name: str) -> str:
-    """The name of a field of the context as it is compared: ``user.country`` and ``country`` are the same."""
+    """Normalises the name of a field of the context for comparisons: ``user.country`` equals ``country``."""
     owner, dot, rest = name.strip().partition(".")
     return rest if dot and owner in ("user", "request") else name.strip()

@@ -1,4 +1,4 @@
-"""The rules file that people write: what it may say, and errors that name the line at fault."""
+"""The rules file that people write: its schema, and error messages that name the line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tfllmrec.config import Lines, parse_texts
 from tfllmrec.errors import ConfigError
 from tfllmrec.wording import nearest_hint, shown
 
-#: The most sponsored items: each is looked up at each request.
+#: Largest number of sponsored items; each is looked up at each request.
 MOST_SPONSORED = 100
-#: The oldest age that a rule may ask for; ages are stored as bytes.
+#: Largest age that a rule may require; ages are stored as bytes.
 OLDEST = 150
 _UNIX = re.compile(r"-?\d+(\.\d+)?")
 
 
 def seconds_of(text: str) -> float:
-    """Seconds since 1970 of an ISO date, in UTC if it names no time zone, or of a number of seconds.
+    """Returns the seconds since 1970 of an ISO date (UTC if it has no time zone), or of a number of seconds.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: The text is neither.
     """
     if _UNIX.fullmatch(text.strip()):
         return float(text)
@@ -61,12 +61,13 @@ class Section(BaseModel):
 
 
 class Condition(Section):
-    """What a field of an item must be; all that is given must hold.
+    """A condition on a field of an item. If several attributes are given, all must be fulfilled.
 
     Attributes:
-      is_: one of these values. is_not: none of these; an item without a value passes.
-      above, below, at_least, at_most: of numbers and times; an item without a value does not pass.
-      missing: whether the item has no value.
+      is_: The field has one of these values.
+      is_not: The field has none of these values; true for an item without a value.
+      above, below, at_least, at_most: Limits of numbers and times; false for an item without a value.
+      missing: Whether the item must have no value (``True``) or must have one (``False``).
     """
 
     is_: Texts | None = Field(None, alias="is")
@@ -90,7 +91,13 @@ class Condition(Section):
 
 
 class Selector(Section):
-    """The items of a rule: those with one of the ids, one of the categories and all of the conditions, if given."""
+    """Selects the items of a rule: they must have one of the ids, one of the categories and fulfil all conditions.
+
+    Attributes:
+      items: Ids; ``None`` for all.
+      categories: Names of categories; ``None`` for all.
+      where: Conditions by the names of fields; ``None`` for none.
+    """
 
     items: Texts | None = None
     categories: Texts | None = None
@@ -102,7 +109,7 @@ class Selector(Section):
 
 
 class Selecting(Selector):
-    """A selector that must say something: a rule for all items is a slip."""
+    """A selector with at least one criterion, because a rule for all items is probably a mistake."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -116,13 +123,13 @@ class Block(Selecting):
 
 
 class MinimumAge(Selecting):
-    """Items for requests whose context says at least this ``age``."""
+    """Items that are shown only to requests whose context has at least this ``age``."""
 
     age: int = Field(ge=1, le=OLDEST)
 
 
 class Regions(Selecting):
-    """Items for requests whose context says a ``region`` among ``only``, or one outside ``except``."""
+    """Items that are shown only to requests whose context has a ``region`` in ``only``, or one not in ``except``."""
 
     only: Texts | None = None
     except_: Texts | None = Field(None, alias="except")
@@ -140,14 +147,22 @@ class Regions(Selecting):
 
 
 class Fresh(Selector):
-    """Items are shown from the time in ``field`` on, for so many ``days`` if given; without a time, never."""
+    """Items that are shown from the time in ``field`` on, for ``days`` if given; items without a time are hidden."""
 
     field: str
     days: float | None = Field(None, gt=0)
 
 
 class Placement(Section):
-    """An item at a place of recommended lists, counted from 1."""
+    """A sponsored item at a position of recommended lists.
+
+    Attributes:
+      item: The id of the item.
+      place: The position, counted from 1.
+      since: The time from which the placement applies; ``None`` for no limit.
+      until: The time until which the placement applies, exclusive; ``None`` for no limit.
+      context: The values that fields of a request's context must have.
+    """
 
     item: str
     place: int = Field(ge=1, le=1000)
@@ -172,10 +187,10 @@ class Sponsored(Section):
 
 
 class Review(Selector):
-    """Items that are shown once a person has approved them.
+    """Items that are shown only after a person has approved them.
 
     Attributes:
-      new: items that no version had when ``new`` was first applied.
+      new: Whether only items are selected that were in no version when ``new`` was first applied.
     """
 
     new: bool = False
@@ -188,12 +203,12 @@ class Review(Selector):
 
 
 class Document(Section):
-    """A rules file.
+    """The content of a rules file.
 
     Attributes:
-      stock: a table with the columns item_id and stock, by its path from the rules file on; or the counts themselves.
-        Items with a count of 0 or less are not shown; items without a count are.
-      price: the field of items that ``max_price`` in a request's context limits.
+      stock: The path, relative to the rules file, of a table with the columns item_id and stock; or the counts by item
+        id. Items with a count of 0 or less are not shown; items without a count are shown.
+      price: The field of items that ``max_price`` in a request's context limits.
     """
 
     block: list[Block] = []
@@ -208,10 +223,13 @@ class Document(Section):
 
 @dataclass(frozen=True)
 class RulesFile:
-    """A rules file, read.
+    """A parsed rules file.
 
     Attributes:
-      origin: its name, for messages. text: as it is written. document: what it says. lines: where.
+      origin: The name of the file, for messages.
+      text: The text of the file.
+      document: The parsed content.
+      lines: The line of each place in the document.
     """
 
     origin: str
@@ -220,19 +238,24 @@ class RulesFile:
     lines: Lines
 
     def line(self, *place: str | int) -> int:
-        """The line of a place in the file, or of the nearest place around it."""
+        """Returns the line of a place in the document, or of the closest enclosing place."""
         return next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), 1)
 
     def error(self, place: Sequence[str | int], what: str) -> ConfigError:
-        """An error that names the line of a place."""
+        """Returns an error that names the line of a place."""
         return ConfigError(f"{self.origin}, line {self.line(*place)}: {what}")
 
 
 def parse_rules(text: str, origin: str) -> RulesFile:
-    """Reads a rules file.
+    """Parses a rules file.
+
+    Args:
+      text: The text of the file.
+      origin: The name of the file, for messages.
 
     Raises:
-      ConfigError: it is not valid YAML, has an unknown key or a value that does not fit; the message names the line.
+      ConfigError: The text is not valid YAML, contains no rules, or has an unknown key or an invalid value; the message
+        names the line.
     """
     raw, lines = parse_texts(text, origin)
     if not isinstance(raw, Mapping) or not raw:
@@ -250,10 +273,10 @@ def parse_rules(text: str, origin: str) -> RulesFile:
 
 
 def _told(problem: Any, lines: Lines) -> tuple[tuple[str | int, ...], str]:
-    """The place of one of pydantic's errors, and a sentence on it."""
+    """Returns the place of one of pydantic's errors, and a sentence that describes it."""
     place: tuple[str | int, ...] = ()
     for part in problem["loc"]:
-        if (*place, part) in lines:  # the others name branches of unions
+        if (*place, part) in lines:  # other parts name branches of unions
             place = (*place, part)
     name = ".".join(map(str, place)) or str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
@@ -267,7 +290,7 @@ def _told(problem: Any, lines: Lines) -> tuple[tuple[str | int, ...], str]:
 
 
 def _sections(kind: type[BaseModel]) -> list[type[Section]]:
-    """All kinds of sections of a rules file."""
+    """Returns all section classes of a rules file, given one of them."""
     return [each for each in _subclasses(Section) if each.__module__ == kind.__module__]
 
 

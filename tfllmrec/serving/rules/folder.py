@@ -1,8 +1,8 @@
-"""Rules of a model's folder: applied to all its versions while they answer, and taken over by the next version.
+"""Applies rules to all versions in a model's folder, while they are served; later versions get the same rules.
 
-``rules.json`` beside the versions holds the rules file as it was written, the stock table, and the decisions of
-reviews. It is written before the versions' compiled files. An apply that is killed between both leaves some versions
-with the rules before, each whole; the next apply completes it.
+``rules.json``, in the same folder as the versions, contains the rules file as it was written, the stock table, and the
+decisions of reviews. It is written before the compiled files of the versions. If an apply is killed in between, some
+versions keep their previous rules, in complete files; the next apply updates them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ from tfllmrec.wording import nearest_hint
 
 STORED = "rules.json"
 STOCK = "stock"
-#: Bytes of a rules file that are read.
+#: Largest size of a rules file in bytes.
 MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class StoredRules:
-    """What ``rules.json`` holds.
+    """The content of ``rules.json``.
 
     Attributes:
-      name: of the rules file; ``""``: there are no rules. text: of the file. stock: counts from its table. approved,
-        rejected: ids that a person decided on. seen: ids that were in a version when ``new`` items were first reviewed.
+      name: The name of the rules file; ``""`` if there are no rules.
+      text: The text of the rules file.
+      stock: The stock counts by item id, from the table or the rules file.
+      approved: Ids that a person has approved.
+      rejected: Ids that a person has rejected.
+      seen: Ids that were in a version when a rule for the review of ``new`` items was first applied.
     """
 
     name: str = ""
@@ -60,7 +64,7 @@ class StoredRules:
         return parse_rules(self.text, self.name)
 
     def compiled(self, catalogue: RuledCatalogue) -> Compiled | None:
-        """``None`` where there are no rules."""
+        """Compiles the rules for a catalogue; returns ``None`` if there are no rules."""
         if not self.name:
             return None
         decisions = Decisions(self.stock, self.approved, self.rejected, self.seen)
@@ -69,12 +73,14 @@ class StoredRules:
 
 @dataclass(frozen=True)
 class Applied:
-    """What an apply did.
+    """The result of applying rules.
 
     Attributes:
-      rules: the name of the rules file; ``""``: none. versions: what the rules do in each version that obeys them,
-        ``None`` without rules; by number. older: versions that were exported before there were rules and obey none.
-      unfit: why versions that are not in use cannot take the rules; they keep the ones before. By number.
+      rules: The name of the rules file; ``""`` if there are no rules.
+      versions: The compiled rules of each version to which they apply, by number; ``None`` without rules.
+      older: The numbers of versions that do not support rules, because they were exported by an earlier release.
+      unfit: The reasons why the rules do not fit some versions, by number. These versions are not in use and keep their
+        previous rules.
     """
 
     rules: str
@@ -87,7 +93,7 @@ class Applied:
         return self.versions[max(self.versions)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the rules as they are in the newest version."""
+        """Returns plain JSON types; ``counts`` are those of the newest version."""
         versions = [
             {"version": number, "hidden": done.hidden, "restricted": done.restricted, "waiting": len(done.waiting)}
             if done is not None
@@ -105,33 +111,35 @@ class Applied:
 
 
 def read_stored(folder: Path) -> StoredRules:
-    """The rules of a model's folder.
+    """Returns the stored rules of a model's folder; empty ones if no rules were applied.
 
     Raises:
-      ModelError: the file is damaged.
+      ModelError: The file is damaged.
     """
     path = folder / STORED
     return read_json(path, StoredRules, "apply the rules again, after removing it") if path.exists() else StoredRules()
 
 
 def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False) -> Applied:
-    """Compiles a rules file for every version of a model, in place of the rules before; decisions of reviews stay.
+    """Replaces the rules of every version of a model by those of a rules file; decisions of reviews are kept.
 
-    A version that the rules do not fit, such as an old one without a field, keeps the rules before, unless it is the
-    newest one or in use (:mod:`tfllmrec.serving.promotion`).
+    A version that the rules do not fit, such as an old one without a field, keeps its previous rules. If it is the
+    newest version or in use (:mod:`tfllmrec.serving.promotion`), an error is raised instead.
 
-    Servers need no restart: the next request obeys the new rules.
+    Servers need no restart: the new rules apply from the next request on.
 
     Args:
-      folder: such as ``saved_models/shop``. rules: YAML or JSON. tell: called with a line on each table that was read.
-      dry_run: checks and counts, and writes nothing.
+      folder: The folder of the versions, such as ``saved_models/shop``.
+      rules: The rules file, YAML or JSON.
+      tell: Called with a line for each finding in the stock table.
+      dry_run: Whether to check and count only, without writing anything.
 
     Raises:
-      ConfigError: the file cannot be read, or used in the newest version or one in use; the message names the version
-        and the line. Or another process applies rules.
-      DataError: the stock table cannot be read.
-      ModelError: the folder has no version that can obey rules, or one is damaged.
-      WriteError: the folder cannot be written; each version has the rules before or the new ones.
+      ConfigError: The file cannot be read, the rules do not fit the newest version or one in use (the message names the
+        version and the line), or another process applies rules.
+      DataError: The stock table cannot be read.
+      ModelError: The folder has no version that supports rules, or one is damaged.
+      WriteError: The folder cannot be written; each version has either its previous rules or the new ones.
     """
     text = _text_of(rules)
     read = parse_rules(text, str(rules))
@@ -153,10 +161,10 @@ def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False)
 
 
 def clear_rules(folder: Path) -> Applied:
-    """Removes all rules from a model's versions; decisions of reviews stay.
+    """Removes all rules from a model's versions; decisions of reviews are kept.
 
     Raises:
-      ConfigError, ModelError, WriteError: as :func:`apply_rules`.
+      ConfigError, ModelError, WriteError: See :func:`apply_rules`.
     """
     _check_folder(folder)
     return _change(folder, lambda stored: replace(stored, name="", text="", stock={}))
@@ -165,9 +173,14 @@ def clear_rules(folder: Path) -> Applied:
 def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str] = ()) -> Applied:
     """Approves and rejects items, and applies the rules again; an earlier decision on an item is replaced.
 
+    Args:
+      folder: The folder of the versions.
+      approve: Ids of items to approve.
+      reject: Ids of items to reject.
+
     Raises:
-      DataError: no version has such an item, or an item is approved and rejected at once.
-      ConfigError, ModelError, WriteError: as :func:`apply_rules`.
+      DataError: No version has such an item, or an item is both approved and rejected.
+      ConfigError, ModelError, WriteError: See :func:`apply_rules`.
     """
     _check_folder(folder)
     if not approve and not reject:
@@ -188,10 +201,13 @@ def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str
 
 
 def show_rules(folder: Path) -> tuple[StoredRules, Applied, list[int]]:
-    """The rules of a folder, what they do, and the versions that have other ones, because an apply was interrupted.
+    """Returns the rules of a folder, their effect, and the versions with other rules.
+
+    Versions have other rules if an apply was interrupted.
 
     Raises:
-      ModelError: the folder has no version that can obey rules, or a file is damaged.
+      ConfigError: The rules do not fit the newest version or one in use.
+      ModelError: The folder has no version that supports rules, or a file is damaged.
     """
     _check_folder(folder)
     stored = read_stored(folder)
@@ -206,12 +222,17 @@ def show_rules(folder: Path) -> tuple[StoredRules, Applied, list[int]]:
 
 
 def take_over(folder: Path, version: Path, tell: Tell) -> StoredRules:
-    """Gives a version that is not published yet the rules of its folder, which are returned.
+    """Compiles the rules of a model's folder into a version, and returns them.
+
+    Args:
+      folder: The folder of the versions.
+      version: The folder of the version, which may be unpublished.
+      tell: Called with a line that summarises the rules.
 
     Raises:
-      ConfigError: a rule does not fit the version's catalogue, such as a field that it does not have any more.
-      ModelError: the stored rules are damaged.
-      WriteError: the version cannot be written.
+      ConfigError: A rule does not fit the version's catalogue; for example, a field no longer exists.
+      ModelError: The stored rules are damaged.
+      WriteError: The version cannot be written.
     """
     stored = read_stored(folder)
     try:
@@ -243,7 +264,7 @@ def _change(folder: Path, changed: Callable[[StoredRules], StoredRules]) -> Appl
         applied = _compiled(folder, stored)
         done = dict(applied.versions)
         write_text(folder / STORED, stored.written)
-        # Listed again after they are stored: an export that publishes a version from now on knows them.
+        # The versions are listed again after the rules are stored: an export that publishes a version later reads them.
         versions = {number: version for number, version in _versions(folder).items() if number not in applied.unfit}
         with show_progress("Applying rules", "versions") as progress:
             for count, (number, version) in enumerate(versions.items(), 1):
@@ -281,7 +302,7 @@ def _compiled_for(number: int, version: Path, stored: StoredRules) -> Compiled |
 
 
 def _versions(folder: Path) -> dict[int, Path]:
-    """The versions of a folder that can obey rules; the file of rules itself may be missing, and is written again."""
+    """Returns the versions that support rules, even if their file of rules is missing (it is written again)."""
     return {n: path for n, path in version_folders(folder).items() if (path / EXTRA / ITEM_FIELDS).is_file()}
 
 
@@ -291,7 +312,7 @@ def _older(folder: Path) -> list[int]:
 
 
 def _ids(folder: Path) -> set[str]:
-    """Of the items of all versions."""
+    """Returns the ids of the items of all versions."""
     return {item for version in _versions(folder).values() for item in RuledCatalogue.of(version).ids}
 
 

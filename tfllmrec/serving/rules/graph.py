@@ -1,8 +1,9 @@
-"""Business rules inside the graph: read from their file at each request, so that a new file holds from the next one on.
+"""Applies business rules inside the graph, which reads their file at each request.
 
-TF Serving and the embedded server load a version once; its assets stay files. The path of the rules is an asset of the
-SavedModel, and the graph reads what is there when a request comes. The file is replaced by a rename, so a request sees
-the old rules or the new ones. A missing or damaged file, or one for another catalogue, is an error of the request.
+TF Serving and the embedded server load a version once, but its assets remain files. The path of the rules is an asset
+of the SavedModel, and the graph reads the file for each request, so new rules apply from the next request on. The file
+is replaced by a rename, so a request reads either the old or the new rules. If the file is missing, damaged or belongs
+to another catalogue, the request fails.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from tfllmrec.serving.rules.compiled import (
     digest_of_ids,
 )
 
-#: Fields of a request's context that rules read, beside those that placements ask for.
+#: Fields of a request's context that rules read, in addition to those named by placements.
 MAX_PRICE, AGE, REGION, NOW = CONTEXT_NAMES = ("max_price", "age", "region", "now")
 _OWNER = r"^(user|request)\."
 _DAMAGED = (
     "The file of business rules is damaged or of another catalogue, so no item is shown: replace it with 'tfllmrec "
     "rules apply' or 'tfllmrec rules clear'."
 )
-# Added before rounding down: .29 times 100 must be 29.
+# Added before rounding down, because 0.29 times 100 must be 29.
 _ROUNDING = 1e-9
 
 
 class Ruled(NamedTuple):
-    """What the rules say of each request of a batch.
+    """The effect of the rules on each request of a batch.
 
     Attributes:
-      banned: bool ``[B, N]``, or ``[B, 0]`` without rules: items that must not come back.
-      sponsored: int32 ``[B, P]``, sponsored items, N for those whose time or context is another one. places: int32
-        ``[P]``, theirs, ascending. share: float64, the largest share of a list that they may take.
+      banned: Bool ``[B, N]``, or ``[B, 0]`` without rules: items that must not be returned.
+      sponsored: Int32 ``[B, P]``, sponsored items; N for placements that do not apply to the time or the context of the
+        request.
+      places: Int32 ``[P]``, the positions of the sponsored items, counted from 0, ascending.
+      share: Float64, the largest share of a list that sponsored items may take.
     """
 
     banned: tf.Tensor
@@ -56,7 +59,7 @@ class BusinessRules(tf.Module):
     """Reads the rules of a catalogue.
 
     Args:
-      item_ids: of the catalogue; a file of rules for another one is an error.
+      item_ids: The ids of the catalogue's items. With a file of rules for another catalogue, requests fail.
     """
 
     def __init__(self, item_ids: Sequence[str]) -> None:
@@ -66,10 +69,11 @@ class BusinessRules(tf.Module):
         self._start = MAGIC + digest_of_ids(item_ids)
 
     def __call__(self, batch: tf.Tensor, context: tf.Tensor | None = None) -> Ruled:
-        """The rules for requests.
+        """Returns the effect of the rules on a batch of requests.
 
         Args:
-          batch: int32, how many requests. context: string ``[B, C]``, entries ``name=value``; ``None`` for none.
+          batch: Int32, the number of requests.
+          context: String ``[B, C]``, entries ``name=value``; ``None`` for none.
         """
         return Ruled(*self._of_requests(tf.fill((batch, 0), "") if context is None else context))
 
@@ -85,7 +89,7 @@ class BusinessRules(tf.Module):
         return tf.cond(stored == NO_RULES, lambda: nothing, lambda: self._ruled(self._sections(stored), context))
 
     def without_banned(self, items: tf.Tensor, ruled: Ruled) -> tf.Tensor:
-        """``items`` int32 ``[B, M]``, N in place of banned ones."""
+        """Replaces banned items by N in ``items``, int32 ``[B, M]``."""
 
         def kept() -> tf.Tensor:
             banned = tf.gather(tf.pad(ruled.banned, [[0, 0], [0, 1]]), items, batch_dims=1)
@@ -102,19 +106,23 @@ class BusinessRules(tf.Module):
         index: ItemIndex,
         request: Mapping[str, Any],
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Lists with sponsored items at their places.
+        """Inserts sponsored items into lists at their positions.
 
-        An item is placed if it may come back and its place is within the list. Of several places of an item the first
-        one counts, of several items for a place the first one in the file, and of all no more than the share of the
-        list, the first places. Other items keep their order around them, and the list its length.
+        An item is placed if it may be returned and its position is within the list. If an item has several positions,
+        the first one counts; if several items have the same position, the first one in the file. If the placements
+        exceed the share of the list, only the first ones count. The other items keep their order, and the list keeps
+        its length.
 
         Args:
-          items, scores: int32 and float32 ``[B, K]``, lists; N at the end.
-          k: int32 ``[B]``, the length that is asked for.
-          index, request: that found the items, for the scores of sponsored ones.
+          items: Int32 ``[B, K]``, lists padded with N.
+          scores: Float32 ``[B, K]``, the scores of ``items``.
+          k: Int32 ``[B]``, the requested length of each list.
+          ruled: The effect of the rules on the requests.
+          index: The index with which the items were found; it computes the scores of sponsored items.
+          request: The arguments of ``index.top_k`` with which the items were found, except ``k``.
 
         Returns:
-          Items, scores, and bool ``[B, K]``, where an item is sponsored.
+          Items, int32 ``[B, K]``; scores, float32 ``[B, K]``; and whether each item is sponsored, bool ``[B, K]``.
         """
 
         def as_they_are() -> tuple[tf.Tensor, ...]:
@@ -137,7 +145,7 @@ class BusinessRules(tf.Module):
         most = tf.cast(ruled.share * tf.cast(length, tf.float64) + _ROUNDING, tf.int32)
         may &= tf.cumsum(tf.cast(may, tf.int32), axis=1) <= most[:, tf.newaxis]
         row = tf.tile(tf.range(batch)[:, tf.newaxis], (1, tf.shape(one)[1]))
-        # What is not placed goes to a column, or an item, that is cut off.
+        # Items that are not placed are written to an additional column (or item), which is cut off (or not read).
         at = tf.stack([row, tf.where(may, places, width)], axis=-1)
         placed = tf.tensor_scatter_nd_update(tf.fill((batch, width + 1), self.n_items), at, one)[:, :width]
         own = tf.tensor_scatter_nd_update(tf.zeros((batch, width + 1)), at, own)[:, :width]
@@ -157,7 +165,7 @@ class BusinessRules(tf.Module):
         return tf.where(shown, items, self.n_items), tf.where(shown, scores, 0.0), taken
 
     def _sections(self, stored: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The sections of a file as they are kept, strings; see :mod:`tfllmrec.serving.rules.compiled`."""
+        """Checks a file and splits it into its sections, strings; see :mod:`tfllmrec.serving.rules.compiled`."""
         content = tf.io.decode_compressed(stored, "GZIP")
         length, start = tf.strings.length(content), HEADER_BYTES + SIZES_BYTES
         whole = length >= start
@@ -178,15 +186,15 @@ class BusinessRules(tf.Module):
         columns = tf.range(tf.shape(names)[1])
 
         def given(wanted: tf.Tensor) -> tf.Tensor:
-            """The texts of the fields named string ``[M]``: string ``[B, M]``, ``""`` where a request has none."""
+            """Returns the values of the fields named ``wanted``, string ``[M]``: string ``[B, M]``, ``""`` for none."""
             is_it = names[:, tf.newaxis] == wanted[:, tf.newaxis]
             last = tf.reduce_max(tf.where(is_it, columns, -1), axis=2)
             return tf.where(last >= 0, tf.gather(texts, tf.maximum(last, 0), batch_dims=1), "")
 
         limit, age, region, now = tf.unstack(given(tf.constant(CONTEXT_NAMES)), axis=1)
         now = times(now)
-        # The clock is not asked without need: with TensorFlow's deterministic operations on, as after a fit in the same
-        # process, asking it is an error.
+        # The clock is only read if it is needed: with TensorFlow's deterministic operations enabled, as after a fit in
+        # the same process, reading it is an error.
         timed = tf.strings.length(sections["shown_from"]) + tf.strings.length(sections["sponsored_from"]) > 0
         unsaid = tf.math.is_nan(now)
         clock = tf.cond(timed & tf.reduce_any(unsaid), tf.timestamp, lambda: tf.constant(0.0, tf.float64))
@@ -203,9 +211,10 @@ class BusinessRules(tf.Module):
             return tf.cond(tf.strings.length(sections[name]) > 0, lambda: banned | more(), lambda: banned)
 
         def read(text: tf.Tensor) -> tf.Tensor:
-            """float64 ``[B, 1]``, the smallest one where a text is no number.
+            """Reads numbers, float64 ``[B, 1]``; a text that is not a number gives the smallest float64.
 
-            Not NaN: TensorFlow's optimizer turns ``~(a <= b)`` into ``a > b``, which is false of NaN.
+            It does not give NaN, because TensorFlow's optimizer turns ``~(a <= b)`` into ``a > b``, which is false for
+            NaN.
             """
             number = plain_numbers(text)
             return tf.where(tf.math.is_nan(number), number.dtype.min, number)[:, tf.newaxis]
@@ -247,6 +256,6 @@ class BusinessRules(tf.Module):
 
 
 def _first_of_each(values: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Where a value of int32 ``[B, P]`` stands for the first time among the ``valid`` ones."""
+    """Returns where each valid value of int32 ``[B, P]`` occurs for the first time among the valid ones of its row."""
     same = (values[:, :, tf.newaxis] == values[:, tf.newaxis]) & valid[:, tf.newaxis]
     return tf.reduce_sum(tf.cast(tf.linalg.band_part(same, -1, 0), tf.int32), axis=2) == tf.cast(valid, tf.int32)

@@ -1,4 +1,4 @@
-"""Distillation of a text encoder into a small tower for query time, and how well the tower stands in for it."""
+"""Distillation of a text encoder into a small tower for queries, and measures of their agreement."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ ALL = "all"
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _LONGEST_PHRASE = 5
 _TOP = 10
-# Texts whose scores of all items are held at once.
+# Number of texts whose scores for all items are in memory at once.
 _CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a student gives what its teacher gives, means over ``texts`` texts.
+    """The agreement of a student with its teacher, as means over ``texts`` texts.
 
     Attributes:
-      cosine: of the two vectors of a text.
-      top: share of the teacher's best 10 items that are among the student's best 10.
-      ndcg: NDCG@10 of the student's list where the teacher's is the truth: its r-th item (of 10) is worth 11 - r.
+      texts: The number of texts.
+      cosine: The cosine of the two vectors of a text.
+      top: The share of the teacher's top 10 items that are among the student's top 10.
+      ndcg: NDCG@10 of the student's list with the teacher's list as truth: its r-th item (of 10) has the gain 11 - r.
     """
 
     texts: int
@@ -45,12 +46,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Distilled:
-    """A trained student, and what it does with texts of items that it was not trained on.
+    """A trained student, with its agreement on texts of items that it was not trained on.
 
     Attributes:
-      report: by kind of text (``item``, ``title``, ``word``, ``phrase``), and of ``all``; a kind without a held-out
-        text is not there.
-      held_out: int ``[H]``, rows of those items.
+      student: The student.
+      report: The agreement by kind of text (``item``, ``title``, ``word``, ``phrase``) and for ``all`` texts; kinds
+        without a held-out text are missing.
+      held_out: Int ``[H]``, the rows of the held-out items.
     """
 
     student: Student
@@ -61,13 +63,13 @@ class Distilled:
 def short_queries(
     texts: Sequence[str], titles: Sequence[str] | None = None, *, per_item: int = 4, seed: int = 42
 ) -> list[tuple[str, str, int]]:
-    """What people might type to find these items: items' texts are long, and queries are short.
+    """Cuts short queries from items' texts, which are longer than the queries that people type.
 
-    Of each item its title (if ``titles`` are given), and ``per_item`` pieces of its text, half of them single words,
-    half phrases of 2 to 5 successive words, drawn with ``seed``. White space and case are kept as they are.
+    The queries of an item are its title (if ``titles`` are given), and ``per_item`` pieces of its text, half of them
+    single words, half phrases of 2 to 5 successive words, drawn with ``seed``. White space and case are unchanged.
 
     Returns:
-      (kind, query, row of the item), each query once, with the first item that has it.
+      (kind, query, row of the item); each query once, with the first item that has it.
     """
     drawn = np.random.default_rng(seed)
     found: dict[str, tuple[str, str, int]] = {}
@@ -86,15 +88,16 @@ def short_queries(
 
 
 class MatchTeacher(tf.keras.losses.Loss):
-    """``1 - <s, t> + w T KL(softmax(C t / T) || softmax(C s / T))``: the teacher's vectors, and its order of items.
+    """``1 - <s, t> + w T KL(softmax(C t / T) || softmax(C s / T))``: matches the teacher's vectors and item ranking.
 
-    The first term alone treats all directions alike; the second one, of similarities to items, cares for those in
-    which items differ (as Tejankar et al. 2021, arXiv:2010.15577, do with anchors). With T before it its gradient does
-    not grow as T falls.
+    The first term treats all directions alike. The second term, on similarities to items, emphasizes the directions in
+    which items differ (as Tejankar et al. 2021, arXiv:2010.15577, do with anchors). The factor T keeps its gradient
+    from growing as T falls.
 
     Args:
-      items: float32 ``[C, D]``, teacher's vectors of items.
-      weight: w. temperature: T.
+      items: Float32 ``[C, D]``, the teacher's vectors of items.
+      weight: w.
+      temperature: T.
     """
 
     def __init__(self, items: np.ndarray, weight: float = 1.0, temperature: float = 0.05):
@@ -102,7 +105,7 @@ class MatchTeacher(tf.keras.losses.Loss):
         self.items, self.weight, self.temperature = tf.constant(items, tf.float32), weight, temperature
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The teacher's vectors and the student's, float32 ``[B, D]`` -> float32 ``[B]``."""
+        """Maps the teacher's and the student's vectors, float32 ``[B, D]``, to losses, float32 ``[B]``."""
         loss = 1.0 - tf.reduce_sum(y_true * y_pred, axis=1)
         if not self.weight:
             return loss
@@ -113,7 +116,7 @@ class MatchTeacher(tf.keras.losses.Loss):
 
 
 class _Tower(tf.keras.Model):
-    """A student's graph as Keras trains it."""
+    """A Keras model around a student's graph."""
 
     def __init__(self, text_to_vector: tf.Module):
         super().__init__(dtype="float32")
@@ -141,33 +144,40 @@ def distil(
     seed: int = 42,
     store: VectorStore | None = None,
 ) -> Distilled:
-    """Trains a small tower to put texts where the teacher does (Hinton et al. 2015, arXiv:1503.02531, on vectors).
+    """Trains a small tower to reproduce the teacher's vectors (Hinton et al. 2015, arXiv:1503.02531, for vectors).
 
     It learns from the items' texts and from short queries cut from them, see :func:`short_queries`. A share of the
-    distinct texts is held out, with all items that have them and all that was cut from them, and their vectors are not
-    among those of the loss; the report is on those texts, searching the whole catalogue. The same seed gives the same
-    student.
+    distinct texts is held out, together with all items that have them and all queries cut from them, and their vectors
+    are not used in the loss. The report is on the held-out texts, with a search of the whole catalogue. The same seed
+    gives the same student.
 
     Args:
-      teacher: an encoder of the items, adapted or not. If its query prefix differs from its item prefix, the student
+      teacher: An encoder of the items, tuned or not. If its query prefix differs from its item prefix, the student
         learns the teacher's vectors of queries, not those of items.
-      text_to_vector: a :class:`tfllmrec.text.student.HashedNgrams` or what ``few_layers`` gives; trained in place. The
-        first wants a ``learning_rate`` near 2e-3, the second one near 3e-4 and few epochs.
-      texts: the catalogue's item texts. titles: of the same items.
-      per_item: short queries cut from an item's text.
-      ranking: weight of the second term of :class:`MatchTeacher`; ``temperature``: of the same.
-      candidates: most items in that term, drawn once.
-      held_out: share of the distinct texts.
-      store: keeps the teacher's vectors, so that a second distillation encodes nothing.
+      text_to_vector: A :class:`tfllmrec.text.student.HashedNgrams`, or the result of ``few_layers`` or
+        ``static_tower``; trained in place. Suitable values of ``learning_rate`` are 2e-3 for ``HashedNgrams``, and
+        3e-4 with few epochs for ``few_layers``.
+      texts: The item texts of the catalogue.
+      titles: The titles of the same items.
+      per_item: The number of short queries that are cut from an item's text.
+      epochs: The number of passes over the texts and queries.
+      batch_size: The number of texts in a step.
+      learning_rate: The peak learning rate.
+      ranking: The weight of the second term of :class:`MatchTeacher`.
+      temperature: The temperature of this term.
+      candidates: The maximum number of items in this term, drawn once.
+      held_out: The share of the distinct texts that is held out.
+      seed: The seed of the queries, the held-out texts and the order of training.
+      store: Stores the teacher's vectors, so that a second distillation encodes nothing.
 
     Raises:
-      DataError: there are fewer than two distinct texts.
-      ModelError: the widths differ, or the loss is not a number.
+      DataError: There are fewer than two distinct texts.
+      ModelError: The widths differ, or the loss is not a number.
     """
     set_seeds(seed)
     if (width := text_to_vector(tf.constant([""])).shape[-1]) != teacher.dim:
         raise ModelError(f"expected a student of the teacher's width {teacher.dim}, got one of {width}")
-    owner = {text: row for row, text in reversed(list(enumerate(texts)))}  # the first item that has it
+    owner = {text: row for row, text in reversed(list(enumerate(texts)))}  # the first item with this text
     lessons = {text: ("item", row) for text, row in owner.items()}
     for kind, text, row in short_queries(texts, titles, per_item=per_item, seed=seed):
         lessons.setdefault(text, (kind, row))
@@ -179,8 +189,8 @@ def distil(
         place = {text: i for i, text in enumerate(words)}
         catalogue = targets[[place[text] for text in texts]]
     else:
-        catalogue = encode_items(texts, teacher, store)  # the store has them from before
-    # Items of one text are one item here: learnt by one of them, it could not be held out with the other.
+        catalogue = encode_items(texts, teacher, store)  # usually in the store already
+    # Items with the same text count as one item: a text that one of them is trained on cannot be held out.
     first = np.array([owner[text] for text in texts])
     distinct = np.unique(first[catalogue.any(axis=1)])
     if len(distinct) < 2:
@@ -216,11 +226,12 @@ def distil(
 
 
 def agreement(got: np.ndarray, expected: np.ndarray, items: np.ndarray) -> Agreement:
-    """Compares a student's vectors with its teacher's, and the lists of items that they find.
+    """Compares a student's vectors with its teacher's, and the lists of items that they retrieve.
 
     Args:
-      got: float32 ``[B, D]``, the student's. expected: float32 ``[B, D]``, the teacher's of the same texts.
-      items: float32 ``[N, D]``, the catalogue by the teacher. With fewer than 10 items, all that there are.
+      got: Float32 ``[B, D]``, the student's vectors.
+      expected: Float32 ``[B, D]``, the teacher's vectors of the same texts.
+      items: Float32 ``[N, D]``, the teacher's vectors of the catalogue. With fewer than 10 items, the lists have all.
     """
     k = min(_TOP, len(items))
     worth = np.arange(k, 0, -1)
@@ -237,7 +248,7 @@ def agreement(got: np.ndarray, expected: np.ndarray, items: np.ndarray) -> Agree
 
 
 def _batches(texts: Sequence[str], targets: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
-    """(string ``[B]``, float32 ``[B, D]``), in another order each epoch."""
+    """Returns a dataset of (string ``[B]``, float32 ``[B, D]``), in a different order each epoch."""
     strings, vectors = tf.constant(texts), tf.constant(targets)
     order = tf.data.Dataset.range(len(texts)).shuffle(len(texts), seed=seed).batch(batch_size)
     return order.map(lambda rows: (tf.gather(strings, rows), tf.gather(vectors, rows))).prefetch(2)

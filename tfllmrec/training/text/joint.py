@@ -1,4 +1,4 @@
-"""Trains an encoder inside the retrieval loss of the hybrid that reads its vectors."""
+"""Trains an encoder within the retrieval loss of the hybrid that uses its vectors."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class JointTower(TunedTower):
     encoder. All other items keep the vectors stored in the hybrid until :meth:`refresh` replaces them.
 
     Args:
-      tuning: the encoder's trainable weights.
-      hybrid: a fitted model; it is trained further. Its item-item weights stay as they are.
-      tokens: int32, the encoder's token ids of each item of the catalogue.
-      texts: items that are encoded in a step.
-      seed: of the draw, together with a step counter that checkpoints contain.
-      accumulate: as in :class:`TunedTower`.
+      tuning: The encoder's trainable weights.
+      hybrid: A fitted model, which is trained further, except for its item-item weights.
+      tokens: Int32, the encoder's token ids of each item of the catalogue.
+      texts: The number of items that are encoded in a step.
+      seed: The seed of the draw, used together with a step counter that checkpoints contain.
+      accumulate: As in :class:`TunedTower`.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class JointTower(TunedTower):
         )
 
     def refresh(self, vectors: np.ndarray) -> None:
-        """Takes over the encoder's vectors of the whole catalogue, float32 ``[N, Dt]``."""
+        """Replaces the stored vectors by the encoder's current vectors of the catalogue, float32 ``[N, Dt]``."""
         self.mean.assign(text_mean(vectors))
         self.hybrid.items.blocks["text"].assign(centred_unit(vectors))
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The loss of the hybrid for a batch of :func:`tfllmrec.data.batches.training_batches`."""
+        """Returns the loss of the hybrid for a batch of :func:`tfllmrec.data.batches.training_batches`."""
         items = self._drawn(batch)
         own = tf.math.l2_normalize(self.vectors(self._inputs(items)) - self.mean, axis=-1)
         stored = tf.convert_to_tensor(self.hybrid.items.blocks["text"])
@@ -69,7 +69,7 @@ class JointTower(TunedTower):
         return self.hybrid.compute_loss(dict(batch), training=True, text=text)
 
     def _drawn(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Different items of the batch that have text, int32 ``[U]``, U up to ``texts``."""
+        """Draws different items of the batch that have text, int32 ``[U]``, U up to ``texts``."""
         met = tf.concat([tf.reshape(batch[key], [-1]) for key in ("history", "targets")], axis=0)
         items, _ = tf.unique(tf.boolean_mask(met, met < self.hybrid.n_items))
         items = tf.boolean_mask(items, tf.gather(self._has_text, items))
@@ -78,8 +78,8 @@ class JointTower(TunedTower):
         return tf.gather(items, tf.argsort(chance)[: self.texts])
 
     def _inputs(self, items: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The encoder's inputs of items, int32 ``[U, T]``."""
-        return padded_inputs(tf.gather(self._tokens, items), 0)  # whatever the id: the mask hides it
+        """Returns the encoder's inputs of items, int32 ``[U, T]``."""
+        return padded_inputs(tf.gather(self._tokens, items), 0)  # any padding id works, because the mask hides it
 
 
 def tune_jointly(
@@ -90,24 +90,25 @@ def tune_jointly(
     folder: Path,
     tell: Tell,
 ) -> tuple[Tuning, int]:
-    """Fits a hybrid on the encoder's vectors, then trains both together; the encoder is left at the best epoch.
+    """Fits a hybrid on the encoder's vectors, then trains both together, and restores the best epoch of the encoder.
 
     Each epoch is measured with the hybrid trained so far. An epoch may therefore beat epoch 0 only because the hybrid
     was trained for longer.
 
     Args:
-      encoder: untuned.
-      split: only its training events and validation queries are used.
-      texts: of the items.
-      folder: for checkpoints and TensorBoard logs. If it has them already, training resumes from them.
-      tell: called with each line of progress.
+      encoder: The untuned encoder.
+      split: Only its training events and validation queries are used.
+      texts: The texts of the items.
+      config: The config of the fit.
+      folder: The folder of checkpoints and TensorBoard logs. If it has them already, training resumes from them.
+      tell: Called with each line of progress.
 
     Returns:
       The tuning, and its best epoch, from 1; 0 is the original encoder.
 
     Raises:
-      ConfigError: the loss does not depend on the encoder.
-      DataError, ModelError: see :func:`tfllmrec.training.fit.fit_hybrid` and :func:`train_tower`.
+      ConfigError: The loss does not depend on the encoder.
+      DataError, ModelError: See :func:`tfllmrec.training.fit.fit_hybrid` and :func:`train_tower`.
     """
 
     if not {"meaning", "feedback"} & set(config.model.terms):

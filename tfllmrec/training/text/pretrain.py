@@ -1,4 +1,4 @@
-"""Teaching a BERT encoder the language of a catalogue before it is used: from texts to a new SavedModel."""
+"""Pretraining of a BERT encoder on the texts of a catalogue, which gives a new SavedModel."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from tfllmrec.training.fit import set_seeds
 from tfllmrec.training.optimizer import adamw
 
 HELD_OUT_SHARE = 0.05
-"""Of the texts: never trained on, to see what was learned."""
+"""Share of the distinct texts that are held out from training for measurements."""
 
 
 @dataclass(frozen=True)
 class Guesses:
-    """How well hidden tokens of the held-out texts are guessed.
+    """The accuracy of predicting masked tokens of the held-out texts.
 
     Attributes:
-      accuracy: the share that is guessed right at the first attempt.
-      perplexity: exp of the mean cross-entropy; as many equally likely tokens would be as hard.
+      accuracy: The share of masked tokens whose top prediction is right.
+      perplexity: The exponential of the mean cross-entropy; a guess among as many
+        equally likely tokens would be as hard.
     """
 
     accuracy: float
@@ -50,7 +51,7 @@ class Guesses:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What :func:`pretrain` made: the encoder's folder, and what it guessed before (with a fresh head) and after."""
+    """The result of :func:`pretrain`: the encoder's folder, and its accuracy before (with a new head) and after."""
 
     encoder: Path
     before: Guesses
@@ -77,31 +78,38 @@ def pretrain(
     tell: Tell | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Pretrained:
-    """Trains an encoder to guess hidden tokens of ``texts``, and writes it as a new SavedModel.
+    """Trains an encoder to predict masked tokens of ``texts``, and saves it as a new SavedModel.
 
-    The masked-language-model objective of Devlin et al. 2019 (arXiv:1810.04805), continued on the texts of a domain
-    (Gururangan et al. 2020, arXiv:2004.10964), with other masks in each epoch (Liu et al. 2019, arXiv:1907.11692).
-    The epoch that guesses the held-out texts best is kept. The result is a function of texts, modules, settings and
-    seed, resumed or not, unless there is dropout.
+    The masked-language-model objective of Devlin et al. 2019 (arXiv:1810.04805) is continued on the texts of a domain
+    (Gururangan et al. 2020, arXiv:2004.10964), with different masks in each epoch (Liu et al. 2019, arXiv:1907.11692).
+    The epoch that predicts the held-out texts best is kept. The result only depends on texts, modules, settings and
+    seed, whether resumed or not, unless there is dropout.
 
     Args:
-      encoder, preprocessor: handles of a TF Hub BERT or of the modules of ``minilm`` or ``e5``, folder or URL.
-      texts: one an item. A text that is there twice counts twice; it is never both trained on and held out. Those
+      encoder: Folder or URL of a TF Hub BERT, or of the module of ``minilm`` or ``e5``.
+      preprocessor: Folder or URL of its preprocessor.
+      texts: One text per item. A text that occurs twice counts twice, but is never both trained on and held out. Texts
         without a token of the vocabulary are left out.
-      out: where the encoder is written to; the folder appears when all is done, and must not be there yet.
-      epochs: passes over the texts. batch_size: texts in a step. max_tokens: longer texts are cut there.
-      item_prefix: what the encoder expects before a text (``"passage: "`` for e5). Its tokens are never hidden.
-      learning_rate: at its highest, after ``warmup_share`` of the steps; it then falls to 0 along a half cosine.
-      weight_decay: of AdamW; norms and biases have none.
-      dropout: see :class:`MaskedLanguageModel`.
-      seed: of head, order, masks and held-out texts.
-      folder: for checkpoints and TensorBoard logs. A run that finds its own state there goes on from it.
-      tell: called with a line for each step. callbacks: further ones of Keras.
+      out: The folder of the trained encoder; it must not exist, and appears when everything is done.
+      epochs: The number of passes over the texts.
+      batch_size: The number of texts in a step.
+      max_tokens: The maximum number of tokens; longer texts are cut.
+      item_prefix: The prefix that the encoder expects before a text (``"passage: "`` for e5). Its tokens are never
+        masked.
+      learning_rate: The peak learning rate, reached after ``warmup_share`` of the steps; it then falls to 0 along a
+        half cosine.
+      warmup_share: The share of the steps in which the learning rate rises.
+      weight_decay: The weight decay of AdamW, which is not applied to norms and biases.
+      dropout: See :class:`MaskedLanguageModel`.
+      seed: The seed of head, order, masks and held-out texts.
+      folder: The folder of checkpoints and TensorBoard logs. A run with the same settings resumes from them.
+      tell: Called with a line for each stage and epoch.
+      callbacks: Further Keras callbacks.
 
     Raises:
-      DataError: there are not two different texts with tokens.
-      ModelError: the modules cannot be used for this, ``out`` is there, ``folder`` belongs to another run, or the loss
-        is not a number.
+      DataError: There are fewer than two different texts with tokens.
+      ModelError: The modules cannot be used for this, ``out`` exists, ``folder`` belongs to another run, or the loss is
+        not a number.
     """
     tell = tell or (lambda line: None)
     out = Path(out)
@@ -126,15 +134,15 @@ def pretrain(
     trained, held_out = split_texts(texts, tokens, vocabulary, seed)
     tell(f"{len(trained)} texts to train on, {len(held_out)} held out")
     counts = np.bincount(trained.values, minlength=vocabulary.size)
-    counts[list(vocabulary.special)] = 0  # never to be guessed
+    counts[list(vocabulary.special)] = 0  # never predicted
     model = MaskedLanguageModel(text_to_vector.encoder, vocabulary, dropout, seed, counts)
     steps = -(-len(trained) // batch_size)
-    # Names may say nothing in a foreign encoder: what is no matrix is a norm or a bias.
+    # Names of a foreign encoder may be uninformative: variables that are not matrices are norms or biases.
     vectors = [variable for variable in model.trainable_variables if variable.shape.rank < 2]
     optimizer = adamw(learning_rate, epochs * steps, warmup_share, weight_decay, undecayed=vectors)
-    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
+    optimizer.build(model.trainable_variables)  # building it in the first step would trace the step twice
     model.compile(optimizer=optimizer)
-    # Epoch 0 again and again: the same masks each time.
+    # Always epoch 0, so that the masks are the same each time.
     measured_on = masked_batches(held_out, vocabulary, batch_size, seed, itertools.repeat(0))
 
     with contextlib.ExitStack() as stack:
@@ -173,16 +181,16 @@ def pretrain(
 
 
 def vocabulary_of(encoder: TextEncoder, tokens: Ragged) -> Vocabulary:
-    """The vocabulary to guess from: without the tokens of the encoder's item prefix.
+    """Returns the vocabulary to predict from, without the tokens of the encoder's item prefix.
 
-    Of an encoder with a word table in 4 bits, which is not trained, it has only the tokens that are in the texts.
+    For an encoder with a word table in 4 bits, which is not trained, it has only the tokens that occur in the texts.
 
     Args:
-      encoder: its preprocessor is asked.
-      tokens: of all texts.
+      encoder: The encoder; the vocabulary is read from its preprocessor.
+      tokens: The tokens of all texts.
 
     Raises:
-      ModelError: see :meth:`Vocabulary.of`.
+      ModelError: See :meth:`Vocabulary.of`.
     """
     text_to_vector = encoder.text_to_vector
     vocabulary = Vocabulary.of(text_to_vector.preprocessor, encoder.folders[1])
@@ -194,10 +202,10 @@ def vocabulary_of(encoder: TextEncoder, tokens: Ragged) -> Vocabulary:
 
 
 def split_texts(texts: Sequence[str], tokens: Ragged, vocabulary: Vocabulary, seed: int) -> tuple[Ragged, Ragged]:
-    """The tokens of the texts to train on, and of those to hold out: 5 % of the different ones, at least one.
+    """Returns the tokens of the training texts, and of the held-out texts: 5 % of the different ones, at least one.
 
     Raises:
-      DataError: there are not two different texts with a token that may be hidden.
+      DataError: There are fewer than two different texts with a token that may be masked.
     """
     hidable = np.bincount(tokens.row_of_value, ~np.isin(tokens.values, vocabulary.special), len(tokens)) > 0
     rows = np.flatnonzero(hidable)
@@ -211,16 +219,16 @@ def split_texts(texts: Sequence[str], tokens: Ragged, vocabulary: Vocabulary, se
     n_held_out = max(round(HELD_OUT_SHARE * len(different)), 1)
     chosen = np.random.default_rng(seed).permutation(len(different))[:n_held_out]
     held_out = np.isin(group, chosen)
-    # One is enough to measure on.
+    # Of equal held-out texts, only one is used.
     return tokens.take(rows[~held_out]), tokens.take(rows[np.unique(group, return_index=True)[1][chosen]])
 
 
 def masked_batches(
     tokens: Ragged, vocabulary: Vocabulary, batch_size: int, seed: int, epochs: Iterable[int]
 ) -> tf.data.Dataset:
-    """Batches of :func:`masked_batch`, texts of similar length together; each iteration is the next of ``epochs``.
+    """Returns batches of :func:`masked_batch`, grouped by length of text; each iteration uses the next of ``epochs``.
 
-    A batch is a function of seed, epoch and its place in the epoch.
+    A batch only depends on the seed, the epoch and its position in the epoch.
     """
     numbers = iter(epochs)
     signature = (
@@ -237,12 +245,12 @@ def masked_batches(
 
     batches = tf.data.Dataset.from_generator(epoch_batches, output_signature=signature)
 
-    @tf.autograph.experimental.do_not_convert  # has nothing to convert, and looking for it takes seconds
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and the search for it takes seconds
     def hide(ids: tf.RaggedTensor, mask_seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         return masked_batch(ids, vocabulary, mask_seed)
 
     batches = batches.map(hide, num_parallel_calls=tf.data.AUTOTUNE)
-    # Keras finds out an unknown length by beginning one epoch too many.
+    # Without a known length, Keras would begin one epoch too many to find the end.
     return batches.apply(tf.data.experimental.assert_cardinality(-(-len(tokens) // batch_size))).prefetch(4)
 
 
@@ -252,7 +260,7 @@ def _guesses(model: MaskedLanguageModel, batches: tf.data.Dataset) -> Guesses:
 
 
 def _judge(epoch: int, logs: dict[str, Any], tell: Tell) -> None:
-    """Gives an epoch the value that it is compared by, 1 / perplexity, before it is kept."""
+    """Adds the value that epochs are compared by, 1 / perplexity, to an epoch's logs before the checkpoint."""
     if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
         raise ModelError(f"the loss is not a number in epoch {epoch + 1}: lower learning_rate")
     held_out = Guesses(logs["val_accuracy"], float(np.exp(logs["val_loss"])))

@@ -1,4 +1,4 @@
-"""The small tower that an exported model reads queries with: made once in a run, measured beside its teacher, kept."""
+"""The small tower for queries in an exported model: distilled once per run, compared with its teacher, and stored."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ EPOCHS = {"hashed_ngrams": 20, "static": 5, "layers": 2}
 BATCH_SIZES = {"hashed_ngrams": 256, "static": 256, "layers": 64}
 LEARNING_RATES = {"hashed_ngrams": 2e-3, "static": 1e-3, "layers": 3e-4}
 
-# Single queries that are timed, and rounds before that for what TensorFlow does only once.
+# Number of single queries that are timed, and of untimed rounds before, for work that TensorFlow does only once.
 _TIMED, _WARM_UP = 50, 3
 
 
 @dataclass(frozen=True)
 class QueryEncoderRecord:
-    """What a small tower loses and gains against its teacher.
+    """The quality and speed of a small tower compared with its teacher.
 
     Attributes:
-      name: as ``text.query_encoder`` has it.
-      agreement: by kind of text that the tower was not trained on, see
-        :class:`tfllmrec.training.text.distil.Distilled`; empty where the catalogue is too small to hold any out.
-      milliseconds: of a single query, the median. teacher_milliseconds: the teacher's, of the same queries.
-      bytes: of the tower's SavedModel.
-      seconds: that making it took.
+      name: The value of ``text.query_encoder``.
+      agreement: The agreement with the teacher by kind of text, on texts that the tower was not trained on, see
+        :class:`tfllmrec.training.text.distil.Distilled`; empty if the catalogue is too small to hold any out.
+      milliseconds: The median time of a single query.
+      teacher_milliseconds: The teacher's median time of the same queries.
+      bytes: The size of the tower's SavedModel.
+      seconds: The time it took to make the tower.
     """
 
     name: str
@@ -57,15 +58,15 @@ class QueryEncoderRecord:
 
     @classmethod
     def load(cls, folder: Path) -> QueryEncoderRecord:
-        """That of a folder that :func:`prepared_query_encoder` made.
+        """Reads the record of a folder that :func:`prepared_query_encoder` made.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: It is damaged.
         """
         return read_json(folder / RECORD, cls, f"delete {folder}, it is made again")
 
     def lines(self) -> list[str]:
-        """For people: what is lost, and what is gained."""
+        """Returns lines on the loss of quality and the gain in speed, for people."""
         lost = [
             f"{a.top:.3f} of the encoder's top 10 and ndcg@10 {a.ndcg:.3f} to its list by {a.texts:,} {_PLURAL[kind]}"
             for kind, a in self.agreement.items()
@@ -93,22 +94,27 @@ def prepared_query_encoder(
     store: VectorStore | None,
     tell: Tell,
 ) -> Student:
-    """The small tower in ``folder``, distilled from ``teacher`` where it is not there yet.
+    """Loads the small tower in ``folder``; distils it from ``teacher`` if it does not exist yet.
 
-    The folder appears when the tower is whole and measured; before, a kill loses what was learnt, but not the teacher's
-    vectors in ``store``, and the same seed learns the same again.
+    The folder appears when the tower is complete and measured. If the process is killed before, training is lost, but
+    not the teacher's vectors in ``store``; the same seed gives the same tower again.
 
     Args:
-      folder: of the tower: a SavedModel, ``student.json``, ``record.json``, a :class:`QueryEncoderRecord`, and
-        ``made_from.json``.
+      folder: The folder of the tower, with a SavedModel, ``student.json``, ``record.json`` (a
+        :class:`QueryEncoderRecord`) and ``made_from.json``.
       name: ``hashed_ngrams``, ``static`` or ``layers``.
-      teacher: what read the items.
-      texts, titles: of the catalogue, see :func:`tfllmrec.training.text.distil.distil`.
+      teacher: The encoder of the items.
+      texts: The texts of the catalogue, see :func:`tfllmrec.training.text.distil.distil`.
+      titles: The titles of the catalogue.
+      config: The settings of the distillation.
+      seed: The seed of the distillation.
+      store: Stores the teacher's vectors.
+      tell: Called with lines of progress.
 
     Raises:
-      ModelError: the tower is damaged, or of another teacher, other texts or other settings; ``layers`` of a teacher in
-        a foreign format.
-      DataError: there are fewer than two distinct texts.
+      ModelError: The tower is damaged, or of another teacher, other texts or other settings; or ``name`` does not
+        support the teacher: ``static`` and ``layers`` need a single encoder, ``layers`` one in our own format.
+      DataError: There are fewer than two distinct texts.
     """
     made_from = {
         **settings_of(distillation=config),
@@ -134,14 +140,14 @@ def prepared_query_encoder(
             seed=seed,
             store=store,
         )
-        # What has no word in it has no short query either.
+        # If no text contains a word, there are no short queries, and the texts are used instead.
         queries = [query for _, query, _ in short_queries(texts, seed=seed)] or [text for text in texts if text]
         asked = [queries[i] for i in np.random.default_rng(seed).permutation(len(queries))[:_TIMED]]
 
         def write(fresh: Path) -> None:
             done.student.save(fresh)
             size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
-            # As it is served: out of its SavedModel.
+            # Measured as it is served: loaded from its SavedModel.
             ours, teachers = latencies([Student.load(fresh).text_to_vector, teacher.text_to_vector], asked)
             record = QueryEncoderRecord(name, done.report, ours, teachers, size, time.monotonic() - start)
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
@@ -150,7 +156,7 @@ def prepared_query_encoder(
         write_folder(folder, write)
         for line in QueryEncoderRecord.load(folder).lines():
             tell(f"query encoder: {line}")
-    elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
+    elif (folder / MADE_FROM).is_file():  # earlier versions did not write this file
         claim(folder / MADE_FROM, made_from)
     student = Student.load(folder)
     expected = teacher.for_queries.fingerprint
@@ -177,7 +183,7 @@ def _untrained(name: str, teacher: Encoder, texts: Sequence[str], config: Distil
 
 
 def latencies(towers: Sequence[Callable[[tf.Tensor], tf.Tensor]], queries: Sequence[str]) -> list[float]:
-    """Median milliseconds of a single query for each tower; they take turns, so that what slows one slows all."""
+    """Returns the median milliseconds of a single query for each tower; towers alternate, to be equally disturbed."""
     asked = [tf.constant([query]) for query in queries]
     took = np.zeros((len(asked), len(towers)))
     for _ in range(_WARM_UP):

@@ -1,4 +1,4 @@
-"""Tunes a text tower: texts of items that belong together are pulled close, others pushed apart."""
+"""Tuning of a text tower: texts of related items are pulled together, others are pushed apart."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ TUNED = "tuned.safetensors"
 
 @dataclass(frozen=True)
 class TowerRecord:
-    """What became of a text tower, and what it took.
+    """The result and the cost of training a text tower.
 
     Attributes:
-      trained: weights that were trained: by tuning, or by pretraining where nothing was tuned.
-      bytes: of what has to be shipped beside the encoder that the config names.
-      seconds: of the session that ended it; earlier ones of an interrupted run are not counted.
-      best_epoch: of the tuning, from 1; 0 where none was better on validation than the encoder as it came, so that the
-        tuning changes nothing; ``None`` where nothing was tuned, or it was not written down.
+      trained: The number of weights that were trained: by tuning, or by pretraining if nothing was tuned.
+      bytes: The size of the files that are needed in addition to the encoder that the config names.
+      seconds: The duration of the last session; earlier sessions of an interrupted run are not counted.
+      best_epoch: The best epoch of the tuning, from 1; 0 if no epoch was better on validation than the original
+        encoder, so that the tuning changes nothing; ``None`` if nothing was tuned, or the epoch was not recorded.
     """
 
     trained: int
@@ -60,10 +60,10 @@ class TowerRecord:
 
     @classmethod
     def load(cls, folder: Path) -> TowerRecord | None:
-        """That of a run's ``text`` folder; ``None`` where its encoder is as it came.
+        """Reads the record of a run's ``text`` folder; ``None`` if its encoder is untrained.
 
         Raises:
-          ModelError: it is damaged.
+          ModelError: It is damaged.
         """
         path = folder / "tower.json"
         return read_json(path, cls, f"copy {folder} back, or fit again") if path.is_file() else None
@@ -75,15 +75,15 @@ class TowerRecord:
 class ContrastiveTower(TunedTower):
     """Symmetric cross-entropy of each text among those of its batch.
 
-    With unit vectors of B pairs of texts and the temperature t it is ``-log softmax_j(<l_i, r_j> / t)`` at ``j = i``,
+    For unit vectors of B pairs of texts and the temperature t, it is ``-log softmax_j(<l_i, r_j> / t)`` at ``j = i``,
     and the same from right to left (InfoNCE, van den Oord et al. 2018, arXiv:1807.03748). Items that were themselves
-    read together, or whose texts are the same, are no negatives of each other. Each distinct text of a batch is
+    read together, or that have the same text, are not used as negatives of each other. Each distinct text of a batch is
     encoded once.
 
     Args:
-      tuning: what is trained.
+      tuning: The encoder's trainable weights.
       temperature: t.
-      accumulate: steps whose gradients are averaged before the encoder moves.
+      accumulate: The number of steps whose gradients are averaged before the encoder is updated.
     """
 
     def __init__(self, tuning: Tuning, temperature: float, accumulate: int = 1) -> None:
@@ -91,9 +91,9 @@ class ContrastiveTower(TunedTower):
         self.temperature = temperature
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The loss of a batch as :func:`pair_batches` gives it."""
-        # The encoder's own dropout stays off: in a module that was loaded it follows no seed, and the noise that keeps
-        # two views of a text apart is in their words.
+        """Returns the loss of a batch of :func:`pair_batches`."""
+        # The encoder's own dropout stays off: a loaded module has no seed for it, and the augmentation of the words
+        # already makes two views of a text differ.
         vectors = self.vectors({name: batch[name] for name in INPUTS})
         left, right = tf.gather(vectors, batch["left"]), tf.gather(vectors, batch["right"])
         logits = tf.matmul(left, right, transpose_b=True) / self.temperature
@@ -116,22 +116,25 @@ def pair_batches(
     seed: int,
     first_epoch: int = 0,
 ) -> tf.data.Dataset:
-    """Batches for :class:`ContrastiveTower`, epoch after epoch; a function of the seed and the epoch.
+    """Returns batches for :class:`ContrastiveTower`, epoch after epoch; they only depend on the seed and the epoch.
 
     Args:
-      pairs: items read together.
-      wordings: of each of the N items, what its text may be; the first is the whole.
-      augmenter: makes views of them.
-      encoder: tokenises.
+      pairs: The pairs of items that were read together.
+      wordings: The possible texts of each of the N items; the first is the whole text.
+      augmenter: Makes views of the texts.
+      encoder: The encoder; it tokenises the texts.
+      config: The settings of the tuning.
+      seed: The seed of pairs and views.
+      first_epoch: The epoch of the first batch.
 
-    Yields:
-      The encoder's inputs of the U distinct texts, int32 ``[U, T]``; ``left``, ``right`` int32 ``[B]``, rows of these;
-      ``together`` bool ``[B, B]``, pairs of left and right that are no negatives.
+    Returns:
+      A dataset of the encoder's inputs of the U distinct texts, int32 ``[U, T]``; ``left`` and ``right``, int32
+      ``[B]``, rows of these texts; and ``together``, bool ``[B, B]``, pairs of left and right that are not negatives.
     """
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         for epoch in range(first_epoch, config.epochs):
-            rng = np.random.default_rng([seed, epoch, 1])  # pairs.batches draws by [seed, epoch]
+            rng = np.random.default_rng([seed, epoch, 1])  # pairs.batches uses [seed, epoch]
             for left, right in pairs.batches(config.batch_size, seed, epoch, itself=config.itself):
                 views = [augmenter.views([wordings[item] for item in side], rng) for side in (left, right)]
                 texts, rows = np.unique(np.array([*views[0], *views[1]], object), return_inverse=True)
@@ -161,23 +164,27 @@ def tune_tower(
     measure: Callable[[], Result],
     tell: Tell,
 ) -> tuple[Tuning, int]:
-    """Tunes ``encoder`` as ``text.mode`` says; it is left at the best epoch on validation.
+    """Tunes ``encoder`` according to ``text.mode``, and restores the best epoch on validation.
 
-    Epoch 0, the encoder as it came, is one of them: a tuning that only harms ends as the identity.
+    Epoch 0, the original encoder, counts: if no epoch improves on it, the tuning ends as the identity.
 
     Args:
-      encoder: untuned; its variables change.
-      pairs, wordings: see :func:`pair_batches`.
-      folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
-      measure: how good the encoder's vectors are now, on validation.
-      tell: called with a line for each epoch.
+      encoder: The untuned encoder; its variables may change.
+      pairs: See :func:`pair_batches`.
+      wordings: See :func:`pair_batches`.
+      text: The ``text`` section of the config.
+      config: The ``tuning`` section of the config.
+      seed: The seed of new weights, pairs and views.
+      folder: The folder of checkpoints and TensorBoard logs. If it has them already, training resumes from them.
+      measure: Evaluates the encoder's current vectors on validation.
+      tell: Called with a line for each epoch.
 
     Returns:
-      The tuning, and its best epoch, from 1; 0 is the encoder as it came.
+      The tuning, and its best epoch, from 1; 0 is the original encoder.
 
     Raises:
-      ConfigError, ModelError: see :func:`tfllmrec.text.paraphrases.paraphrases_of`.
-      ModelError: the loss is not a number, or the checkpoints belong to another tower or other settings.
+      ConfigError, ModelError: See :func:`tfllmrec.text.paraphrases.paraphrases_of`.
+      ModelError: The loss is not a number, or the checkpoints belong to another tower or other settings.
     """
 
     def tell_of_tower(line: str) -> None:
@@ -212,12 +219,12 @@ def tune_tower(
 
 
 def is_tuned(folder: Path) -> bool:
-    """Whether a tower's folder has a complete tuning, so that :func:`prepared_encoder` has nothing to tune."""
-    return (folder / TUNED).is_file() and TowerRecord.load(folder) is not None  # which is written last
+    """Returns whether a tower's folder has a complete tuning, so that :func:`prepared_encoder` has nothing to tune."""
+    return (folder / TUNED).is_file() and TowerRecord.load(folder) is not None  # the record is written last
 
 
 def is_trained(folder: Path, text: TextConfig) -> bool:
-    """Whether a tower's folder has all that ``text`` asks for, so that :func:`prepared_encoder` trains nothing."""
+    """Returns whether a tower's folder has everything for ``text``, so that :func:`prepared_encoder` trains nothing."""
     if text.pretrain_epochs and not (folder / PRETRAINED).is_dir():
         return False
     if text.mode != "frozen":
@@ -229,22 +236,25 @@ def is_trained(folder: Path, text: TextConfig) -> bool:
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> Encoder:
-    """The encoder that a config asks for, pretrained and tuned where the config says so.
+    """Returns the encoder of a config, pretrained and tuned according to it.
 
     Each step is done once; its result is stored in ``folder``, which is locked meanwhile.
 
     Args:
-      folder: of the tower; pretraining writes ``encoder/``, a Hub SavedModel, and tuning ``tuned.safetensors``.
-      split: only its training events, its validation queries and its ``items`` are used.
-      template: of the items' texts.
+      folder: The folder of the tower; pretraining writes ``encoder/``, a Hub SavedModel, and tuning
+        ``tuned.safetensors``.
+      split: Only its training events, its validation queries and its ``items`` are used.
+      template: The template of the items' texts.
+      config: The config of the run.
+      tell: Called with lines of progress.
 
     Raises:
-      ConfigError, DataError, ModelError: see the steps.
+      ConfigError, DataError, ModelError: See the steps.
     """
     encoder = encoder_of(config.text)
     if isinstance(encoder, SideBySide) or (config.text.mode == "frozen" and not config.text.pretrain_epochs):
         return encoder
-    if is_trained(folder, config.text):  # a complete run's folder may be on a disk that cannot be written
+    if is_trained(folder, config.text):  # a complete run's folder may be on a read-only disk
         return _prepared(encoder, folder, split, template, config, tell)
     with locked(folder):
         return _prepared(encoder, folder, split, template, config, tell)
@@ -303,13 +313,13 @@ def _prepared(
 def _tune_by_pairs(
     encoder: TextEncoder, split: Split, template: ItemTemplate, config: ExperimentConfig, folder: Path, tell: Tell
 ) -> tuple[Tuning, int]:
-    """:func:`tune_tower` on the items that users read one after the other."""
+    """Runs :func:`tune_tower` on the items that users read one after the other."""
     n_items = split.dataset.n_items
     wordings = template.wordings(split.items)
     texts = [each[0] for each in wordings]
     readable = np.array([bool(text) for text in texts])
     histories = split.train_queries().choices
-    # Where events have no order, neighbours in a history are neighbours in some file.
+    # Without an order of events, neighbours in a history would only reflect the order of a file.
     read = histories if split.dataset.ordered else _shuffled(histories, config.seed)
     pairs = item_pairs(read, n_items, config.tuning.window, config.tuning.tail_power, readable=readable)
 
@@ -321,15 +331,15 @@ def _tune_by_pairs(
 
 
 def _shuffled(histories: Ragged, seed: int) -> Ragged:
-    """The same histories, each in an order of chance."""
+    """Returns the same histories, each in random order."""
     chance = np.random.default_rng(seed).random(len(histories.values))
     return Ragged(histories.values[np.lexsort((chance, histories.row_of_value))], histories.offsets)
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what a complete tower is gone on with no more, and keeps the curves of its pretraining with the others'.
+    """Removes files that a complete tower no longer needs, and moves the curves of its pretraining to the other logs.
 
-    It may be called at any time after the record is written, again as well.
+    It may be called at any time after the record is written, and repeatedly.
     """
     curves = folder / "pretraining" / "logs"
     if curves.is_dir():

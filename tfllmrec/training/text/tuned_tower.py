@@ -1,4 +1,4 @@
-"""Training of an encoder with a loss on its vectors: the step, and the epochs."""
+"""Training of an encoder with a loss on its vectors: the training step and the loop over epochs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from tfllmrec.text.tuning import Tuning, tuning_of
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress
 from tfllmrec.training.optimizer import adamw
 
-#: New weights (the first four modes) are trained from scratch, at a higher rate than the encoder's pretrained ones.
-#: adalora takes a higher rate than lora: a triplet has one singular value, where lora has a whole column of B.
+#: Default learning rates. New weights (the first four modes) are trained from scratch, at a higher rate than pretrained
+#: ones. adalora has a higher rate than lora, because a triplet has one singular value, where lora has a column of B.
 LEARNING_RATES = {"lora": 1e-3, "adalora": 5e-3, "prefix": 1e-2, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
 
-#: Groups that a batch is split into by length; each is padded to its own longest text. Four groups save two fifths of
-#: the computation spent on padding.
+#: Number of groups that a batch is split into by length; each is padded to its own longest text. Four groups save two
+#: fifths of the computation spent on padding.
 LENGTH_GROUPS = 4
 
 
 def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int, seed: int) -> Tuning:
-    """Makes the trainable weights of an encoder as the ``tuning`` section says; the encoder uses them from then on.
+    """Creates the trainable weights of an encoder according to the ``tuning`` section; the encoder then uses them.
 
     Args:
-      encoder: untuned.
-      mode: one of :data:`tfllmrec.text.tuning.MODES`.
-      config: the sizes.
-      steps: of the whole training; ``tuning.accumulate`` of them are one update of the weights.
-      seed: of the weights that start at random.
+      encoder: The untuned encoder.
+      mode: One of :data:`tfllmrec.text.tuning.MODES`.
+      config: The ``tuning`` section, with the sizes.
+      steps: The number of steps of the whole training; each update of the weights takes ``tuning.accumulate`` of them.
+      seed: The seed of random initial weights.
 
     Raises:
-      ModelError: see :func:`tfllmrec.text.tuning.tuning_of`.
+      ModelError: See :func:`tfllmrec.text.tuning.tuning_of`.
     """
     tuning = tuning_of(
         encoder.text_to_vector.encoder,
@@ -61,17 +61,17 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
 
 
 def _moves(steps: int, config: TuningConfig) -> int:
-    """How often the weights are updated in so many steps."""
+    """Returns the number of updates of the weights in ``steps`` steps."""
     return max(1, steps // config.accumulate)
 
 
 class TunedTower(tf.keras.Model):
-    """A Keras model around a :class:`Tuning`; a subclass has the loss.
+    """A Keras model around a :class:`Tuning`; a subclass defines the loss.
 
     Args:
-      tuning: the encoder's trainable weights.
-      accumulate: steps whose gradients are averaged before the weights are updated.
-      beside: other variables that are trained together with them.
+      tuning: The encoder's trainable weights.
+      accumulate: The number of steps whose gradients are averaged before the weights are updated.
+      beside: Other variables that are trained together with them.
     """
 
     def __init__(self, tuning: Tuning, accumulate: int = 1, beside: Sequence[tf.Variable] = ()) -> None:
@@ -87,7 +87,7 @@ class TunedTower(tf.keras.Model):
 
     @property
     def trainable_variables(self) -> list[tf.Variable]:
-        """The tuned variables and those beside them, without the encoder's own."""
+        """The tuned variables and those of ``beside``, without the encoder's own."""
         return [*self.tuned, *self.beside]
 
     @property
@@ -95,7 +95,7 @@ class TunedTower(tf.keras.Model):
         return [self.loss_tracker]
 
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``; short texts are not padded to the longest."""
+        """Maps the encoder's inputs, int32 ``[B, T]``, to float32 ``[B, D]``; groups by length to save padding."""
         lengths = tf.reduce_sum(inputs["input_mask"], axis=1)
         order = tf.argsort(lengths, stable=True)
         ends = tf.size(lengths) * tf.range(LENGTH_GROUPS + 1) // LENGTH_GROUPS
@@ -108,7 +108,7 @@ class TunedTower(tf.keras.Model):
 
     @abstractmethod
     def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
 
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -149,28 +149,30 @@ def train_tower(
     measure: Callable[[], Result],
     tell: Tell,
 ) -> int:
-    """Trains a tower; it is left at the best epoch on validation.
+    """Trains a tower, and restores the best epoch on validation.
 
     Epoch 0, the original encoder, counts: if no epoch improves on it, the tuning ends as the identity.
 
     Args:
-      model: not compiled.
-      batches: those of the epochs from a first one on, ``steps`` in each.
-      folder: for checkpoints and TensorBoard logs. If it has them already, training resumes from them.
-      measure: evaluates the encoder's current vectors on validation.
-      tell: called with a line for each epoch.
+      model: The model, not compiled.
+      batches: A function of the first epoch that returns the batches from this epoch on, ``steps`` per epoch.
+      steps: The number of steps per epoch.
+      config: The ``tuning`` section of the config.
+      folder: The folder of checkpoints and TensorBoard logs. If it has them already, training resumes from them.
+      measure: Evaluates the encoder's current vectors on validation.
+      tell: Called with a line for each epoch.
 
     Returns:
       The best epoch, from 1; 0 is the original encoder.
 
     Raises:
-      ModelError: the loss is not a number.
+      ModelError: The loss is not a number.
     """
     tuning = model.tuning
     learning_rate = config.learning_rate or LEARNING_RATES[tuning.mode]
     moves = _moves(config.epochs * steps, config)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
-    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
+    optimizer.build(model.trainable_variables)  # building it in the first step would trace the step twice
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {tuning.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
@@ -186,7 +188,7 @@ def train_tower(
         tell(f"text tower: resumed after epoch {state.epochs_done}")
     else:
         logs: dict[str, float] = {}
-        scoreboard.on_epoch_end(-1, logs)  # epoch 0, which all others have to be better than
+        scoreboard.on_epoch_end(-1, logs)  # epoch 0, which later epochs must exceed
         state.best_value = logs["selection"]
     checkpoint.restore_last(model)
     tuning.write()
