@@ -72,7 +72,7 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     words, measured = told(text), copied.metrics
     assert f"calibration error {measured['ranking']['ece']:.4f}" in words
     assert f"calibration error {measured['ranking']['rating_ece']:.4f}" in words
-    assert f"recommended: Gini {measured['results']['hybrid']['gini@10']:.2f}" in words
+    assert f"recommended: Gini {measured['results']['hybrid_refit']['gini@10']:.2f}" in words
     assert all(line in words for line in copied.record["chosen"])
     assert f"The model is ahead of the best baseline, {best_baseline(measured)}" in written["headline"]
     assert "# chain" in (copied.folder / "CARD.md").read_text()
