@@ -99,7 +99,7 @@ def test_the_export_has_the_items_of_the_run_and_the_new_ones(run, served):
 def test_fields_that_validation_left_out_add_no_items(run, monkeypatch, tmp_path):
     model = run[0].load_model()
     model.items.reads.assign(0.0)
-    monkeypatch.setattr(Run, "load_model", lambda self: model)
+    monkeypatch.setattr(Run, "load_model", lambda self, refit: model)
     (tmp_path / "new.jsonl").write_text(json.dumps({"item": "new", "look": look(9.5).tolist()}))
     with pytest.raises(ModelError, match="without texts and fields of items"):
         export(run[0].folder, tmp_path / "shop", tmp_path / "new.jsonl", tell=lambda line: None)
