@@ -315,7 +315,7 @@ def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
     rows = [line for line in lines if line.startswith("| ")]
     assert {line.count("|") for line in rows} == {header.count("|")}
     figures = run.metrics["results"]
-    best = max(figures, key=lambda name: figures[name]["ndcg@10"])
+    best = max(figures.keys() - {"hybrid_refit"}, key=lambda name: figures[name]["ndcg@10"])
     cell = f"{figures['hybrid']['ndcg@10']:.4f} "
     assert f"| hybrid | {'**' if best == 'hybrid' else ''}{cell}" in text
     assert "| *BSARec*, id-only (MTandHJ/RecBoard) | 0.0610 | 0.1002 |" in text
