@@ -27,7 +27,7 @@ T = TypeVar("T")
 def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table:
     """Returns a table with one row for each recommender (``hybrid`` first) and the numbers of targets as the last row.
 
-    The best value of each column is bold; ndcg is followed by half the width of its 95 % interval. The columns are
+    The best value of each column, not counting ``hybrid_refit``, is bold; ndcg is followed by half the width of its 95 % interval. The columns are
     those of :func:`shown_columns`; columns with too few targets are named below the table. It fits 80 characters.
     """
     columns = shown_columns(results)
@@ -189,7 +189,10 @@ def list_length(results: Mapping[str, Result]) -> int:
 
 
 def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Returns for each recommender its name and, for each column, the text and whether it is the best as printed."""
+    """Returns for each recommender its name and, for each column, the text and whether it is the best printed value.
+
+    ``hybrid_refit`` is never the best, because it has learned from more events than the others.
+    """
     printed = {
         name: {label: "-" if value is None else f"{value:.4f}" for label in columns for value in [r.metrics.get(label)]}
         for name, r in results.items()

@@ -404,15 +404,13 @@ def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
     from tfllmrec.models.ranking import Reranked
     from tfllmrec.training.ranking import ranking_lines
 
-    record = run.ranking_record
-    if record is not None:
+    if record := run.ranking_record:
         section.items([f"On held-out validation users: {record.line()}."])
     if "left_out" not in measured:
         section.items([f"Test: {line}." for line in ranking_lines(measured, exported_of(run.results).metrics)])
-    if record is not None and not record.left_out:
+    ranking = run.load_ranking(hybrid)
+    if ranking is not None:
         tell("calibration of the ranking model")
-        ranking = run.load_ranking(hybrid)
-        assert ranking is not None
         reranked = Reranked(hybrid, ranking, run.config.ranking.candidates)
         for what, (predicted, observed) in predictions_of(run, reranked, candidates_of(run, reranked)).items():
             section.figure(

@@ -202,19 +202,18 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests)
-    baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
-    results = measure_all({MODEL: hybrid, **baselines}, split, config)
-    on_validation = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
-    del baselines  # their weights may be large
+    results = measure_all({MODEL: hybrid}, split, config)
     if run.may_refit:
         tell("item-item weights: solving again, with the validation events")
         weights = refit_weights(hybrid, data)
         weights.save(out / "model" / REFIT_WEIGHTS)
         hybrid.set_item_weights(weights)
         results |= measure_all({REFIT: hybrid}, split, config)
+    baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
+    results |= measure_all(baselines, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
-    measured["validation"] = on_validation
+    measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, exported_of(results), tell)
     elif made is not None:
