@@ -27,8 +27,9 @@ T = TypeVar("T")
 def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table:
     """Returns a table with one row for each recommender (``hybrid`` first) and the numbers of targets as the last row.
 
-    The best value of each column, not counting ``hybrid_refit``, is bold; ndcg is followed by half the width of its 95 % interval. The columns are
-    those of :func:`shown_columns`; columns with too few targets are named below the table. It fits 80 characters.
+    The best value of each column, not counting ``hybrid_refit``, is bold; ndcg is followed by half the width of its
+    95 % interval. The columns are those of :func:`shown_columns`; columns with too few targets are named below the
+    table. It fits 80 characters.
     """
     columns = shown_columns(results)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)

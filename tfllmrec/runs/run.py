@@ -500,8 +500,8 @@ class Run:
     def may_refit(self) -> bool:
         """Whether a fit solves the item-item weights again with the validation events.
 
-        True if the split is one of :data:`REFIT_SPLITS` and has validation events, the model has the behaviour term, and
-        ``transfer.sources`` is empty.
+        True if the split is one of :data:`REFIT_SPLITS` and has validation events, the model has the behaviour term,
+        and ``transfer.sources`` is empty.
         """
         split, config = self.split, self.config
         has_events = split.validation_events is not None and len(split.validation_events) > 0
