@@ -119,6 +119,15 @@ def test_an_ablation_is_shown(plain_run, loads_stand_in):
     assert re.search(r"without behaviour -0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\]", words)
 
 
+def test_a_baseline_with_the_same_figure_is_not_ahead(plain_run):
+    from tfllmrec.explain.one_run import headline_of
+
+    hybrid = plain_run.results["hybrid"]
+    plain_run.results["markov"] = hybrid
+    headline = headline_of(plain_run)
+    assert headline.endswith("The best baseline, markov, has the same ndcg@10.") and "behind" not in headline
+
+
 def test_of_several_runs(chain_split, tmp_path, monkeypatch):
     def no_model(run, refit=False):
         raise AssertionError("several runs are compared by what they recorded")

@@ -105,6 +105,8 @@ def headline_of(run: Run) -> str:
         return f"{said} Fewer than {MIN_TARGETS} targets are too few to compare it with baselines."
     best = max(others, key=others.__getitem__)
     lead, low, high = paired_difference(model, results[best], label)
+    if not lead:
+        return f"{said} The best baseline, {best}, has the same {label}."
     verdict = f"{'' if low > 0 or high < 0 else 'not '}statistically significant at 5 %"
     few = f"; fewer than {CLAIM_TARGETS} targets make this a hint, not a claim" * (targets < CLAIM_TARGETS)
     return (
