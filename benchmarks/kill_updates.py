@@ -375,7 +375,7 @@ def main() -> None:
     options = parser.parse_args()
     if (options.run is None) != (options.events is None):
         parser.error("expected a run and --events, or neither")
-    _FORKED.set_forkserver_preload(["tfllmrec.runs.update", "tfllmrec.training.fit", "tfllmrec.training.ranking"])
+    _FORKED.set_forkserver_preload(["tfllmrec.runs.update", "tfllmrec.training.fit", "tfllmrec.training.ranking.fit"])
     with tempfile.TemporaryDirectory() as scratch:
         run, events = (options.run, options.events) if options.run else planted(Path(scratch) / "planted")
         name = Run.open(run).metrics["data"]["name"] if options.run else "planted data"

@@ -25,7 +25,7 @@ from tfllmrec.evaluation.report import MODEL, REFIT, as_markdown, exported_of
 from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
 from tfllmrec.training.callbacks import FitState
-from tfllmrec.training.ranking import ranking_lines
+from tfllmrec.training.ranking.measure import ranking_lines
 
 #: The event log and catalogue of each set, below the folder of all data; a set without files is fetched by its name.
 SETS = {

@@ -34,7 +34,9 @@ from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.training.fit import refit_weights
-from tfllmrec.training.ranking import RankingRecord, fit_ranking, measure_ranking, ranking_lines, settle_epochs
+from tfllmrec.training.ranking.fit import fit_ranking, settle_epochs
+from tfllmrec.training.ranking.measure import measure_ranking, ranking_lines
+from tfllmrec.training.ranking.record import RankingRecord
 
 OFFERED = (100, 200)
 CALLS, UNMEASURED = 50, 5

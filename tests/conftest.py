@@ -262,7 +262,7 @@ def cache(tmp_path_factory):
 @contextlib.contextmanager
 def both_heads():
     """Makes ranking models keep both heads, so that they are exported although they learn nothing on the ring."""
-    from tfllmrec.training.ranking import HeldOut
+    from tfllmrec.training.ranking.held_out import HeldOut
 
     judged = HeldOut.verdict
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-import tfllmrec.training.ranking
+import tfllmrec.training.ranking.fit
 from tfllmrec.config import (
     DataConfig,
     FieldConfig,
@@ -42,7 +42,8 @@ from tfllmrec.runs.scoreboard import fit_all_baselines, measure_one, report
 from tfllmrec.text import reading
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
-from tfllmrec.training.ranking import RankingRecord, load_ranking
+from tfllmrec.training.ranking.fit import load_ranking
+from tfllmrec.training.ranking.record import RankingRecord
 from tfllmrec.training.text.tower import TowerRecord
 
 pytestmark = pytest.mark.tf
@@ -275,7 +276,7 @@ def test_a_run_whose_ranking_model_is_left_out(chain_run, tmp_path, monkeypatch)
     (copy.folder / "metrics.json").unlink()
     shutil.rmtree(copy.folder / "ranking")
     made = Fitted(None, RankingConfig(), figures)
-    monkeypatch.setattr(tfllmrec.training.ranking, "fit_ranking", lambda *_: made)
+    monkeypatch.setattr(tfllmrec.training.ranking.fit, "fit_ranking", lambda *_: made)
     monkeypatch.setattr(experiment, "fit_all_baselines", lambda *_: {})
     told = []
     run = fit_experiment(copy.config, copy.folder, resume=True, tell=told.append)
@@ -306,7 +307,7 @@ def test_ratings_of_an_update_that_does_not_reorder_are_measured(chain_run, tmp_
         model.network.strengths.assign([0.0, 0.5])
         return model
 
-    monkeypatch.setattr(tfllmrec.training.ranking, "prepared_ranking", rates_only)
+    monkeypatch.setattr(tfllmrec.training.ranking.fit, "prepared_ranking", rates_only)
     measured = fit_experiment(copy.config, copy.folder, resume=True, tell=lambda line: None).metrics["ranking"]
     assert "left_out" not in measured and "reranked" not in measured
     assert measured["rated"] == len(copy.split.test) and measured["rmse"] < 2

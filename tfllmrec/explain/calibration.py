@@ -29,7 +29,7 @@ class Candidates(NamedTuple):
 
 def candidates_of(run: Run, reranked: Reranked) -> Candidates:
     """Returns the candidates of the test queries on which the figures of ``metrics.json`` were measured."""
-    from tfllmrec.training.ranking import measured_queries, offered_candidates
+    from tfllmrec.training.ranking.measure import measured_queries, offered_candidates
 
     queries, done = measured_queries(run.split, run.config.seed), 0
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool))]
@@ -53,7 +53,7 @@ def predictions_of(run: Run, reranked: Reranked, candidates: Candidates) -> dict
       ``probability``: the probabilities of the candidates, and whether each is the held-out item. ``rating``: the
       predicted rating of each rated target, and the rating given. A key without predictions is left out.
     """
-    from tfllmrec.training.ranking import measured_queries, predicted_ratings
+    from tfllmrec.training.ranking.measure import measured_queries, predicted_ratings
 
     found = {}
     if len(candidates.items):

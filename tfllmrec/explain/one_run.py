@@ -404,7 +404,7 @@ def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
         return section
     from tfllmrec.explain.calibration import candidates_of, predictions_of
     from tfllmrec.models.ranking import Reranked
-    from tfllmrec.training.ranking import ranking_lines
+    from tfllmrec.training.ranking.measure import ranking_lines
 
     if record := run.ranking_record:
         section.items([f"On held-out validation users: {record.line()}."])

@@ -189,9 +189,9 @@ class RankingNetwork(tf.keras.layers.Layer):
 class RankingModel(MeasuredModel):
     """Ranks candidates for a query: predicts the probability that each is the next item, and its rating.
 
-    It is a ``tfrs.Model`` for ``compile`` and ``fit`` on batches from ``training.ranking``. It contains a fitted
-    hybrid, which is frozen. Items are represented by the hybrid's ``e_i``, which come from text, so cold and new items
-    are also ranked.
+    It is a ``tfrs.Model`` for ``compile`` and ``fit`` on batches from ``training.ranking.examples``. It contains a
+    fitted hybrid, which is frozen. Items are represented by the hybrid's ``e_i``, which come from text, so cold and new
+    items are also ranked.
 
     ``save("m.keras")`` and ``.weights.h5`` files also store the hybrid, and loading them sets its weights. Other weight
     files contain only the weights of the ranking model: load them into a model that was made with the same hybrid.

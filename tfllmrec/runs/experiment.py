@@ -57,7 +57,7 @@ from tfllmrec.text.template import ItemTemplate
 if TYPE_CHECKING:
     from tfllmrec.evaluation.recommender import Recommender
     from tfllmrec.models.fitting import TrainingData
-    from tfllmrec.training.ranking import RankingRecord
+    from tfllmrec.training.ranking.record import RankingRecord
 
 
 #: What a run folder may contain before its first epoch is complete.
@@ -159,7 +159,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid, refit_weights
     from tfllmrec.training.interests import prepared_forecast
-    from tfllmrec.training.ranking import prepared_ranking, settle_epochs
+    from tfllmrec.training.ranking.fit import prepared_ranking, settle_epochs
     from tfllmrec.training.transfer import alignment, fit_from
 
     # A run that was interrupted after training has made its choices, and its record contains the reasons.

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from tfllmrec.text.side_by_side import Encoder
     from tfllmrec.text.student import Student
     from tfllmrec.text.user_texts import UserTexts
-    from tfllmrec.training.ranking import RankingRecord
+    from tfllmrec.training.ranking.record import RankingRecord
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY, SCHEMA, INTERESTS, GRAPH = "per_query.npz", "schema.json", "interests", "graph"
@@ -552,7 +552,7 @@ class Run:
         Raises:
           ModelError: The ranking model is damaged or missing.
         """
-        from tfllmrec.training.ranking import load_ranking
+        from tfllmrec.training.ranking.fit import load_ranking
 
         if not self.config.ranking.epochs:
             return None
@@ -575,7 +575,7 @@ class Run:
         Raises:
           ModelError: The record is damaged, or does not exist yet.
         """
-        from tfllmrec.training.ranking import RankingRecord
+        from tfllmrec.training.ranking.record import RankingRecord
 
         return RankingRecord.load(self.folder / "ranking") if self.config.ranking.epochs else None
 

@@ -85,7 +85,7 @@ def measure_with_ranking(
 ) -> dict[str, Any]:
     """Returns the content of ``metrics.json`` under ``ranking`` for a ranking model that is not left out."""
     from tfllmrec.models.ranking import Reranked
-    from tfllmrec.training.ranking import measure_ranking, ranking_lines
+    from tfllmrec.training.ranking.measure import measure_ranking, ranking_lines
 
     reranked = Reranked(hybrid, model, config.ranking.candidates)
     result = measure_one(reranked, split.test, split, config) if model.reorders else None

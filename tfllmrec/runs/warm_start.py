@@ -22,7 +22,7 @@ from tfllmrec.progress import Tell
 from tfllmrec.runs.run import INTERESTS, Run
 from tfllmrec.training.fit import WarmStart
 from tfllmrec.training.interests import HeadStart
-from tfllmrec.training.ranking import RankingStart, weights_of
+from tfllmrec.training.ranking.fit import RankingStart, weights_of
 
 
 @dataclass(frozen=True, eq=False)
