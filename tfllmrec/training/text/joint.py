@@ -24,7 +24,7 @@ from tfllmrec.text.preprocessor import padded_inputs
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.tuning import Tuning
 from tfllmrec.training.callbacks import claim
-from tfllmrec.training.fit import choose_gates, fit_hybrid
+from tfllmrec.training.fit import choose_gates, fit_hybrid, set_item_weights
 from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tower
 
 
@@ -92,8 +92,8 @@ def tune_jointly(
 ) -> tuple[Tuning, int]:
     """Fits a hybrid on the encoder's vectors, then trains both together, and restores the best epoch of the encoder.
 
-    Each epoch is measured with the hybrid trained so far. An epoch may therefore beat epoch 0 only because the hybrid
-    was trained for longer.
+    Each epoch is measured with the hybrid trained so far, and with item-item weights solved with the epoch's vectors.
+    An epoch may therefore beat epoch 0 only because the hybrid was trained for longer.
 
     Args:
       encoder: The untuned encoder.
@@ -157,6 +157,8 @@ def tune_jointly(
 
     def measure() -> Result:
         model.refresh(encoded("Encoding item texts again"))
+        if hybrid.use_behaviour:  # text is side information of the item-item weights
+            set_item_weights(hybrid, sequences, data.item_weight_statistics(hybrid.item_weights))
         return choose_gates(hybrid, data, climb=True)
 
     return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell)
