@@ -82,6 +82,11 @@ def test_scientific_notation_without_a_dot_is_a_number(tmp_path):
     assert config(tmp_path, "", "training.learning_rate=2e-4").training.learning_rate == 0.0002
 
 
+def test_a_name_of_a_field_may_contain_dots(tmp_path):
+    made = config(tmp_path, "", "data.fields.event.image.use=false", "data.fields.dwell={kind: number}")
+    assert made.data.fields["event.image"].use is False and made.data.fields["dwell"].kind == "number"
+
+
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", ".epochs=3"])
 def test_an_override_that_is_none(tmp_path, override):
     assert "expected SECTION.KEY=VALUE" in refusal(tmp_path, "", override)
@@ -174,6 +179,7 @@ def test_each_mode_and_tower_lists_settings_that_exist():
         ("epochs: 3", [], "epochs is not a setting (nearest: 'training.epochs')"),
         ("training: {blocks: 3}", [], "training.blocks is not a setting (nearest: 'model.blocks')"),
         ("", ["training.epoch=3"], "--set: training.epoch is not a setting (nearest: 'training.epochs')"),
+        ("", ["data.fields.image.kin=text"], "data.fields.image.kin is not a setting (nearest: 'kind'); expected one of"),
         ("training: {epochs: many}", [], "training.epochs: expected a valid integer, got 'many'."),
         ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
         ("seed: null", [], "seed: expected a valid integer, got null."),

@@ -1139,6 +1139,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"--set {override}: expected SECTION.KEY=VALUE, such as training.epochs=10.")
     value = _parse_yaml(text, f"--set {override}")
+    if parts[:2] == ["data", "fields"] and len(parts) > 3:  # names of fields may contain dots: event.image
+        parts[2:-1] = [".".join(parts[2:-1])]
     place = tree
     for depth, part in enumerate(parts[:-1]):
         place = place.setdefault(part, {})
@@ -1171,7 +1173,7 @@ def _explain(key: str, problem: Any) -> str:
     if kind == "extra_forbidden":
         anywhere = {k.rpartition(".")[2]: k for k in _keys()}
         siblings = [k for k in _keys() if k.startswith(f"{parent}.")] if parent else list(ExperimentConfig.model_fields)
-        here = {k.rpartition(".")[2]: k for k in siblings}
+        here = {k.rpartition(".")[2]: k for k in siblings} or {k: k for k in FieldConfig.model_fields}  # data.fields.X
         # The same key in another section is more likely meant than a similar key in this section.
         first = {leaf: anywhere[leaf]} if leaf in anywhere else here
         hint = nearest_hint(leaf, first) or nearest_hint(leaf, anywhere)
