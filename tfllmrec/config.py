@@ -694,7 +694,7 @@ class EvaluationConfig(Section):
     ks: list[Annotated[int, Field(ge=1)]] = Field(
         [5, 10, 20], min_length=1, description="List lengths k for which metrics are measured."
     )
-    metrics: list[Literal["precision", "f1", "map", "auc"]] = Field(
+    metrics: list[Literal["precision", "f1", "map", "accuracy", "auc"]] = Field(
         default_factory=list, description="Metrics in addition to recall, ndcg and mrr."
     )
     baselines: list[BaselineName] = Field(

@@ -100,19 +100,20 @@ def test_coverage_is_that_of_the_candidates():
 
 def test_further_metrics_are_measured_on_demand():
     asked = queries([[0], [2], []])
-    plain, result = run(SCORES, asked), run(SCORES, asked, further=["precision", "f1", "map", "auc"])
+    plain, result = run(SCORES, asked), run(SCORES, asked, further=["precision", "f1", "map", "accuracy", "auc"])
     assert plain.metrics.items() <= result.metrics.items() and not any("auc" in label for label in plain.metrics)
     assert result.metrics["precision@2"] == (1 / 2 + 1 / 2) / 2
     assert result.metrics["f1@2"] == pytest.approx((2 / 3 + 2 / 3) / 2)
     assert result.metrics["map@2"] == (1 + 1 / 2) / 2
+    assert result.metrics["accuracy"] == result.metrics["precision@1"] == 1 / 2
     assert result.metrics["auc"] == pytest.approx((1 + 2 / 3) / 2)
     assert result.metrics["auc/head"] == 1 and result.metrics["auc/cold"] is None
     assert {"auc", "auc/tail", "map@1", "f1@2/head"} <= set(result.intervals)
     columns = shown_columns({"hybrid": Result(result.metrics, {}, {}, {}, [])})
-    assert columns[-5:] == ["precision@2", "f1@2", "map@2", "auc", "coverage@2"]
-    assert shown_columns({"hybrid": Result(plain.metrics, {}, {}, {}, [])}) == columns[:-5] + columns[-1:]
-    with pytest.raises(ModelError, match=r"Expected metrics of recall, .* and auc, got accuracy\."):
-        run(SCORES, asked, further=["accuracy"])
+    assert columns[-6:] == ["precision@2", "f1@2", "map@2", "accuracy", "auc", "coverage@2"]
+    assert shown_columns({"hybrid": Result(plain.metrics, {}, {}, {}, [])}) == columns[:-6] + columns[-1:]
+    with pytest.raises(ModelError, match=r"Expected metrics among recall, .* auc, got specificity\."):
+        run(SCORES, asked, further=["specificity"])
 
 
 def test_in_the_choice_of_settings_tail_targets_count_twice():

@@ -176,6 +176,15 @@ def average_precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
     return _share(_sums(ranks, total, n_queries), np.minimum(_n_targets(ranks, n_queries), k))
 
 
+def accuracy(ranks: TargetRanks, n_queries: int) -> np.ndarray:
+    """Computes whether the first item is a target, in expectation over ties: :func:`precision` at 1.
+
+    Returns:
+      float64 ``[n_queries]``; NaN for a query without targets.
+    """
+    return precision(ranks, n_queries, 1)
+
+
 def auc(ranks: TargetRanks, n_queries: int) -> np.ndarray:
     """Computes the area under the ROC curve of each query (Hanley and McNeil 1982).
 

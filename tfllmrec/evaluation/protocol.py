@@ -13,7 +13,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms, metrics
 from tfllmrec.evaluation.recommender import Recommender
 
-#: Metrics that are always measured. The others, and auc, which has no list length, are measured on demand.
+#: Metrics that are always measured. The others, and those without a list length, are measured on demand.
 ALWAYS = ("recall", "ndcg", "mrr")
 RANKING_METRICS = {
     "recall": metrics.recall,
@@ -23,6 +23,7 @@ RANKING_METRICS = {
     "f1": metrics.f1,
     "map": metrics.average_precision,
 }
+WITHOUT_LENGTH = {"accuracy": metrics.accuracy, "auc": metrics.auc}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def evaluate(
       train_counts: Int64 ``[N]``, training events of each item; also defines the size of the catalogue.
       strata: Name -> bool ``[N]``, as in ``Split.strata``. May be empty.
       ks: List lengths.
-      further: Metrics to compute besides recall, ndcg and mrr: any of precision, f1, map and auc.
+      further: Metrics to compute besides recall, ndcg and mrr: any of precision, f1, map, accuracy and auc.
       batch_size: Number of queries scored at once; takes about ``8 * batch_size * N`` bytes of memory besides the
         recommender's own.
       bootstrap: Number of resamples for the intervals; 0 leaves them out.
@@ -89,8 +90,9 @@ def evaluate(
     ks = sorted(set(ks))
     if not ks or ks[0] < 1:
         raise ModelError(f"Expected list lengths of at least 1 in ks, got {ks}.")
-    if unknown := sorted(set(further) - {*RANKING_METRICS, "auc"}):
-        raise ModelError(f"Expected metrics of {', '.join(RANKING_METRICS)} and auc, got {', '.join(unknown)}.")
+    if unknown := sorted(set(further) - {*RANKING_METRICS, *WITHOUT_LENGTH}):
+        known = ", ".join([*RANKING_METRICS, *WITHOUT_LENGTH])
+        raise ModelError(f"Expected metrics among {known}, got {', '.join(unknown)}.")
     for name, stratum in strata.items():
         if stratum.shape != (n_items,) or stratum.dtype != bool:
             raise ModelError(f"Expected stratum {name!r} as bool [{n_items}], got {stratum.dtype} {stratum.shape}.")
@@ -134,10 +136,12 @@ def evaluate(
         if name in ALWAYS or name in further
         for k in ks
     }
-    if "auc" in further:
-        per_query |= {
-            f"auc{suffix}": metrics.auc(ranks.within(stratum), len(queries)) for suffix, stratum in views.items()
-        }
+    per_query |= {
+        f"{name}{suffix}": metric(ranks.within(stratum), len(queries))
+        for suffix, stratum in views.items()
+        for name, metric in WITHOUT_LENGTH.items()
+        if name in further
+    }
     surprise = metrics.self_information(train_counts)
     shown_from = np.ones(n_items, dtype=bool) if queries.candidates is None else queries.candidates
     lists = {}

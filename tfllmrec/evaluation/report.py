@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms
-from tfllmrec.evaluation.protocol import ALWAYS, RANKING_METRICS, Result, paired_difference
+from tfllmrec.evaluation.protocol import ALWAYS, RANKING_METRICS, WITHOUT_LENGTH, Result, paired_difference
 from tfllmrec.wording import visible
 
 MODEL = "hybrid"
@@ -175,7 +175,7 @@ def hidden_columns(results: Mapping[str, Result]) -> str | None:
 def targets_of(results: Mapping[str, Result], label: str) -> int | None:
     """Returns the number of targets of a ranking metric; ``None`` for other metrics, and if it is not known."""
     name, _, stratum = label.partition("/")
-    if name.partition("@")[0] not in (*RANKING_METRICS, "auc"):
+    if name.partition("@")[0] not in (*RANKING_METRICS, *WITHOUT_LENGTH):
         return None
     return next(iter(results.values())).counts.get(f"targets/{stratum}" if stratum else "targets")
 
@@ -240,6 +240,6 @@ def _target_cells(results: Mapping[str, Result], columns: list[str]) -> list[str
 def _columns(results: Mapping[str, Result]) -> list[str]:
     k = list_length(results)
     strata = [label for label in next(iter(results.values())).metrics if label.startswith(f"recall@{k}/")]
-    asked = [f"{name}@{k}" for name in RANKING_METRICS if name not in ALWAYS] + ["auc"]
+    asked = [f"{name}@{k}" for name in RANKING_METRICS if name not in ALWAYS] + list(WITHOUT_LENGTH)
     further = [label for label in asked if label in next(iter(results.values())).metrics]
     return [f"ndcg@{k}", f"recall@{k}", *strata, *further, f"coverage@{k}"]
