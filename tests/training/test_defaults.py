@@ -37,9 +37,21 @@ def stand_in(lengths, n_items, n_events=None):
 )
 def test_a_step_has_about_as_many_targets_whatever_the_histories(length, batch_size):
     config = ExperimentConfig()
-    said = defaults.sizes(stand_in([length] * 5, 100), config)
+    said = defaults.sizes(stand_in([length] * 20_000, 100), config)
     assert config.training.batch_size == batch_size
     assert f"training.batch_size {batch_size}: {length} events per history on average" in said
+
+
+@pytest.mark.parametrize(
+    ("users", "batch_size"), [(1, 16), (250, 16), (64 * 32, 32), (64 * 128 - 1, 64), (64 * 128, 128)]
+)
+def test_few_users_make_small_batches_so_that_an_epoch_has_many_steps(users, batch_size):
+    config = ExperimentConfig()
+    said = defaults.sizes(stand_in([8] * users, 100), config)
+    assert config.training.batch_size == batch_size
+    assert any(line.startswith(f"training.batch_size {batch_size}: {users:,} histories") for line in said) == (
+        batch_size < 128
+    )
 
 
 @pytest.mark.parametrize(("longest", "length"), [(3, 50), (50, 50), (51, 100), (120, 150), (5000, 200)])

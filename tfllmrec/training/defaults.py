@@ -38,6 +38,8 @@ SEARCH_WORK, EXACT_SEARCH_WORK = 1e6, 2.5e13
 #: The rank at which the search starts.
 RANK = 384
 FULL_SOFTMAX_ITEMS = 60_000
+#: Smallest number of steps in an epoch, as far as batches of 16 histories allow.
+STEPS = 64
 #: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
 MAX_IALS_EVENTS = 5_000_000
 #: Mean number of events per item from which ids are learned well, so that much dropout does more harm than good.
@@ -66,10 +68,14 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         model.id_dropout = id_dropout
         said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events per item on average")
     if training.batch_size is None:
-        # About 1000 targets in a step, for histories of any length.
-        targets = min(mean, float(model.history_length))
-        training.batch_size = int(np.clip(2 ** np.round(np.log2(1000 / targets)), 16, 256))
-        said.append(f"training.batch_size {training.batch_size}: {mean:.0f} events per history on average")
+        # About 1000 targets in a step, for histories of any length. Few users make small batches: in a few steps, the
+        # dense side learns nothing, and the gates leave it out.
+        targets, users = min(mean, float(model.history_length)), len(lengths)
+        of_targets = int(np.clip(2 ** np.round(np.log2(1000 / targets)), 16, 256))
+        training.batch_size = int(np.clip(2 ** np.floor(np.log2(max(users / STEPS, 1))), 16, of_targets))
+        reached = training.batch_size == of_targets
+        why = f"{mean:.0f} events per history on average" if reached else f"{users:,} histories"
+        said.append(f"training.batch_size {training.batch_size}: {why}")
     if training.epochs is None:
         training.epochs = int(np.clip(round(12_000_000 / n_events), 4, 12))
         said.append(f"training.epochs {training.epochs} at most: {n_events:,} training events")
