@@ -63,7 +63,8 @@ def promote_run(
 
     Raises:
       NotPromoted: The run did not pass the gate; nothing was exported.
-      ModelError, DataError, WriteError: See the functions for the steps.
+      ModelError: Another version became stable in the meantime; or see the functions for the steps.
+      DataError, WriteError: See the functions for the steps.
     """
     state = adopt(model, base_path)
     version, verdict = _exported(run, model), None
@@ -83,10 +84,9 @@ def promote_run(
     if version is None:
         tell("exporting")
         version = int(export(run.folder, model, tell=tell).name)
-    state = set_canary(model, version, base_path)
-    if not canary and state.canary is not None:
-        state = promote(model, base_path)
-    return state, verdict
+    if canary:
+        return set_canary(model, version, base_path, judged=state), verdict
+    return promote(model, base_path, version=version, judged=state), verdict
 
 
 def _exported(run: Run, model: Path) -> int | None:
