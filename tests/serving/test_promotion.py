@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tfllmrec import durable
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.promotion import MODELS_CONFIG, PROMOTIONS, adopt, promote, read_promotions, rollback, set_canary
 
@@ -146,6 +147,16 @@ def test_a_version_is_not_promoted_over_one_that_it_was_not_compared_with(tmp_pa
         label(model, 3, judged=nothing)
     assert read_promotions(model) == after
     assert 3 in label(model, 3, judged=after).served
+
+
+def test_a_rollback_waits_for_rules_that_are_applied(tmp_path, monkeypatch):
+    model = versions(tmp_path / "shop", 1, 2)
+    promote(model, version=1)
+    set_canary(model, 2)
+    applying = durable.locked(model)
+    applying.__enter__()
+    monkeypatch.setattr(durable.time, "sleep", lambda seconds: applying.__exit__(None, None, None))
+    assert labels(rollback(model)) == (1, None, [1])
 
 
 def test_tf_serving_reads_the_same_labels(tmp_path):

@@ -31,6 +31,8 @@ from tfllmrec.serving.layout import version_folders
 PROMOTIONS, MODELS_CONFIG = "promotions.json", "models.config"
 #: Largest number of steps that the history keeps.
 STEPS = 1000
+#: How long the commands wait for another process that writes to the folder, such as 'tfllmrec rules apply', in seconds.
+WAIT_S = 60.0
 _REMEDY = "delete it, and promote a version again"
 
 
@@ -117,7 +119,7 @@ def adopt(model: Path, base_path: str | None = None) -> Promotions:
     """
     if not model.is_dir():
         return Promotions()
-    with locked(model):
+    with locked(model, WAIT_S):
         state = read_promotions(model)
         if state.stable is None and (versions := version_folders(model)):
             newest = max(versions)
@@ -142,7 +144,7 @@ def set_canary(
       ModelError: The version does not exist or is stable already, another version has become stable since ``judged``,
         or the state is damaged.
     """
-    with locked(model):
+    with locked(model, WAIT_S):
         return _with_canary(model, version, base_path, judged)
 
 
@@ -160,7 +162,7 @@ def promote(
     Raises:
       ModelError: There is no canary, its folder is missing, or the state is damaged; or see :func:`set_canary`.
     """
-    with locked(model):
+    with locked(model, WAIT_S):
         state = read_promotions(model) if version is None else _with_canary(model, version, base_path, judged)
         stable, canary = state.stable, state.canary
         if version is not None and stable == version:  # the first version became stable at once
@@ -182,7 +184,7 @@ def rollback(model: Path) -> Promotions:
       ModelError: There is no canary and no previous version, the previous version's folder is missing, or the state is
         damaged.
     """
-    with locked(model):
+    with locked(model, WAIT_S):
         state = read_promotions(model)
         stable = state.stable
         if stable is None or not (state.canary is not None or state.before):
