@@ -81,6 +81,10 @@ def test_times():
             "sponsored:\n  share: 1\n  places:\n    - item: a\n      place: 1\n      from: soon",
             "line 6: sponsored.places.0.from: expected an ISO date",
         ),
+        (
+            "sponsored:\n  share: 1\n  places:\n    - {item: a, place: 1, from: 2026-12-24, until: 2026-12-01}",
+            "line 4: sponsored.places.0: expected from to be before until",
+        ),
         ("review:\n  - new: false", "line 2: review.0: expected new: true, items, categories or where"),
         ("block:\n  - items: [a\nstock: 1", "line 3"),
         ("block:\n  - where: {brand: {}}", "line 2: block.0.where.brand: expected a value, or one of is"),

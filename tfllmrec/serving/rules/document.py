@@ -178,6 +178,12 @@ class Placement(Section):
             raise ValueError("expected names of the context's fields, without '='")
         return context
 
+    @model_validator(mode="after")
+    def _has_a_duration(self) -> Self:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("expected from to be before until")
+        return self
+
 
 class Sponsored(Section):
     """Placements, and the largest share of a list that they may take."""
