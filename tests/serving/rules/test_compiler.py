@@ -79,6 +79,19 @@ def test_stock(catalogue):
     assert (count.items, count.not_found, count.without_value) == (2, ("gone",), 27)
 
 
+def test_present_prices(catalogue):
+    known = catalogue.fields.price.to_numpy()
+    found = done("price: price\nprices: prices.csv", catalogue, prices={"i1": 99.5, "i6": 3, "gone": 1})
+    assert np.isnan(known[6])
+    expected = np.where(np.isnan(known), np.inf, known)
+    expected[[1, 6]] = 99.5, 3
+    assert sections(found)["price"].tolist() == expected.tolist()
+    assert [(count.rule, count.items, count.not_found) for count in found.counts] == [
+        ("prices", 2, ("gone",)), ("price", 30, ()),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(catalogue.fields.price, known)  # as it was
+
+
 def test_reviews(catalogue):
     text = "review:\n  - items: [i1, i2, i3]\n  - new: true"
     seen = [f"i{i}" for i in range(28)]  # 28 and 29 are new

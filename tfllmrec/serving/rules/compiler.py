@@ -35,12 +35,14 @@ class Decisions:
 
     Attributes:
       stock: The count of each item.
+      prices: The present prices of items.
       approved: Ids that a person has approved.
       rejected: Ids that a person has rejected.
       seen: Ids that do not count as new.
     """
 
     stock: Mapping[str, float] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
     approved: Collection[str] = ()
     rejected: Collection[str] = ()
     seen: Collection[str] = ()
@@ -184,6 +186,7 @@ class _Compiler:
         self.hidden = np.zeros(self.n_items, bool)
 
     def compiled(self, digest: bytes) -> Compiled:
+        self._present_prices()
         self._block()
         self._stock()
         waiting = self._review()
@@ -200,6 +203,19 @@ class _Compiler:
             int((restricted & ~self.hidden).sum()),
             [(self.catalogue.ids[number], titles.iloc[number]) for number in np.flatnonzero(waiting)],
         )
+
+    def _present_prices(self) -> None:
+        """Replaces the prices of the catalogue, for all rules, by those that the table of prices has."""
+        name = self.rules.document.price
+        if name is None or self.rules.document.prices is None:
+            return
+        prices, index = self.decisions.prices, self.catalogue.index
+        values = self.catalogue.numbers(name, "number", self.rules, ("price",)).copy()
+        known = [item for item in prices if item in index]
+        values[[index[item] for item in known]] = [prices[item] for item in known]
+        fields = self.catalogue.fields.assign(**{name: values})
+        self.catalogue = RuledCatalogue(self.catalogue.items, fields, self.catalogue.kinds)
+        self._count(("prices",), len(known), [item for item in prices if item not in index])
 
     def _block(self) -> None:
         for number, rule in enumerate(self.rules.document.block):
