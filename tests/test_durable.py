@@ -386,6 +386,22 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.yaml"]
 
 
+def test_a_lock_is_waited_for(tmp_path, monkeypatch):
+    waited, holder = [], durable.locked(tmp_path)
+    holder.__enter__()
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            holder.__exit__(None, None, None)
+
+    monkeypatch.setattr(durable.time, "sleep", sleep)
+    with durable.locked(tmp_path, wait_s=60):
+        assert len(waited) == 3
+        with pytest.raises(ConfigError, match="in use"), durable.locked(tmp_path, wait_s=1e-3):
+            pytest.fail("held twice")
+
+
 def test_a_lock_file_that_its_holder_removed_in_between_is_made_anew(tmp_path, monkeypatch):
     flock, removed = durable.fcntl.flock, []
 

@@ -33,6 +33,7 @@ _ABANDONED_S = 86_400
 _WRITING = re.compile(r"\.writing-[0-9a-f]{32}")
 #: A file in a folder that a process writes to; it names the process and the time when it started to.
 LOCK = ".lock"
+_RETRY_S = 0.05
 
 # The error numbers of disks that are full, and of those that are read-only or broken.
 _OF_FULL_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -254,7 +255,7 @@ def reading_npz(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Locks a folder against other processes that write to it; creates the folder if it is missing.
 
     The lock is on the file ``.lock`` in the folder, which names the process. The system releases the lock when the
@@ -265,20 +266,27 @@ def locked(folder: Path) -> Iterator[None]:
     (NFS from version 4). On a file system without locks, a warning says that a second process is not prevented. Windows
     has no such locks, and tfllmrec does not run there.
 
+    Args:
+      folder: The folder.
+      wait_s: How long to wait for another holder, in seconds.
+
     Raises:
-      ConfigError: Another process, or another block of this one, holds the folder.
+      ConfigError: Another process, or another block of this one, holds the folder and has not released it in time.
       WriteError: The folder cannot be written to.
     """
     with contextlib.ExitStack() as at_the_end:
         if not folder.exists():
             at_the_end.callback(_remove_if_empty, folder)
         with writing(folder):
-            at_the_end.enter_context(_take(folder / LOCK))
+            at_the_end.enter_context(_take(folder / LOCK, time.monotonic() + wait_s))
         yield
 
 
-def _take(path: Path) -> contextlib.ExitStack:
-    """Creates and locks a file that names this process; closing the returned stack removes it and releases the lock."""
+def _take(path: Path, until: float) -> contextlib.ExitStack:
+    """Creates and locks a file that names this process; closing the returned stack removes it and releases the lock.
+
+    Tries again until the time ``until`` of the monotonic clock.
+    """
     while True:
         with contextlib.ExitStack() as held:
             try:
@@ -290,6 +298,9 @@ def _take(path: Path) -> contextlib.ExitStack:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(_RETRY_S)
+                    continue
                 holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
                 raise ConfigError(
                     f"{path.parent} is in use by {holder}: wait until it has ended, or name another folder."

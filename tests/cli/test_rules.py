@@ -40,8 +40,16 @@ def test_json(program, shop, rules):
     told = program("rules", "apply", shop, rules, "--dry-run", "--json")
     document = json.loads(told.out)
     assert document["versions"] == [{"version": 1, "hidden": 3, "restricted": 27, "waiting": 2}]
-    assert document["counts"][0] == {"line": 2, "rule": "block", "items": 1, "not_found": ["nope"], "without_value": 0}
+    assert document["counts"][0] == {
+        "line": 2, "rule": "block", "items": 1, "not_found": ["nope"], "without_value": 0, "never_shown": 0,
+    }  # fmt: skip
     assert json.loads(program("rules", "show", shop, "--json").out)["rules"] == ""  # nothing was changed
+
+
+def test_a_sponsored_item_that_is_hidden_is_named(program, shop, rules):
+    rules.write_text("block:\n  - items: i1\nsponsored:\n  share: 1\n  places:\n    - {item: i1, place: 1}")
+    told = program("rules", "apply", shop, rules)
+    assert "line 6: 1 items are never shown, because of other rules" in told.err.replace("\n", " ")
 
 
 def test_show_and_clear(program, shop, rules):

@@ -116,6 +116,31 @@ def test_tags_and_further_columns_come_along(tmp_path):
     assert Dataset.load(tmp_path / "joined").fingerprint == joined.fingerprint
 
 
+def test_new_events_of_joined_data_get_the_domain_of_their_item():
+    joined = join_datasets(shops(), share_items=True)
+    came = pd.DataFrame({"user": ["y"] * 4, "item": ["1", "2", "3", "new"], "order": range(4)})
+    extended = joined.extend(came, pd.DataFrame({"item": ["new"], "domain": ["films"]}))
+    assert [row for row in told(extended) if row.startswith("y")] == ["y 1 ", "y 2 books", "y 3 films", "y new films"]
+    assert (
+        told(extended)[: len(joined.events)] == told(joined)
+        and not extended.report.doubts()[len(joined.report.doubts()) :]
+    )
+    lines = extended.report.lines()
+    assert "  events: 3 repaired: no domain: that of the item" in lines
+    assert "  events: 1 kept: no domain, and the item has several or none" in lines
+    # Known events that come again are known.
+    again = joined.extend(joined.events[["user_id", "item_id", "order"]])
+    pd.testing.assert_frame_equal(again.events, joined.events)
+
+
+def test_new_items_without_a_domain_are_a_doubt():
+    joined = join_datasets(shops())
+    extended = joined.extend(pd.DataFrame({"user": ["u", "u"], "item": ["films:3", "3"], "order": [0, 1]}))
+    assert told(extended)[3:5] == ["u films:3 films", "u 3 "]
+    (doubt,) = extended.report.doubts()
+    assert doubt.startswith("1 new items have no domain") and "such as 'books:1'" in doubt and doubt.endswith("('3')")
+
+
 def test_what_cannot_be_joined_is_refused():
     books = shops()["books"]
     with pytest.raises(ConfigError, match="at least two domains to join, got 1"):

@@ -311,6 +311,17 @@ def test_a_log_and_what_it_exports_are_the_same_data(log, tmp_path, suffix):
         assert append_file(again, tmp_path / f"e{suffix}", config).duplicates == 4
 
 
+def test_further_fields_of_a_log_are_never_taken_for_its_own_columns(log):
+    log.append([click(n, score=0.1 * n, action="dislike", Kind="view", user="x") for n in range(4)])
+    log.append([click(4, stars="good", order_id="7")])
+    dataset = read_dataset(DataConfig(events=log.folder, max_bad_rows=0))
+    assert dataset.events["rating"].isna().all() and (dataset.events["kind"] == "").all()
+    assert {"score", "action", "Kind", "user", "stars"} <= {*dataset.events}
+    assert set(dataset.users["user_id"]) == {"u0", "u1", "u2"}
+    mapped = DataConfig(events=log.folder, columns={"rating": "score"})
+    assert read_dataset(mapped).events["rating"].notna().sum() == 4
+
+
 def test_integers_beyond_float64_beside_other_numbers_are_text(log, tmp_path):
     log.append([
         click(1, large=2**53 + 1, exact=2**53, alone=-(2**63), true=2**53 + 1),

@@ -242,6 +242,28 @@ def test_new_items_bring_their_fields_and_need_no_text_then(shop, tmp_path):
     assert unread.counts == Counts("new.jsonl", added=1, replaced=0, unchanged=1, dropped=2)
 
 
+def test_new_prices_are_taken_although_only_rules_read_them(shop, tmp_path):
+    price = Field("price", "item", "number")
+    known = shop.split.items.assign(price=["1", "2"])
+    shop.split = SimpleNamespace(items=known, schema=Schema((price, LOOK)))
+    (tmp_path / "prices.csv").write_text("item_id,price\n1,1\n2,9\n")
+    encoder = Letters()
+    grown = read_new_items(shop, tmp_path / "prices.csv", encoder, [], lambda line: None)
+    assert grown.items.price.tolist() == ["1", "9"] and not grown.is_reread and encoder.asked == []
+    assert grown.counts == Counts("prices.csv", added=0, replaced=1, unchanged=1, dropped=0)
+    assert read_new_items(shop, tmp_path / "prices.csv", encoder, [price], lambda line: None).is_reread
+
+
+def test_a_new_item_of_joined_data_needs_a_domain(shop, tmp_path):
+    shop.split.items["domain"] = ["toys", "books"]
+    (tmp_path / "new.csv").write_text("item_id,nom,domain\n3,a,toys\n4,b,\n1,c,\n")
+    told = []
+    grown = read_new_items(shop, tmp_path / "new.csv", Letters(), [], told.append)
+    assert grown.items.domain.tolist() == ["toys", "books", "toys", ""]
+    (line,) = [line for line in told if "no domain" in line]
+    assert line.startswith("new items: warning: 1 new items have no domain") and line.endswith("('4')")
+
+
 def test_a_run_without_text_takes_new_items_by_their_fields(shop, tmp_path):
     items = pd.DataFrame({"item_id": ["1", "2"], "look": ["0.1, 0.2", ""]}, dtype="str")
     shop.split, shop.text = SimpleNamespace(items=items, schema=Schema((LOOK,))), np.zeros((2, 1), np.float32)

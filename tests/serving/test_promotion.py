@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tfllmrec import durable
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.promotion import MODELS_CONFIG, PROMOTIONS, adopt, promote, read_promotions, rollback, set_canary
 
@@ -121,6 +122,41 @@ def test_what_cannot_be_promoted_is_refused(tmp_path):
     (model / PROMOTIONS).write_text("{")
     with pytest.raises(ModelError, match=r"promotions\.json is damaged"):
         rollback(model)
+
+
+def test_another_canary_is_withdrawn(tmp_path):
+    model = versions(tmp_path / "shop", 1, 2, 3, 4)
+    set_canary(model, 1)
+    set_canary(model, 2)
+    assert labels(set_canary(model, 3)) == (1, 3, [1, 3])
+    assert labels(promote(model, version=4)) == (4, None, [1, 4])
+    steps = [(step.action, step.version) for step in read_promotions(model).history[2:]]
+    assert steps == [("withdraw", 2), ("canary", 3), ("withdraw", 3), ("canary", 4), ("promote", 4)]
+
+
+@pytest.mark.parametrize("label", [set_canary, lambda model, version, **more: promote(model, version=version, **more)])
+def test_a_version_is_not_promoted_over_one_that_it_was_not_compared_with(tmp_path, label):
+    model = versions(tmp_path / "shop", 1, 2, 3)
+    nothing = read_promotions(model)
+    judged = promote(model, version=1)
+    assert labels(judged) == (1, None, [1])
+    after = promote(model, version=2)
+    with pytest.raises(ModelError, match="comparison with version 1, but version 2 has become stable"):
+        label(model, 3, judged=judged)
+    with pytest.raises(ModelError, match="without a comparison, but version 2 has become stable"):
+        label(model, 3, judged=nothing)
+    assert read_promotions(model) == after
+    assert 3 in label(model, 3, judged=after).served
+
+
+def test_a_rollback_waits_for_rules_that_are_applied(tmp_path, monkeypatch):
+    model = versions(tmp_path / "shop", 1, 2)
+    promote(model, version=1)
+    set_canary(model, 2)
+    applying = durable.locked(model)
+    applying.__enter__()
+    monkeypatch.setattr(durable.time, "sleep", lambda seconds: applying.__exit__(None, None, None))
+    assert labels(rollback(model)) == (1, None, [1])
 
 
 def test_tf_serving_reads_the_same_labels(tmp_path):

@@ -229,6 +229,41 @@ def test_the_gate_needs_the_run_that_the_version_was_exported_from(shop, monkeyp
         gate.compare_with_version(changed, version)
 
 
+def test_a_run_is_not_promoted_over_a_version_that_became_stable_during_the_gate(shop, monkeypatch):
+    shop.once()
+
+    def compare(run, version, tell):
+        assert version.name == "1"
+        promotion.promote(shop.model)  # version 2, by someone else
+        return types.SimpleNamespace(passed=True)
+
+    def export(run, model, tell):
+        (model / "3" / "assets.extra").mkdir(parents=True)
+        return model / "3"
+
+    monkeypatch.setattr(gate, "compare_with_version", compare)
+    monkeypatch.setattr(gate, "export", export)
+    other = types.SimpleNamespace(folder=shop.run.with_name("other"), record={"data_sha256": "ab"})
+    with pytest.raises(ModelError, match=r"version 2 has become stable in the meantime\. Promote the run again"):
+        gate.promote_run(other, shop.model, tell=shop.told.append)
+    assert read_promotions(shop.model).labels == {"stable": 2}
+
+
+@pytest.mark.parametrize("update", [None, "of a parent"])
+def test_an_update_keeps_the_items_of_the_version_in_use(update):
+    run = types.SimpleNamespace(folder="run", update=update)
+    run.split = types.SimpleNamespace(items=pd.DataFrame({"item_id": ["i1", "i2"]}))
+    passed, told = Verdict(True, [], [], 0.02, "ndcg@10"), []
+    assert gate._without_lost_items(passed, run, "shop/2", pd.Index(["i2", "i1"]), told.append) == passed and told == []
+    verdict = gate._without_lost_items(passed, run, "shop/2", pd.Index(["i1", "n1"]), told.append)
+    if update is None:  # a fit has the catalogue that it was given
+        assert verdict == passed
+        assert told == ["gate: 1 items of shop/2 are not in run (such as 'n1') and will no longer be served"]
+    else:
+        assert not verdict.passed and told == []
+        assert verdict.reasons[0].startswith("1 items of shop/2 are not in run (such as 'n1'): update the run of the")
+
+
 def test_old_versions_and_runs_go_and_those_in_use_stay(shop):
     for _ in range(7):
         shop.event()

@@ -73,11 +73,11 @@ def promote(
     else:
         _require_versions(model)
         if canary:
+            assert version is not None  # checked above
             promotion.adopt(model, base_path)  # otherwise the first labelled version would become stable at once
-        if version is not None:
             state = promotion.set_canary(model, version, base_path)
-        if version is None or (not canary and state.canary is not None):
-            state = promotion.promote(model, base_path)
+        else:
+            state = promotion.promote(model, base_path, version=version)
     if json:
         print_json(promotion_as_json(state, verdict))
         return

@@ -115,6 +115,9 @@ def print_applied(applied: Applied) -> None:
                 note(f"{applied.rules}, line {count.line}: not in the catalogue: {names}{more}")
             if count.without_value:
                 note(f"{applied.rules}, line {count.line}: {count.without_value:,} items have no value")
+            if count.never_shown:
+                other = f"{count.never_shown:,} items are never shown, because of other rules"
+                note(f"{applied.rules}, line {count.line}: {other}")
         say(
             f"version {newest}: {done.hidden:,} items hidden, {len(done.waiting):,} of which wait for a review; "
             f"{done.restricted:,} more are shown to some requests only"

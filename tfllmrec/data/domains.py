@@ -186,6 +186,28 @@ def domain_filters(items: pd.DataFrame) -> list[list[str]]:
     return [[f"{DOMAIN}={name}" for name in cell.split(BOTH) if name] for cell in cells]
 
 
+def with_domains(events: pd.DataFrame, items: pd.DataFrame, report: CleaningReport) -> pd.DataFrame:
+    """Fills the empty domains of events of joined data from their items; an item of several domains does not tell."""
+    empty = (events[DOMAIN] == "").to_numpy()
+    of_item = items[DOMAIN].where(~items[DOMAIN].str.contains(BOTH, regex=False), "").to_numpy()
+    filled = events[DOMAIN].where(~empty, of_item[events[ITEM_INDEX]])
+    left = int((filled == "").sum())
+    report.add("events", f"no {DOMAIN}: that of the item", int(empty.sum()) - left, "repaired")
+    report.add("events", f"no {DOMAIN}, and the item has several or none", left, "kept")
+    return events.assign(**{DOMAIN: filled})
+
+
+def note_without_domain(known: pd.DataFrame, extended: pd.DataFrame, report: CleaningReport) -> None:
+    """Reports the new items of joined data that have no domain; the items are the ``known`` ones and then the new."""
+    new = extended[len(known) :]
+    bare = new[ITEM][new[DOMAIN] == ""]
+    what = (
+        f"{len(bare):,} new items have no {DOMAIN}, so no request for a domain finds them: expected ids as in the "
+        f"joined data, such as {known[ITEM].iloc[0]!r}, and the column {DOMAIN!r} in the file of new items"
+    )
+    report.add("items", what, len(bare), "doubted", f"{bare.iloc[0]!r}" if len(bare) else "")
+
+
 def _check(datasets: Mapping[str, Dataset]) -> None:
     if len(datasets) < 2:
         raise ConfigError(f"Expected at least two domains to join, got {len(datasets)}.")

@@ -18,6 +18,7 @@ import pandas as pd
 
 from tfllmrec.columns import (
     DESCRIPTION,
+    DOMAIN,
     EVENT_TYPES,
     ITEM,
     ITEM_INDEX,
@@ -47,6 +48,7 @@ from tfllmrec.data.cleaning.tags import clean_tags, no_tags
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
+from tfllmrec.data.domains import note_without_domain, with_domains
 from tfllmrec.data.extension import extended_entities, extended_events, extended_tags, note_extension
 from tfllmrec.data.files.column_names import is_known_name
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
@@ -381,6 +383,9 @@ def _assemble(
         )
     else:
         events = known.events
+    if DOMAIN in known.events and DOMAIN in known.items:
+        events = with_domains(events, items, report)
+        note_without_domain(known.items, items, report)
     tags = extended_tags(known.tags, tags, report)
     return _checked(
         replace(known, name=name, events=events, items=items, users=users, tags=tags, fields=fields, report=report)

@@ -37,8 +37,8 @@ MOST_CHARACTERS, MOST_FIELDS, MOST_BYTES = 512, 100, 16 << 10
 _TOO_LATE_S = 1e11
 _INT64 = 1 << 63
 _LARGEST_FLOAT32 = 3.4028234663852886e38  # ratings are float32 in a data set
-#: Names that a further field may not have: the log or a data set has a column of that name, or a reader would use the
-#: field as the order of events, which is defined by their times.
+#: Names that a further field may not have: the log or a data set has a column of that name, or a reader of an exported
+#: file would use the field as the order of events, which is defined by their times.
 _RESERVED = {
     plain_name(name)
     for name in (RECEIVED, USER_INDEX, ITEM_INDEX, TEST_EVENT, "claimed_s", "number", *ALIASES["order"])

@@ -107,8 +107,8 @@ def update_run(
             return continue_run(begun, begun.config, tell)
     said = f"{run.folder}: the run already knows every event in the files: nothing was updated."
     if items:
-        said += f" To serve new items, export the run with them: tfllmrec export {run.folder} saved_models/NAME"
-        said += f" --items {items}"
+        said += " To serve new items, or new values of known ones such as prices, export the run with them: tfllmrec"
+        said += f" export {run.folder} saved_models/NAME --items {items}"
     place, since = log_place(Path(events)), _log_since(run, Path(events))
     if place is not None and place == _log_place_of(run):
         raise NothingNew(said)

@@ -154,7 +154,7 @@ def _export_run(
     if new_items is not None:
         grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
         items, text, counts = grown.items, grown.text, grown.counts
-        if counts.added + counts.replaced:
+        if grown.is_reread:
             catalogue = Catalogue.of(
                 items, text, run.split.schema, run.text_widths, model.config, graph=run.training_data.graph
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def promote_run(
 
     Raises:
       NotPromoted: The run did not pass the gate; nothing was exported.
-      ModelError, DataError, WriteError: See the functions for the steps.
+      ModelError: Another version became stable in the meantime; or see the functions for the steps.
+      DataError, WriteError: See the functions for the steps.
     """
     state = adopt(model, base_path)
     version, verdict = _exported(run, model), None
@@ -83,10 +85,9 @@ def promote_run(
     if version is None:
         tell("exporting")
         version = int(export(run.folder, model, tell=tell).name)
-    state = set_canary(model, version, base_path)
-    if not canary and state.canary is not None:
-        state = promote(model, base_path)
-    return state, verdict
+    if canary:
+        return set_canary(model, version, base_path, judged=state), verdict
+    return promote(model, base_path, version=version, judged=state), verdict
 
 
 def _exported(run: Run, model: Path) -> int | None:
@@ -156,9 +157,30 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
         run.config.update.tolerance,
         None if grown is None else measured(grown),
     )
+    verdict = _without_lost_items(verdict, run, version, pd.Index(saved.item_ids), tell)
     content = {"version": str(version), "run_of_version": manifest["run"], **verdict.as_dict()}
     write_text(run.folder / GATE, json.dumps(content, indent=1))
     return verdict
+
+
+def _without_lost_items(verdict: Verdict, run: Run, version: Path, items: pd.Index, tell: Tell) -> Verdict:
+    """Adds a reason against an update without some of the version's items; of another run, these are only reported.
+
+    An update keeps all items of its parent, so it lacks only those that ``export --items`` or another update added. A
+    fit has the catalogue that it was given.
+    """
+    lost = items[~items.isin(run.split.items[ITEM])]
+    if lost.empty:
+        return verdict
+    found = f"{len(lost):,} items of {version} are not in {run.folder} (such as {lost[0]!r})"
+    if run.update is None:
+        tell(f"gate: {found} and will no longer be served")
+        return verdict
+    remedy = (
+        "update the run of the version, with their file: --items FILE. If they are to go, promote without the gate: "
+        "tfllmrec export, and tfllmrec promote MODEL --version N"
+    )
+    return replace(verdict, passed=False, reasons=[*verdict.reasons, f"{found}: {remedy}"])
 
 
 def _queries_of(run: Run, schema: Schema) -> Queries:

@@ -20,8 +20,9 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.columns import ITEM
+from tfllmrec.columns import DOMAIN, ITEM
 from tfllmrec.config import DataConfig
+from tfllmrec.data.domains import note_without_domain
 from tfllmrec.data.extension import extended_entities
 from tfllmrec.data.readers import read_items
 from tfllmrec.data.schema import Field
@@ -65,11 +66,14 @@ class GrownCatalogue:
       items: The items, like :attr:`Split.items`, with the run's columns.
       text: Float32 ``[N', Dt]``, the text vectors.
       counts: The numbers of added and replaced items.
+      is_reread: Whether the model reads something else of the items than in training; if not, only values that rules
+        read have changed.
     """
 
     items: pd.DataFrame
     text: np.ndarray
     counts: Counts
+    is_reread: bool
 
 
 def read_new_items(
@@ -91,7 +95,7 @@ def read_new_items(
       tell: Called with a line for each finding.
 
     Raises:
-      DataError: The file cannot be read, has none of the columns that the run reads, or has no usable row.
+      DataError: The file cannot be read, has none of the columns that the run or its rules read, or has no usable row.
       ModelError: The run reads neither text nor fields, so it cannot represent new items.
     """
     path, known = Path(path), run.split.items
@@ -111,15 +115,19 @@ def read_new_items(
     told = {name: source[name] for name in ("columns", "encoding") if name in source}
     config = DataConfig(max_bad_rows=0.5, **told)
     came, report = read_items(path, config, known)
-    for line in report.lines():
-        tell(f"new items: {line}")
-    columns = list(dict.fromkeys([*(template.columns if template else ()), *(field.name for field in fields)]))
+    # Rules read all fields of items but texts and vectors, whether the model reads them or not.
+    names = [field.name for field in run.split.schema.of("item") if field.kind not in ("text", "vector")]
+    columns = [*(template.columns if template else ()), *(field.name for field in fields), *names]
     if not set(columns) & set(came.columns):
         raise DataError(
-            f"{path.name}: expected at least one of the columns {', '.join(columns)}, which the run reads of an item; "
-            f"found {', '.join(came.columns)}."
+            f"{path.name}: expected at least one of the columns {', '.join(dict.fromkeys(columns))}, which the run or "
+            f"its rules read of an item; found {', '.join(came.columns)}."
         )
     items = extended_entities(known, came.reindex(columns=known.columns, fill_value=""), ITEM)
+    if DOMAIN in known:
+        note_without_domain(known, items, report)
+    for line in report.lines():
+        tell(f"new items: {line}")
     texts, is_new = texts_of(items), np.arange(len(items)) >= len(known)
     n_new = int(is_new.sum())
     blank = is_new & (texts == "")
@@ -134,8 +142,11 @@ def read_new_items(
         raise DataError(f"{path.name} has no row that can be used: expected an id, and a text or field, in each.")
     changed = (texts != np.array([*texts_of(known), *[""] * n_new], object))[~blank]
     items, texts = items[~blank].reset_index(drop=True), texts[~blank]
-    names = [field.name for field in fields]
-    told_anew = changed[: len(known)] | (items[names][: len(known)].to_numpy() != known[names].to_numpy()).any(axis=1)
+
+    def differ(names: list[str]) -> np.ndarray:
+        return (items[names][: len(known)].to_numpy() != known[names].to_numpy()).any(axis=1)
+
+    reread = changed[: len(known)] | differ([field.name for field in fields])
 
     text = np.zeros((len(items), run.text.shape[1]), np.float32)
     text[: len(known)] = run.text
@@ -144,6 +155,6 @@ def read_new_items(
             store = VectorStore(cache_folder() / "vectors")
             text[changed] = encode_items(texts[changed].tolist(), encoder, store, progress)
     dropped = report.dropped("items") + int(blank.sum())
-    replaced = int(told_anew.sum())
-    counts = Counts(path.name, len(items) - len(known), replaced, len(came) - n_new - replaced, dropped)
-    return GrownCatalogue(items, text, counts)
+    added, replaced = len(items) - len(known), int((reread | differ(names)).sum())
+    counts = Counts(path.name, added, replaced, len(came) - n_new - replaced, dropped)
+    return GrownCatalogue(items, text, counts, bool(added or reread.any()))

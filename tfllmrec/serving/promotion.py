@@ -6,7 +6,7 @@ The embedded server reads this file. Stock TF Serving reads ``models.config`` in
 ``models.config`` anew from ``promotions.json``, and thereby repairs it after a command that was killed in between.
 
     export          adds a version; no request is served from it yet
-    canary          serves a version under the label ``canary``, beside the stable version
+    canary          serves a version under the label ``canary``, beside the stable version; withdraws another canary
     promote         makes the canary ``stable``; the previous stable version stays loaded
     rollback        withdraws the canary; without a canary, makes the previous stable version ``stable`` again
 
@@ -31,6 +31,8 @@ from tfllmrec.serving.layout import version_folders
 PROMOTIONS, MODELS_CONFIG = "promotions.json", "models.config"
 #: Largest number of steps that the history keeps.
 STEPS = 1000
+#: How long the commands wait for another process that writes to the folder, such as 'tfllmrec rules apply', in seconds.
+WAIT_S = 60.0
 _REMEDY = "delete it, and promote a version again"
 
 
@@ -117,7 +119,7 @@ def adopt(model: Path, base_path: str | None = None) -> Promotions:
     """
     if not model.is_dir():
         return Promotions()
-    with locked(model):
+    with locked(model, WAIT_S):
         state = read_promotions(model)
         if state.stable is None and (versions := version_folders(model)):
             newest = max(versions)
@@ -127,33 +129,44 @@ def adopt(model: Path, base_path: str | None = None) -> Promotions:
         return state
 
 
-def set_canary(model: Path, version: int, base_path: str | None = None) -> Promotions:
+def set_canary(
+    model: Path, version: int, base_path: str | None = None, *, judged: Promotions | None = None
+) -> Promotions:
     """Serves a version under the label ``canary``, beside the stable version; without one, it becomes stable at once.
 
+    Args:
+      model: The folder of the versions.
+      version: The version. Another canary is withdrawn.
+      base_path: See :func:`adopt`.
+      judged: The state in which the version was compared with the stable version; ``None`` if it was not compared.
+
     Raises:
-      ModelError: The version does not exist or is stable already, or the state is damaged.
+      ModelError: The version does not exist or is stable already, another version has become stable since ``judged``,
+        or the state is damaged.
     """
-    with locked(model):
-        state = read_promotions(model)
-        _require(model, version)
-        if state.stable is None:
-            state = _moved(state, "promote", version, stable=version)
-        elif version == state.stable:
-            raise ModelError(f"{model}: version {version} is stable already, so it cannot be the canary.")
-        elif version != state.canary:
-            state = _moved(state, "canary", version, canary=version)
-        return _written(model, state, base_path)
+    with locked(model, WAIT_S):
+        return _with_canary(model, version, base_path, judged)
 
 
-def promote(model: Path, base_path: str | None = None) -> Promotions:
+def promote(
+    model: Path, base_path: str | None = None, *, version: int | None = None, judged: Promotions | None = None
+) -> Promotions:
     """Makes the canary ``stable``; the previous stable version stays loaded, for a rollback.
 
+    Args:
+      model: The folder of the versions.
+      base_path: See :func:`adopt`.
+      version: A version that becomes the canary first, as in :func:`set_canary`; by default, the canary is promoted.
+      judged: See :func:`set_canary`.
+
     Raises:
-      ModelError: There is no canary, its folder is missing, or the state is damaged.
+      ModelError: There is no canary, its folder is missing, or the state is damaged; or see :func:`set_canary`.
     """
-    with locked(model):
-        state = read_promotions(model)
+    with locked(model, WAIT_S):
+        state = read_promotions(model) if version is None else _with_canary(model, version, base_path, judged)
         stable, canary = state.stable, state.canary
+        if version is not None and stable == version:  # the first version became stable at once
+            return state
         if stable is None or canary is None:
             raise ModelError(
                 f"{model}: expected a canary to promote, found none. Name a run: tfllmrec promote MODEL RUN."
@@ -171,7 +184,7 @@ def rollback(model: Path) -> Promotions:
       ModelError: There is no canary and no previous version, the previous version's folder is missing, or the state is
         damaged.
     """
-    with locked(model):
+    with locked(model, WAIT_S):
         state = read_promotions(model)
         stable = state.stable
         if stable is None or not (state.canary is not None or state.before):
@@ -183,6 +196,27 @@ def rollback(model: Path) -> Promotions:
             _require(model, target)
             state = _moved(state, "rollback", target, stable=target, before=state.before[:-1])
         return _written(model, state, None)
+
+
+def _with_canary(model: Path, version: int, base_path: str | None, judged: Promotions | None) -> Promotions:
+    """Writes and returns the state with another canary, as in :func:`set_canary`; the folder must be locked."""
+    state = read_promotions(model)
+    _require(model, version)
+    if judged is not None and judged.stable != state.stable:
+        compared = "without a comparison" if judged.stable is None else f"by a comparison with version {judged.stable}"
+        raise ModelError(
+            f"{model}: version {version} was to be promoted {compared}, but version {state.stable} has become stable "
+            "in the meantime. Promote the run again: it is then compared with that version."
+        )
+    if state.stable is None:
+        state = _moved(state, "promote", version, stable=version)
+    elif version == state.stable:
+        raise ModelError(f"{model}: version {version} is stable already, so it cannot be the canary.")
+    elif version != state.canary:
+        if state.canary is not None:
+            state = _moved(state, "withdraw", state.canary, canary=None)
+        state = _moved(state, "canary", version, canary=version)
+    return _written(model, state, base_path)
 
 
 def _require(model: Path, version: int) -> None:

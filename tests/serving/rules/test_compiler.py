@@ -79,6 +79,19 @@ def test_stock(catalogue):
     assert (count.items, count.not_found, count.without_value) == (2, ("gone",), 27)
 
 
+def test_present_prices(catalogue):
+    known = catalogue.fields.price.to_numpy()
+    found = done("price: price\nprices: prices.csv", catalogue, prices={"i1": 99.5, "i6": 3, "gone": 1})
+    assert np.isnan(known[6])
+    expected = np.where(np.isnan(known), np.inf, known)
+    expected[[1, 6]] = 99.5, 3
+    assert sections(found)["price"].tolist() == expected.tolist()
+    assert [(count.rule, count.items, count.not_found) for count in found.counts] == [
+        ("prices", 2, ("gone",)), ("price", 30, ()),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(catalogue.fields.price, known)  # as it was
+
+
 def test_reviews(catalogue):
     text = "review:\n  - items: [i1, i2, i3]\n  - new: true"
     seen = [f"i{i}" for i in range(28)]  # 28 and 29 are new
@@ -102,6 +115,31 @@ def test_regions_of_several_rules_are_those_that_all_permit(catalogue):
     assert names == ["DE", "AT"]
     # Without a region, elsewhere, DE, AT.
     assert permitted == [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 1, 1, 0]]
+
+
+def test_items_that_no_request_can_be_shown_are_hidden_and_counted(catalogue):
+    dated = [item for item, time in zip(catalogue.ids, catalogue.fields.released, strict=True) if time == time][:2]
+    text = (
+        "block:\n  - items: i1\n"
+        "regions:\n  - {only: DE, items: [i2, i3]}\n  - {only: AT, items: [i3, i4]}\n  - {except: DE, items: i2}\n"
+        f"fresh:\n  - {{field: released, days: 9, items: {dated}}}\n"
+        "sponsored:\n  share: 1\n  places:\n    - {item: i1, place: 1}\n    - {item: i5, place: 2}"
+    )
+    result = done(text, catalogue)
+    assert [(count.line, count.never_shown) for count in result.counts] == [
+        (2, 0), (4, 0), (5, 1), (6, 1), (8, 0), (12, 1), (13, 0),
+    ]  # fmt: skip
+    assert np.flatnonzero(sections(result)["hidden"]).tolist() == [1, 2, 3] and result.hidden == 3
+
+
+def test_fresh_periods_without_a_common_day_hide_an_item(catalogue):
+    fields = catalogue.fields.assign(again=catalogue.fields.released + 10 * DAY)
+    twice = RuledCatalogue(catalogue.items, fields, {**catalogue.kinds, "again": "time"})
+    dated = int(np.flatnonzero(fields.released.notna())[0])
+    text = f"fresh:\n  - {{field: released, days: 9, items: i{dated}}}\n  - {{field: again, items: i{dated}}}"
+    assert hidden(text, twice) == [f"i{dated}"]
+    assert [count.never_shown for count in done(text, twice).counts] == [0, 1]
+    assert done(text.replace("9", "11"), twice).hidden == 0
 
 
 def test_regions_are_bounded(catalogue):

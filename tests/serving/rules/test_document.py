@@ -14,6 +14,7 @@ block:
     where: {brand: [Acme, Best], price: {above: 10, at_most: 20}}
 stock: stock.csv
 price: price
+prices: {A17: 9.5}
 minimum_age:
   - {age: 18, categories: [Wine]}
 regions:
@@ -37,13 +38,14 @@ def test_reads_every_kind_of_rule():
     assert document.block[1].categories == ["Weapons"]
     assert document.block[1].where["brand"].is_ == ["Acme", "Best"]
     assert document.block[1].where["price"].above == "10"
+    assert document.price == "price" and document.prices == {"A17": 9.5}
     assert document.minimum_age[0].age == 18
     assert document.regions[1].except_ == ["US"] and document.regions[1].where["brand"].is_not == ["Acme"]
     assert document.fresh[0].days == 30 and document.fresh[0].is_empty
     (place,) = document.sponsored.places
     assert place.until - place.since == 23 * 86_400 + 18 * 3600
     assert document.review[0].new is True
-    assert rules.line("sponsored", "places", 0) == 17
+    assert rules.line("sponsored", "places", 0) == 18
     assert rules.line("block", 1, "where", "price", "above") == 4
 
 
@@ -75,11 +77,16 @@ def test_times():
         ),
         ('regions:\n  - {items: a, only: ["D\\nE"]}', "line 2: regions.0.only: expected texts of one line"),
         ("fresh:\n  - {field: released, days: -1}", "line 2: fresh.0.days: expected greater than 0"),
+        ("block:\n  - items: a\nprices: prices.csv", "line 3: prices: expected price as well, the field whose values"),
         ("sponsored: {share: 2, places: [{item: a, place: 1}]}", "line 1: sponsored.share: expected less than or"),
         ("sponsored:\n  share: 1\n  places:\n    - {item: a, place: 0}", "line 4: sponsored.places.0.place: expected"),
         (
             "sponsored:\n  share: 1\n  places:\n    - item: a\n      place: 1\n      from: soon",
             "line 6: sponsored.places.0.from: expected an ISO date",
+        ),
+        (
+            "sponsored:\n  share: 1\n  places:\n    - {item: a, place: 1, from: 2026-12-24, until: 2026-12-01}",
+            "line 4: sponsored.places.0: expected from to be before until",
         ),
         ("review:\n  - new: false", "line 2: review.0: expected new: true, items, categories or where"),
         ("block:\n  - items: [a\nstock: 1", "line 3"),

@@ -61,6 +61,22 @@ def test_a_dry_run_and_a_wrong_file_change_nothing(shop):
     assert {path: path.read_bytes() for path in shop.rglob("*") if path.is_file()} == before
 
 
+def test_a_table_of_prices(shop):
+    (shop.parent / "prices.csv").write_text("item_id,price\ni1,999\ni2,1\nelsewhere,5\n")
+    rules = "price: price\nprices: prices.csv\nblock:\n  - where: {price: {above: 500}}"
+    done = applied(shop, rules)
+    assert done.newest.hidden == 1 and done.newest.counts[0].not_found == ("elsewhere",)
+    assert read_stored(shop).prices == {"i1": 999, "i2": 1, "elsewhere": 5}
+    version = write_version(shop, 3, made_catalogue(30))
+    take_over(shop, version, silent)
+    assert show_rules(shop)[1].versions[3].hidden == 1
+    assert (
+        applied(shop, "price: price\nprices: {i1: 999, i3: 600.5}\n" + rules[rules.index("block") :]).newest.hidden == 2
+    )
+    clear_rules(shop)
+    assert read_stored(shop).prices == {}
+
+
 def test_a_stock_table(shop):
     (shop.parent / "stock.csv").write_text("item_id,stock\ni1,0\ni2,5\nelsewhere,0\n")
     done = applied(shop, "price: price\nstock: stock.csv")

@@ -78,7 +78,8 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
     """Gives the wanted columns their canonical names: by ``mapping``, or else by their usual names.
 
     A column is recognised as the kind of events only if its values are known kinds, too: "type" may be the type of an
-    item. Another column that already has one of the canonical names is renamed to ``source_NAME``.
+    item. Another column that already has one of the canonical names is renamed to ``source_NAME``. In a table whose
+    columns are named already, such as an event log, usual names mean nothing.
 
     Raises:
       DataError: A required column is missing.
@@ -90,6 +91,8 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
     lists_one = len(required) == 1
     for column in wanted:
         usual = [plain[plain_name(a)] for a in ALIASES[column] if plain_name(a) in plain and (a != "id" or lists_one)]
+        if raw.names:
+            usual = [raw.names[column]] if column in raw.names else []
         free = [name for name in usual if name not in names.values() and name not in mapping.values()]
         if column == EVENT_KIND:
             kinds = [name for name in free if are_event_kinds(raw.frame[name])]

@@ -96,7 +96,10 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
 
 
 def _read_log(path: Path, table: str, meter: SizeMeter, since: int) -> RawTable:
-    """Reads the events of a log after number ``since``; rows are numbered in the order of receipt."""
+    """Reads the events of a log after number ``since``; rows are numbered in the order of receipt.
+
+    The log's own columns are named already, so that no further field, such as a client's ``score``, is taken for one.
+    """
     with LogReader(path) as reader:
         log = reader.table(since=since)
         meter.add_rows(log.rows, path)
@@ -110,7 +113,8 @@ def _read_log(path: Path, table: str, meter: SizeMeter, since: int) -> RawTable:
         what = f"fields left out: only the {len(log.further):,} most frequent fields of events are columns"
         findings = (*findings, Finding(table, what, log.left_out, "repaired"))
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
-    return RawTable(table, path.name, frame, rows, np.ones_like(rows), findings=findings)
+    names = {column: column for column in log.schema.names if column not in log.further}
+    return RawTable(table, path.name, frame, rows, np.ones_like(rows), names, findings)
 
 
 def _read_file(path: Path, table: str, config: DataConfig, meter: SizeMeter, only: str | None) -> RawTable:

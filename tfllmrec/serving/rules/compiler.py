@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,12 +35,14 @@ class Decisions:
 
     Attributes:
       stock: The count of each item.
+      prices: The present prices of items.
       approved: Ids that a person has approved.
       rejected: Ids that a person has rejected.
       seen: Ids that do not count as new.
     """
 
     stock: Mapping[str, float] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
     approved: Collection[str] = ()
     rejected: Collection[str] = ()
     seen: Collection[str] = ()
@@ -56,6 +58,8 @@ class RuleCount:
       items: The number of items that the rule selects.
       not_found: The ids and categories of the rule that are not in the catalogue.
       without_value: The number of items without a value in the field (or stock table) that the rule reads.
+      never_shown: The number of items of a rule of the kind ``regions``, ``fresh`` or ``sponsored`` that no request is
+        shown, because of other rules.
     """
 
     line: int
@@ -63,6 +67,7 @@ class RuleCount:
     items: int
     not_found: Sequence[str] = ()
     without_value: int = 0
+    never_shown: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ class _Compiler:
         self.hidden = np.zeros(self.n_items, bool)
 
     def compiled(self, digest: bytes) -> Compiled:
+        self._present_prices()
         self._block()
         self._stock()
         waiting = self._review()
@@ -197,6 +203,19 @@ class _Compiler:
             int((restricted & ~self.hidden).sum()),
             [(self.catalogue.ids[number], titles.iloc[number]) for number in np.flatnonzero(waiting)],
         )
+
+    def _present_prices(self) -> None:
+        """Replaces the prices of the catalogue, for all rules, by those that the table of prices has."""
+        name = self.rules.document.price
+        if name is None or self.rules.document.prices is None:
+            return
+        prices, index = self.decisions.prices, self.catalogue.index
+        values = self.catalogue.numbers(name, "number", self.rules, ("price",)).copy()
+        known = [item for item in prices if item in index]
+        values[[index[item] for item in known]] = [prices[item] for item in known]
+        fields = self.catalogue.fields.assign(**{name: values})
+        self.catalogue = RuledCatalogue(self.catalogue.items, fields, self.catalogue.kinds)
+        self._count(("prices",), len(known), [item for item in prices if item not in index])
 
     def _block(self) -> None:
         for number, rule in enumerate(self.rules.document.block):
@@ -257,6 +276,7 @@ class _Compiler:
                 row = tuple(a and b for a, b in zip(before[old], permitted, strict=True))
                 set_of[selected & (set_of == old)] = -1 - rows.setdefault(row, len(rows))
             set_of = np.where(set_of < 0, -1 - set_of, set_of)
+            self._hide(selected & np.array([not any(row) for row in rows])[set_of])
         if set_of.any():
             table = np.array(list(rows), np.uint8)
             self.sections |= {"region_set": set_of, "region_table": table, "region_names": names}
@@ -272,6 +292,7 @@ class _Compiler:
             since = np.where(selected & ~without, np.maximum(since, time), since)
             if rule.days is not None:
                 until = np.where(selected & ~without, np.minimum(until, time + DAY_S * rule.days), until)
+            self._hide(selected & (since >= until))
         limited = np.isfinite(since) | np.isfinite(until)
         if limited.any():
             self.sections |= {"shown_from": since, "shown_until": until}
@@ -284,7 +305,10 @@ class _Compiler:
         known = []
         for number, one in enumerate(sponsored.places):
             there = one.item in index
-            self._count(("sponsored", "places", number), int(there), () if there else (one.item,))
+            never = there and self.hidden[index[one.item]]
+            self._count(
+                ("sponsored", "places", number), int(there), () if there else (one.item,), never_shown=int(never)
+            )
             if there:
                 known.append(one)
         if not known:
@@ -378,8 +402,16 @@ class _Compiler:
             expected = "a number" if kind == "number" else "an ISO date, such as 2026-12-01"
             raise self.rules.error(place, f"expected {expected}, found {text!r}.") from None
 
-    def _count(self, place: Place, items: int, not_found: Sequence[str] = (), without: int = 0) -> None:
-        self.counts.append(RuleCount(self.rules.line(*place), str(place[0]), items, tuple(not_found), without))
+    def _hide(self, contradicted: np.ndarray) -> None:
+        """Hides the items, bool ``[N]``, for which the rule that was counted last contradicts others of its kind."""
+        self.hidden |= contradicted
+        self.counts[-1] = replace(self.counts[-1], never_shown=int(contradicted.sum()))
+
+    def _count(
+        self, place: Place, items: int, not_found: Sequence[str] = (), without: int = 0, never_shown: int = 0
+    ) -> None:
+        line = self.rules.line(*place)
+        self.counts.append(RuleCount(line, str(place[0]), items, tuple(not_found), without, never_shown))
 
 
 def region_key(name: str) -> str:

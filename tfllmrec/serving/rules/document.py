@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -178,6 +179,12 @@ class Placement(Section):
             raise ValueError("expected names of the context's fields, without '='")
         return context
 
+    @model_validator(mode="after")
+    def _has_a_duration(self) -> Self:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("expected from to be before until")
+        return self
+
 
 class Sponsored(Section):
     """Placements, and the largest share of a list that they may take."""
@@ -209,16 +216,26 @@ class Document(Section):
       stock: The path, relative to the rules file, of a table with the columns item_id and stock; or the counts by item
         id. Items with a count of 0 or less are not shown; items without a count are shown.
       price: The field of items that ``max_price`` in a request's context limits.
+      prices: Present values of that field for all rules, like ``stock``: a table with the columns item_id and price, or
+        the prices by item id. Other items keep the prices of the catalogue.
     """
 
     block: list[Block] = []
     stock: str | dict[str, float] | None = None
     price: str | None = None
+    prices: str | dict[str, float] | None = None
     minimum_age: list[MinimumAge] = []
     regions: list[Regions] = []
     fresh: list[Fresh] = []
     sponsored: Sponsored | None = None
     review: list[Review] = []
+
+    @field_validator("prices")
+    @classmethod
+    def _of_a_field(cls, prices: str | dict[str, float] | None, info: ValidationInfo) -> str | dict[str, float] | None:
+        if prices is not None and info.data.get("price") is None:
+            raise ValueError("expected price as well, the field whose values they replace")
+        return prices
 
 
 @dataclass(frozen=True)

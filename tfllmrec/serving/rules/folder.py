@@ -1,8 +1,8 @@
 """Applies rules to all versions in a model's folder, while they are served; later versions get the same rules.
 
-``rules.json``, in the same folder as the versions, contains the rules file as it was written, the stock table, and the
-decisions of reviews. It is written before the compiled files of the versions. If an apply is killed in between, some
-versions keep their previous rules, in complete files; the next apply updates them.
+``rules.json``, in the same folder as the versions, contains the rules file as it was written, the tables of stock and
+prices, and the decisions of reviews. It is written before the compiled files of the versions. If an apply is killed in
+between, some versions keep their previous rules, in complete files; the next apply updates them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tfllmrec.serving.rules.document import RulesFile, parse_rules
 from tfllmrec.wording import nearest_hint
 
 STORED = "rules.json"
-STOCK = "stock"
+#: Columns of the tables of stock and prices.
+STOCK, PRICE = "stock", "price"
 #: Largest size of a rules file in bytes.
 MOST_BYTES = 1_000_000
 
@@ -40,6 +41,7 @@ class StoredRules:
       name: The name of the rules file; ``""`` if there are no rules.
       text: The text of the rules file.
       stock: The stock counts by item id, from the table or the rules file.
+      prices: The present prices by item id, from the table or the rules file.
       approved: Ids that a person has approved.
       rejected: Ids that a person has rejected.
       seen: Ids that were in a version when a rule for the review of ``new`` items was first applied.
@@ -48,6 +50,7 @@ class StoredRules:
     name: str = ""
     text: str = ""
     stock: dict[str, float] = field(default_factory=dict)
+    prices: dict[str, float] = field(default_factory=dict)
     approved: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
@@ -67,7 +70,7 @@ class StoredRules:
         """Compiles the rules for a catalogue; returns ``None`` if there are no rules."""
         if not self.name:
             return None
-        decisions = Decisions(self.stock, self.approved, self.rejected, self.seen)
+        decisions = Decisions(self.stock, self.prices, self.approved, self.rejected, self.seen)
         return compile_rules(self.read(), decisions, self.digest, catalogue)
 
 
@@ -131,29 +134,27 @@ def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False)
     Args:
       folder: The folder of the versions, such as ``saved_models/shop``.
       rules: The rules file, YAML or JSON.
-      tell: Called with a line for each finding in the stock table.
+      tell: Called with a line for each finding in the tables of stock and prices.
       dry_run: Whether to check and count only, without writing anything.
 
     Raises:
       ConfigError: The file cannot be read, the rules do not fit the newest version or one in use (the message names the
         version and the line), or another process applies rules.
-      DataError: The stock table cannot be read.
+      DataError: The table of stock or prices cannot be read.
       ModelError: The folder has no version that supports rules, or one is damaged.
       WriteError: The folder cannot be written; each version has either its previous rules or the new ones.
     """
     text = _text_of(rules)
     read = parse_rules(text, str(rules))
-    if isinstance(read.document.stock, str):
-        stock = _read_stock(read, rules.parent / read.document.stock, tell)
-    else:
-        stock = dict(read.document.stock or {})
+    stock = _by_item(read, "stock", read.document.stock, STOCK, rules.parent, tell)
+    prices = _by_item(read, "prices", read.document.prices, PRICE, rules.parent, tell)
     _check_folder(folder)
 
     def changed(stored: StoredRules) -> StoredRules:
         seen = stored.seen
         if not seen and any(rule.new for rule in read.document.review):
             seen = sorted(_ids(folder))
-        return replace(stored, name=str(rules.name), text=text, stock=stock, seen=seen)
+        return replace(stored, name=str(rules.name), text=text, stock=stock, prices=prices, seen=seen)
 
     if dry_run:
         return _compiled(folder, changed(read_stored(folder)))
@@ -167,7 +168,7 @@ def clear_rules(folder: Path) -> Applied:
       ConfigError, ModelError, WriteError: See :func:`apply_rules`.
     """
     _check_folder(folder)
-    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}))
+    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}, prices={}))
 
 
 def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str] = ()) -> Applied:
@@ -354,15 +355,30 @@ def _text_of(path: Path) -> str:
     return text
 
 
-def _read_stock(read: RulesFile, path: Path, tell: Tell) -> dict[str, float]:
+def _by_item(
+    read: RulesFile, key: str, given: str | Mapping[str, float] | None, column: str, folder: Path, tell: Tell
+) -> dict[str, float]:
+    """Returns the numbers by item id that a key of the rules file gives, or that the table has which it names.
+
+    Args:
+      read: The rules file.
+      key: The key, for messages.
+      given: Its value.
+      column: The column of the table.
+      folder: The folder that the table's path refers to.
+      tell: Called with a line for each finding in the table.
+    """
+    if not isinstance(given, str):
+        return dict(given or {})
+    path = folder / given
     try:
         frame, findings = read_feedback(path)
-        require_columns(frame, [ITEM, STOCK], path.name)
-        counts = dict(zip(texts(frame, ITEM), numbers(frame, STOCK, path.name).tolist(), strict=True))
+        require_columns(frame, [ITEM, column], path.name)
+        found = dict(zip(texts(frame, ITEM), numbers(frame, column, path.name).tolist(), strict=True))
     except DataError as error:
-        raise DataError(f"{read.origin}, line {read.line('stock')}: {error.args[0]}", *error.args[1:]) from error
+        raise DataError(f"{read.origin}, line {read.line(key)}: {error.args[0]}", *error.args[1:]) from error
     for finding in findings:
         tell(f"{path.name}: {finding}")
-    if len(counts) < len(frame):
-        raise DataError(f"{path.name}: expected each item once, found {len(frame):,} rows of {len(counts):,} items.")
-    return counts
+    if len(found) < len(frame):
+        raise DataError(f"{path.name}: expected each item once, found {len(frame):,} rows of {len(found):,} items.")
+    return found
