@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfllmrec import assets
+from tfllmrec.config import ENCODERS
 from tfllmrec.errors import ModelError
 
 tf = pytest.importorskip("tensorflow")
@@ -95,7 +96,7 @@ def tiny_weights(tiny, tmp_path, monkeypatch):
 
 def test_every_bundled_encoder_has_weights_with_their_languages():
     languages = {asset.name: asset.languages for asset in assets.ASSETS if asset.kind == "weights"}
-    assert languages.keys() == BUNDLED.keys()
+    assert languages.keys() == BUNDLED.keys() == set(ENCODERS)
     assert {name: len(set(known)) for name, known in languages.items()} == {"minilm": 1, "e5": 94, "use": 16}
     assert set(languages["minilm"]) < set(languages["use"]) < set(languages["e5"])
 

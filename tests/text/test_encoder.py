@@ -274,10 +274,6 @@ def test_config_names_what_is_missing(thin_hub):
     assert made.max_tokens == 9 and made.dim == 16
     with pytest.raises(ConfigError, match=r"needs text\.preprocessor"):
         TextEncoder.from_config(TextConfig(encoder=str(folder)))
-    with pytest.raises(
-        ConfigError, match=r"text\.precision: text.encoder .* computes in float32 only, found bfloat16.*minilm, e5"
-    ):
-        TextEncoder.from_config(TextConfig(encoder=str(folder), preprocessor=str(preprocessor), precision="bfloat16"))
 
 
 @pytest.mark.slow

@@ -43,19 +43,16 @@ class Bundled:
 
     Attributes:
       save_preprocessor: Writes the preprocessor into a folder.
-      encoder: Builds the encoder from its weights; the argument is the precision.
-      precisions: The precisions in which it can compute.
+      encoder: Builds the encoder from its weights; the argument is the precision, one that
+        :class:`tfllmrec.config.TextConfig` accepts with it.
       item_prefix: The prefix of item texts that it was trained with.
       query_prefix: The prefix of queries that it was trained with.
-      has_mask: Whether the vocabulary has a mask token, which pretraining needs.
     """
 
     save_preprocessor: Callable[[Path], None]
     encoder: Callable[[str], _Encoder]
-    precisions: tuple[str, ...] = ("float32",)
     item_prefix: str = ""
     query_prefix: str = ""
-    has_mask: bool = True
 
 
 def _minilm_preprocessor(folder: Path) -> None:
@@ -101,19 +98,10 @@ def _use(precision: str) -> UseEncoder:
 
 
 BUNDLED = {
-    "minilm": Bundled(_minilm_preprocessor, _minilm, ("float32", "bfloat16")),
-    "e5": Bundled(_e5_preprocessor, _e5, ("float32", "bfloat16"), item_prefix="passage: ", query_prefix="query: "),
-    "use": Bundled(_use_preprocessor, _use, has_mask=False),
+    "minilm": Bundled(_minilm_preprocessor, _minilm),
+    "e5": Bundled(_e5_preprocessor, _e5, item_prefix="passage: ", query_prefix="query: "),
+    "use": Bundled(_use_preprocessor, _use),
 }
-
-
-def encoder_names(encoder: str) -> list[str]:
-    """Returns the encoders in ``text.encoder``: several are joined by '+', and at least one of them is bundled.
-
-    If none is bundled, plus signs belong to the handle of a single encoder.
-    """
-    names = encoder.split("+")
-    return names if BUNDLED.keys() & set(names) else [encoder]
 
 
 def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path, Path]:

@@ -16,12 +16,12 @@ import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the operations that preprocessors are made of)
 
-from tfllmrec.config import TextConfig
+from tfllmrec.config import TextConfig, encoder_names
 from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import BUNDLED, encoder_names, hub_handles
+from tfllmrec.text.bundled import BUNDLED, hub_handles
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
 
@@ -205,8 +205,7 @@ class TextEncoder:
           tuning: As in the constructor.
 
         Raises:
-          ConfigError: The encoder is ``auto``, or several; a hub encoder has no preprocessor; a bundled one has one; or
-            the encoder does not support the precision.
+          ConfigError: The encoder is ``auto``, or several; a hub encoder has no preprocessor; or a bundled one has one.
           DataError: The bundled weights could not be fetched.
           ModelError: A module cannot be fetched or loaded.
         """
@@ -222,12 +221,6 @@ class TextEncoder:
             raise ConfigError(
                 f"text.preprocessor: expected none, because text.encoder {config.encoder!r} has its own, found "
                 f"{preprocessor}: leave it out."
-            )
-        if config.precision not in (("float32",) if bundled is None else bundled.precisions):
-            able = ", ".join(name for name, each in BUNDLED.items() if config.precision in each.precisions)
-            raise ConfigError(
-                f"text.precision: text.encoder {config.encoder!r} computes in float32 only, found {config.precision}. "
-                f"Set text.precision=float32, or take one of {able}."
             )
         if bundled is not None:
             preprocessor, encoder = hub_handles(config.encoder, config.precision)

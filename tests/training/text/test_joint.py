@@ -6,11 +6,13 @@ import tensorflow as tf
 
 from tfllmrec.config import ModelConfig, TextConfig, TuningConfig
 from tfllmrec.data.batches import Sequences, training_batches
+from tfllmrec.errors import ModelError
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.encoder import TextEncoder, tokenise
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.fit import build_hybrid
+from tfllmrec.training.text import joint as joint_training
 from tfllmrec.training.text.joint import JointTower
 from tfllmrec.training.text.tower import TowerRecord, prepared_encoder
 from tfllmrec.training.text.tuned_tower import new_tuning
@@ -125,6 +127,18 @@ def test_training_moves_the_encoder_and_the_hybrid(chain_split, chain_config, th
     texts = ItemTemplate.from_items(chain_split.dataset.items).texts(chain_split.dataset.items)
     assert np.abs(encoder.encode(texts) - vectors).max() > 1e-2
     assert np.abs(tower.hybrid.items.maps["text"].numpy() - text_map).max() > 1e-3
+
+
+def test_a_setting_that_does_not_fit_the_encoder_is_reported_before_anything_is_fitted(
+    chain_split, chain_config, thin_hub, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(joint_training, "fit_hybrid", lambda *_: pytest.fail("a hybrid is fitted"))
+    config = chain_config.model_copy(deep=True)
+    config.text = TextConfig(encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="joint")
+    config.tuning = TuningConfig(joint="top_layers", layers=9)
+    template = ItemTemplate.from_items(chain_split.items)
+    with pytest.raises(ModelError, match=r"tuning\.layers: expected at least 1 and at most \d, .* got 9"):
+        prepared_encoder(tmp_path, chain_split, template, config, lambda line: None)
 
 
 # --- In a run ---------------------------------------------------------------------------------------------------------
