@@ -197,6 +197,11 @@ def test_each_mode_and_tower_lists_settings_that_exist():
             "a.yaml: text.mode: expected frozen or joint or adapter or full",
         ),
         ("", ["text.encoder=use", "text.mode=joint"], "tuning.joint: expected adapter or full with text.encoder=use"),
+        ("text: {encoder: minlm}", [], "text.encoder: expected minilm, e5, use or auto, or the handle of a TF Hub enc"),
+        ("text: {encoder: minlm}", [], "found 'minlm' (nearest: 'minilm')"),
+        ("text: {encoder: E 5, preprocessor: /a/b}", [], "found 'E 5' (nearest: 'e5')"),
+        ("", ["text.encoder=MiniLM+e5"], "--set: text.encoder: expected minilm, e5, use or auto"),
+        ("text: {encoder: auto+e5}", [], "text.encoder: expected the names of all encoders, because auto stands for a"),
         ("text: {encoder: use, pretrain_epochs: 2}", [], "text.pretrain_epochs: expected 0 with text.encoder=use"),
         ("text: {encoder: use, query_encoder: layers}", [], "expected same or hashed_ngrams or static with text.enc"),
         ("text: {encoder: use+e5, precision: bfloat16}", [], "text.precision: expected float32 with text.encoder=use"),
@@ -231,6 +236,7 @@ def test_settings_that_fit_their_encoder_are_accepted():
         {"encoder": "/a/c++/bert", "mode": "lora"},  # a path, not three encoders
     ):
         ExperimentConfig(text=text)
+    assert ExperimentConfig(text={"encoder": "minilm + e5"}).text.encoder == "minilm+e5"
     ExperimentConfig(text={"encoder": "use", "mode": "joint"}, tuning={"joint": "adapter"})
 
 

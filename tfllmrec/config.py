@@ -27,12 +27,12 @@ ENCODERS = (*BERTS, "use")
 
 
 def encoder_names(encoder: str) -> list[str]:
-    """Returns the encoders in ``text.encoder``: several are joined by '+', and at least one of them is bundled.
+    """Returns the encoders in ``text.encoder``: several are joined by '+', and at least one of them has a name.
 
-    If none is bundled, plus signs belong to the handle of a single encoder.
+    If none has a name, plus signs belong to the handle of a single encoder.
     """
-    names = encoder.split("+")
-    return names if set(ENCODERS) & set(names) else [encoder]
+    names = [name.strip() for name in encoder.split("+")]
+    return names if {*ENCODERS, "auto"} & set(names) else [encoder]
 
 
 #: Modes of tuning for encoders that are no BERTs, too.
@@ -234,8 +234,9 @@ class TextConfig(Section):
     encoder: str = Field(
         "minilm",
         description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the "
-        "first of minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a "
-        "BERT encoder. Joined by +, as in 'minilm+e5': the vectors of several encoders, concatenated.",
+        "first of minilm and e5 that can read the items), or a TF Hub handle of a BERT encoder (URL, or "
+        "folder with a slash, such as ./bert). Joined by +, as in 'minilm+e5': the vectors of several "
+        "encoders, concatenated.",
     )
     preprocessor: str | None = Field(
         None, description="TF Hub handle of the encoder's preprocessor; bundled encoders have their own."
@@ -279,6 +280,20 @@ class TextConfig(Section):
         "mean of fixed token vectors. layers: some of its layers (only 'minilm', 'e5' and encoders "
         "made by save_encoder).",
     )
+
+    @field_validator("encoder")
+    @classmethod
+    def _names_and_handles(cls, value: str) -> str:
+        known, names = (*ENCODERS, "auto"), encoder_names(value)
+        for name in names:
+            if name not in known and "/" not in name:
+                raise ValueError(
+                    f"expected {', '.join(ENCODERS)} or auto, or the handle of a TF Hub encoder (a URL, or a folder "
+                    f"with a slash, such as ./bert), found {name!r}{nearest_hint(name.lower(), known)}"
+                )
+        if "auto" in names and len(names) > 1:
+            raise ValueError(f"expected the names of all encoders, because auto stands for a single one, found {value}")
+        return "+".join(names)
 
     @model_validator(mode="after")
     def _settings_fit_the_encoder(self) -> Self:
