@@ -332,7 +332,12 @@ class TuningConfig(Section):
         description="Pairs of texts in a step; the other pairs are the negatives. For joint: the most items that "
         "a step encodes again.",
     )
-    accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the weights are updated.")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Steps whose gradients are averaged before the weights are updated; at the end of an epoch there "
+        "may be fewer.",
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="Learning rate; auto: chosen by text.mode, or for joint by tuning.joint."
     )

@@ -141,7 +141,7 @@ def tune_jointly(
     steps = steps_per_epoch(sequences, batch_size, length)
     # Before the hybrid is fitted, so that settings that do not fit the encoder are reported at once. Until it is
     # trained, the tuning does not change the vectors.
-    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, config.tuning.epochs * steps, config.seed)
+    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, steps, config.seed)
     vectors = encoded("Encoding item texts")
     data = TrainingData.of(split, vectors, plain)
     hybrid = fit_hybrid(data, plain, folder / "hybrid", lambda line: tell(f"hybrid: {line}")).model

@@ -37,7 +37,7 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
       encoder: The untuned encoder.
       mode: One of :data:`tfllmrec.text.tuning.MODES`.
       config: The ``tuning`` section, with the sizes.
-      steps: The number of steps of the whole training; each update of the weights takes ``tuning.accumulate`` of them.
+      steps: The number of steps in an epoch.
       seed: The seed of random initial weights.
 
     Raises:
@@ -61,8 +61,8 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
 
 
 def _moves(steps: int, config: TuningConfig) -> int:
-    """Returns the number of updates of the weights in ``steps`` steps."""
-    return max(1, steps // config.accumulate)
+    """Returns the number of updates of the weights in the whole training, with ``steps`` steps in an epoch."""
+    return config.epochs * -(-steps // config.accumulate)
 
 
 class TunedTower(tf.keras.Model):
@@ -70,7 +70,8 @@ class TunedTower(tf.keras.Model):
 
     Args:
       tuning: The encoder's trainable weights.
-      accumulate: The number of steps whose gradients are averaged before the weights are updated.
+      accumulate: The number of steps whose gradients are averaged before the weights are updated. Call
+        :meth:`finish_update` at the end of an epoch for the steps that remain.
       beside: Other variables that are trained together with them.
     """
 
@@ -122,16 +123,21 @@ class TunedTower(tf.keras.Model):
             self._move(gradients)
         else:
             for total, gradient in zip(self.sums, gradients, strict=True):
-                total.assign_add(tf.convert_to_tensor(gradient) / self.accumulate)
+                total.assign_add(tf.convert_to_tensor(gradient))
             self.steps.assign_add(1)
-            tf.cond(self.steps % self.accumulate == 0, self._move_by_sums, lambda: None)
+            tf.cond(self.steps == self.accumulate, self._move_by_sums, lambda: None)
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
 
+    def finish_update(self) -> None:
+        """Updates the weights by the steps since the last update, if there are any."""
+        if self.accumulate > 1 and int(self.steps) > 0:
+            self._move_by_sums()
+
     def _move_by_sums(self) -> None:
-        self._move([tf.identity(total) for total in self.sums])
-        for total in self.sums:
-            total.assign(tf.zeros_like(total))
+        self._move([total / tf.cast(self.steps, total.dtype) for total in self.sums])
+        for accumulated in (*self.sums, self.steps):
+            accumulated.assign(tf.zeros_like(accumulated))
 
     def _move(self, gradients: Sequence[Any]) -> None:
         def apply() -> None:
@@ -170,7 +176,7 @@ def train_tower(
     """
     tuning = model.tuning
     learning_rate = config.learning_rate or LEARNING_RATES[tuning.mode]
-    moves = _moves(config.epochs * steps, config)
+    moves = _moves(steps, config)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
     optimizer.build(model.trainable_variables)  # building it in the first step would trace the step twice
     model.compile(optimizer=optimizer)
@@ -201,6 +207,7 @@ def train_tower(
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
                 callbacks=[
+                    tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.finish_update()),
                     scoreboard,
                     tf.keras.callbacks.TerminateOnNaN(),
                     checkpoint,
