@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tfllmrec import assets
 from tfllmrec.durable import write_folder
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import DataError, ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.e5 import read_e5, read_pieces, read_published_e5, read_published_pieces
 from tfllmrec.text.preprocessor import INPUTS, Preprocessor
@@ -75,11 +75,21 @@ def _e5_files() -> tuple[Path, Path | None]:
 def _e5_preprocessor(folder: Path) -> None:
     published, of_wheel = _e5_files()
     e5 = read_pieces(of_wheel) if of_wheel else read_published_pieces(published)
-    # e5 and use share the character normalisation nmt_nfkc.
-    characters = e5.characters or characters_of((assets.weights("use") / "sp.model").read_bytes())
-    model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, characters)
+    model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, e5.characters or _characters_of_use())
     first, last, pad, _ = map(e5.pieces.index, e5.specials)
     tf.saved_model.save(SentencePiecePreprocessor(model, (first, last, pad), 512), str(folder))
+
+
+def _characters_of_use() -> bytes:
+    """Returns the character normalisation nmt_nfkc, which e5 and use share."""
+    try:
+        return characters_of((assets.weights("use") / "sp.model").read_bytes())
+    except DataError as error:
+        raise DataError(
+            "text.encoder=e5 needs the character normalisation in sp.model of 'use', because e5-small-q4.bin has none. "
+            "The published files of e5, with sentencepiece.bpe.model, need nothing of 'use'.",
+            *error.args,
+        ) from error
 
 
 def _e5(precision: str) -> BertEncoder:
@@ -104,6 +114,11 @@ BUNDLED = {
 }
 
 
+def hub_folder() -> Path:
+    """Returns the folder of the modules that :func:`hub_handles` creates."""
+    return assets.cache_folder() / "hub"
+
+
 def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path, Path]:
     """Returns the folders of a bundled preprocessor and encoder, for ``hub.KerasLayer``; creates them if missing.
 
@@ -115,7 +130,7 @@ def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path,
     Raises:
       DataError: The weights are missing and could not be fetched.
     """
-    root, bundled = assets.cache_folder() / "hub", BUNDLED[name]
+    root, bundled = hub_folder(), BUNDLED[name]
     preprocessor, encoder = root / f"{name}-preprocessor-{_FORMAT}", root / f"{name}-{precision}-{_FORMAT}"
     if not preprocessor.is_dir():
         write_folder(preprocessor, bundled.save_preprocessor)

@@ -21,7 +21,7 @@ from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import BUNDLED, hub_handles
+from tfllmrec.text.bundled import BUNDLED, hub_folder, hub_handles
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
 
@@ -376,9 +376,11 @@ def _resolve(handle: str | Path) -> Path:
 
 
 def _load(folder: Path) -> Any:
+    bundled = folder.parent == hub_folder()
+    remedy = "Delete this folder: it is made again from the weights." if bundled else "Download or copy it again."
     if not (folder / "saved_model.pb").is_file():
-        raise ModelError(f"expected a TF2 SavedModel in {folder}, got no saved_model.pb there")
+        raise ModelError(f"expected a TF2 SavedModel in {folder}, got no saved_model.pb there. {remedy}")
     try:
         return hub.load(str(folder))
     except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
-        raise ModelError(f"the SavedModel in {folder} cannot be loaded: {error}") from error
+        raise ModelError(f"the SavedModel in {folder} cannot be loaded: {error}. {remedy}") from error

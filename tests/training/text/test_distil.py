@@ -96,7 +96,7 @@ def test_queries_are_cut_from_their_item():
 
 
 def test_queries_in_other_scripts_are_whole_words_and_phrases():
-    kinds = {query: kind for kind, query, _ in short_queries(["绿茶茶包", "हरी चाय"], per_item=20)}
+    kinds = {query: kind for kind, query, _ in short_queries(["绿茶茶包", "हरी चाय"], per_item=100)}
     assert kinds["绿"] == kinds["हरी"] == "word"
     assert kinds["绿茶"] == kinds["हरी चाय"] == "phrase"
 

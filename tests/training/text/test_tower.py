@@ -293,7 +293,7 @@ def test_adalora_counts_updates_by_their_averaged_gradients(encoder):
         tower.train_step(batch)
         assert int(step) == done // 2
         if done == 1:
-            gradient = 2 * tower.sums[0].numpy()  # of this batch; the second is the same
+            gradient = tower.sums[0].numpy()  # of this batch; the second is the same
         if done == 2:
             np.testing.assert_allclose(sensitivity, 0.15 * np.abs(left * gradient), rtol=1e-4, atol=1e-7)
 
