@@ -165,4 +165,4 @@ def tune_jointly(
             set_item_weights(hybrid, sequences, data.item_weight_statistics(hybrid.item_weights))
         return choose_gates(hybrid, data, climb=True)
 
-    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell)
+    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell, plain.training)

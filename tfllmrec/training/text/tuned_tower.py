@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.board.scoreboard import Scoreboard
-from tfllmrec.config import TuningConfig
+from tfllmrec.config import TrainingConfig, TuningConfig
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.progress import Tell, show_progress
@@ -72,8 +72,13 @@ class TunedTower(tf.keras.Model):
       tuning: The encoder's trainable weights.
       accumulate: The number of steps whose gradients are averaged before the weights are updated. Call
         :meth:`finish_update` at the end of an epoch for the steps that remain.
-      beside: Other variables that are trained together with them.
+      beside: Other variables that are trained together with them, by :attr:`beside_optimizer`.
+
+    Attributes:
+      beside_optimizer: The optimizer of ``beside``; set it where the model is compiled.
     """
+
+    beside_optimizer: tf.keras.optimizers.Optimizer
 
     def __init__(self, tuning: Tuning, accumulate: int = 1, beside: Sequence[tf.Variable] = ()) -> None:
         super().__init__(name="text_tower", dtype="float32")
@@ -141,7 +146,9 @@ class TunedTower(tf.keras.Model):
 
     def _move(self, gradients: Sequence[Any]) -> None:
         def apply() -> None:
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.optimizer.apply_gradients(zip(gradients[: len(self.tuned)], self.tuned, strict=True))
+            if self.beside:
+                self.beside_optimizer.apply_gradients(zip(gradients[len(self.tuned) :], self.beside, strict=True))
 
         self.tuning.update(gradients[: len(self.tuned)], apply)
 
@@ -154,6 +161,7 @@ def train_tower(
     folder: Path,
     measure: Callable[[], Result],
     tell: Tell,
+    beside: TrainingConfig | None = None,
 ) -> int:
     """Trains a tower, and restores the best epoch on validation.
 
@@ -167,6 +175,7 @@ def train_tower(
       folder: The folder of checkpoints and TensorBoard logs. If it has them already, training resumes from them.
       measure: Evaluates the encoder's current vectors on validation.
       tell: Called with a line for each epoch.
+      beside: The settings with the learning rate and weight decay of ``model.beside``, if there is any.
 
     Returns:
       The best epoch, from 1; 0 is the original encoder.
@@ -178,8 +187,11 @@ def train_tower(
     learning_rate = config.learning_rate or LEARNING_RATES[tuning.mode]
     moves = _moves(steps, config)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
-    optimizer.build(model.trainable_variables)  # building it in the first step would trace the step twice
+    optimizer.build(model.tuned)  # building it in the first step would trace the step twice
     model.compile(optimizer=optimizer)
+    if beside is not None:
+        model.beside_optimizer = adamw(beside.learning_rate, moves, config.warmup_share, beside.weight_decay)
+        model.beside_optimizer.build(model.beside)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {tuning.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
