@@ -197,6 +197,25 @@ def test_each_mode_and_tower_lists_settings_that_exist():
             [],
             "expected an encoder without an adapter or a prefix, found text.mode=prefix",
         ),
+        (
+            "text: {encoder: use, mode: top_layers}",
+            [],
+            "a.yaml: text.mode: expected frozen or joint or adapter or full",
+        ),
+        ("", ["text.encoder=use", "text.mode=joint"], "tuning.joint: expected adapter or full with text.encoder=use"),
+        ("text: {encoder: minlm}", [], "text.encoder: expected minilm, e5, use or auto, or the handle of a TF Hub enc"),
+        ("text: {encoder: minlm}", [], "found 'minlm' (nearest: 'minilm')"),
+        ("text: {encoder: E 5, preprocessor: /a/b}", [], "found 'E 5' (nearest: 'e5')"),
+        ("", ["text.encoder=MiniLM+e5"], "--set: text.encoder: expected minilm, e5, use or auto"),
+        ("text: {encoder: auto+e5}", [], "text.encoder: expected the names of all encoders, because auto stands for a"),
+        ("text: {encoder: use, pretrain_epochs: 2}", [], "text.pretrain_epochs: expected 0 with text.encoder=use"),
+        ("text: {encoder: use, query_encoder: layers}", [], "expected same or hashed_ngrams or static with text.enc"),
+        ("text: {encoder: use+e5, precision: bfloat16}", [], "text.precision: expected float32 with text.encoder=use"),
+        ("text: {encoder: minilm+e5, mode: joint}", [], "text.mode: expected frozen with text.encoder=minilm+e5"),
+        ("text: {encoder: e5+/a/bert, query_encoder: static}", [], "text.query_encoder: expected same or hashed_ngram"),
+        ("text: {encoder: minilm+minilm}", [], "expected different names of bundled encoders"),
+        ("text: {encoder: minilm+/a/bert+/b/bert}", [], "at most one TF Hub handle, joined by '+', found 'minilm+/a/b"),
+        ("text: {encoder: /a/bert, precision: bfloat16}", [], "text.precision: expected float32 with text.encoder=/a"),
         ("training: 3", [], "training: expected keys of its own"),
         ("", ["training=3"], "--set: training: expected keys of its own"),
         ("- 1\n- 2", [], "expected sections such as 'data:', got [1, 2]"),
@@ -213,6 +232,18 @@ def test_refusals(tmp_path, text, overrides, expected):
     assert expected in said
     assert "pydantic" not in said
     assert "ValidationError" not in said
+
+
+def test_settings_that_fit_their_encoder_are_accepted():
+    for text in (
+        {"encoder": "use", "mode": "full", "query_encoder": "static"},
+        {"encoder": "auto", "mode": "prefix", "precision": "bfloat16", "pretrain_epochs": 1},
+        {"encoder": "minilm+e5", "precision": "bfloat16", "query_encoder": "hashed_ngrams"},
+        {"encoder": "/a/c++/bert", "mode": "lora"},  # a path, not three encoders
+    ):
+        ExperimentConfig(text=text)
+    assert ExperimentConfig(text={"encoder": "minilm + e5"}).text.encoder == "minilm+e5"
+    ExperimentConfig(text={"encoder": "use", "mode": "joint"}, tuning={"joint": "adapter"})
 
 
 def test_every_wrong_key_is_named(tmp_path):

@@ -20,6 +20,37 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tfllmrec.errors import ConfigError
 from tfllmrec.wording import nearest_hint, shown
 
+#: The bundled text encoders, see :data:`tfllmrec.text.bundled.BUNDLED`. Those that are BERTs have a mask token and
+#: numbered layers with attention.
+BERTS = ("minilm", "e5")
+ENCODERS = (*BERTS, "use")
+
+
+def encoder_names(encoder: str) -> list[str]:
+    """Returns the encoders in ``text.encoder``: several are joined by '+', and at least one of them has a name.
+
+    If none has a name, plus signs belong to the handle of a single encoder.
+    """
+    names = [name.strip() for name in encoder.split("+")]
+    return names if {*ENCODERS, "auto"} & set(names) else [encoder]
+
+
+#: Modes of tuning for encoders that are no BERTs, too.
+_MODES_OF_ANY = ["adapter", "full"]
+
+
+def _no_bert(encoder: str) -> bool:
+    return encoder in ENCODERS and encoder not in BERTS
+
+
+def _check(encoder: str, setting: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raises an error if ``text.encoder`` does not allow the value of a setting."""
+    if value not in allowed:
+        raise ValueError(
+            f"{setting}: expected {' or '.join(map(str, allowed))} with text.encoder={encoder}, found {value}. Change "
+            f"it, or set text.encoder to one of {', '.join(BERTS)}"
+        )
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
@@ -203,8 +234,9 @@ class TextConfig(Section):
     encoder: str = Field(
         "minilm",
         description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the "
-        "first of minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a "
-        "BERT encoder. Joined by +, as in 'minilm+e5': the vectors of several encoders, concatenated.",
+        "first of minilm and e5 that can read the items), or a TF Hub handle of a BERT encoder (URL, or "
+        "folder with a slash, such as ./bert). Joined by +, as in 'minilm+e5': the vectors of several "
+        "encoders, concatenated.",
     )
     preprocessor: str | None = Field(
         None, description="TF Hub handle of the encoder's preprocessor; bundled encoders have their own."
@@ -249,6 +281,39 @@ class TextConfig(Section):
         "made by save_encoder).",
     )
 
+    @field_validator("encoder")
+    @classmethod
+    def _names_and_handles(cls, value: str) -> str:
+        known, names = (*ENCODERS, "auto"), encoder_names(value)
+        for name in names:
+            if name not in known and "/" not in name:
+                raise ValueError(
+                    f"expected {', '.join(ENCODERS)} or auto, or the handle of a TF Hub encoder (a URL, or a folder "
+                    f"with a slash, such as ./bert), found {name!r}{nearest_hint(name.lower(), known)}"
+                )
+        if "auto" in names and len(names) > 1:
+            raise ValueError(f"expected the names of all encoders, because auto stands for a single one, found {value}")
+        return "+".join(names)
+
+    @model_validator(mode="after")
+    def _settings_fit_the_encoder(self) -> Self:
+        names = encoder_names(self.encoder)
+        handles = [name for name in names if name not in ENCODERS]
+        if len(names) > 1 and (len(handles) > 1 or len(set(names)) < len(names)):
+            raise ValueError(
+                f"text.encoder: expected different names of bundled encoders ({', '.join(ENCODERS)}) and at most one "
+                f"TF Hub handle, joined by '+', found {self.encoder!r}"
+            )
+        if not set(names) <= {*BERTS, "auto"}:
+            _check(self.encoder, "text.precision", self.precision, ["float32"])
+        if len(names) > 1 or _no_bert(self.encoder):
+            trained = [] if len(names) > 1 else ["joint", *_MODES_OF_ANY]
+            _check(self.encoder, "text.mode", self.mode, ["frozen", *trained])
+            _check(self.encoder, "text.pretrain_epochs", self.pretrain_epochs, [0])
+            small = ["hashed_ngrams"] if len(names) > 1 else ["hashed_ngrams", "static"]
+            _check(self.encoder, "text.query_encoder", self.query_encoder, ["same", *small])
+        return self
+
 
 class TuningConfig(Section):
     """The tuning of the text tower, used unless ``text.mode`` is ``frozen``."""
@@ -267,7 +332,12 @@ class TuningConfig(Section):
         description="Pairs of texts in a step; the other pairs are the negatives. For joint: the most items that "
         "a step encodes again.",
     )
-    accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the weights are updated.")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Steps whose gradients are averaged before the weights are updated; at the end of an epoch there "
+        "may be fewer.",
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="Learning rate; auto: chosen by text.mode, or for joint by tuning.joint."
     )
@@ -411,7 +481,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.embedding_dim % self.heads:
-            raise ValueError(f"embedding_dim {self.embedding_dim} is not a multiple of heads {self.heads}")
+            raise ValueError(f"model.embedding_dim {self.embedding_dim} is not a multiple of model.heads {self.heads}")
         return self
 
 
@@ -742,6 +812,12 @@ class ExperimentConfig(Section):
                 f"text.query_encoder=layers: expected an encoder without an adapter or a prefix, found {where}={mode}. "
                 "Use text.query_encoder=hashed_ngrams, or another mode"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_mode_fits_the_encoder(self) -> Self:
+        if self.text.mode == "joint" and _no_bert(self.text.encoder):
+            _check(self.text.encoder, "tuning.joint", self.tuning.joint, _MODES_OF_ANY)
         return self
 
 
@@ -1178,6 +1254,8 @@ def _explain(key: str, problem: Any) -> str:
         first = {leaf: anywhere[leaf]} if leaf in anywhere else here
         hint = nearest_hint(leaf, first) or nearest_hint(leaf, anywhere)
         return f"{key} is not a setting{hint}; expected one of {', '.join(here)}."
+    if kind == "value_error":  # from a validator; that of a section names the settings itself
+        return f"{'' if key in ('', *_sections()) else f'{key}: '}{problem['ctx']['error']}."
     expected = re.sub(r"^Input should be |, unable to parse .*$", "", problem["msg"])
     if kind == "model_type":
         expected = "keys of its own, one a line below it"

@@ -65,10 +65,20 @@ def test_encoders_with_their_languages(program, sound, monkeypatch):
     monkeypatch.setattr(assets, "is_present", lambda asset: asset.name == "minilm")
     answer = program("doctor")
     assert "minilm   weights in the cache; English" in answer.out and "warning" not in answer.out
-    assert asked == [[], ["minilm"]]
+    assert asked == [[], ["minilm-float32"]]
     document = json.loads(program("doctor", "--json").out)
     assert document["warnings"] == []
     assert document["encoders"][0] == {"name": "minilm", "languages": ["English"], "present": True}
+
+
+def test_every_encoder_that_has_been_made_is_loaded(sound, monkeypatch):
+    asked = []
+    monkeypatch.setattr(doctor, "_probe", lambda encoders: (asked.append(encoders), (PROBED, "exit code 0"))[1])
+    monkeypatch.setattr(assets, "is_present", lambda asset: asset.name != "use")
+    for made in ("e5-preprocessor-2", "e5-bfloat16-2", "e5-float32-2", "use-float32-2"):
+        (sound / "hub" / made).mkdir(parents=True)
+    doctor.diagnose()
+    assert asked == [["minilm-float32", "e5-float32", "e5-bfloat16"]]
 
 
 def test_weights_that_cannot_be_read_are_absent(sound, monkeypatch):
@@ -82,18 +92,18 @@ def test_weights_that_cannot_be_read_are_absent(sound, monkeypatch):
 @pytest.mark.parametrize(
     ("told", "error"),
     [
-        ([{"loading": "minilm"}, {"loaded": ""}], None),
-        ([{"loading": "minilm"}, {"loaded": "ModelError: damaged"}], "ModelError: damaged"),
-        ([{"loading": "minilm"}], "exit code -11: Aborted"),
-        ([{"failed": "tensorflow_hub", "error": "no"}, {"loading": "minilm"}, {"loaded": "no"}], None),  # said already
+        ([{"loading": "e5-float32"}, {"loaded": ""}], None),
+        ([{"loading": "e5-float32"}, {"loaded": "ModelError: damaged"}], "ModelError: damaged"),
+        ([{"loading": "use-float32"}, {"loaded": ""}, {"loading": "e5-float32"}], "exit code -11: Aborted"),
+        ([{"failed": "tensorflow_hub", "error": "no"}, {"loading": "e5-float32"}, {"loaded": "no"}], None),  # as said
     ],
 )
-def test_the_default_encoder_is_loaded(sound, told, error):
+def test_an_encoder_that_cannot_be_loaded_is_made_again(sound, told, error):
     problems = [
         p for p in doctor.probe_problems([*PROBED, *told], "exit code -11: Aborted", "1") if "encoder" in p.what
     ]
-    assert whats(problems) == ([f"the text encoder minilm, the default, cannot be loaded: {error}"] if error else [])
-    assert all(p.mend.startswith(f"rm -r {sound}/hub/minilm-*") for p in problems)
+    assert whats(problems) == ([f"the text encoder e5-float32 cannot be loaded: {error}"] if error else [])
+    assert all(p.mend.startswith(f"rm -r {sound}/hub/e5-*") for p in problems)
 
 
 def test_problems_exit_4_with_the_line_that_mends(program, sound, monkeypatch):

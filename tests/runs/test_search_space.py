@@ -73,8 +73,8 @@ def test_a_line_is_read_and_written(config, line, setting):
         ("model.blocks=", r"expected SECTION\.KEY=LOW\.\.HIGH"),
         ("data.name=a,b", r"only settings of model, item_weights, training are searched"),
         ("seed=1,2", r"only settings of model, item_weights, training are searched"),
-        ("model.heads=2..8", "embedding_dim 128 is not a multiple of heads 3"),
-        ("model.embedding_dim=64,66", "embedding_dim 66 is not a multiple of heads 4"),
+        ("model.heads=2..8", "embedding_dim 128 is not a multiple of model.heads 3"),
+        ("model.embedding_dim=64,66", "embedding_dim 66 is not a multiple of model.heads 4"),
     ],
 )
 def test_a_bad_line_says_what_was_expected(config, line, message):
@@ -83,7 +83,7 @@ def test_a_bad_line_says_what_was_expected(config, line, message):
 
 
 def test_values_that_do_not_go_together(config):
-    with pytest.raises(ConfigError, match=r"embedding_dim 64 is not a multiple of heads 3"):
+    with pytest.raises(ConfigError, match=r"embedding_dim 64 is not a multiple of model.heads 3"):
         parse_space(["model.blocks=1,2", "model.embedding_dim=96,64", "model.heads=4,3"], config)
     # The heads contradict the config's own 128, which they never meet.
     assert len(parse_space(["model.embedding_dim=96,60", "model.heads=3,6"], config)) == 2

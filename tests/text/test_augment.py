@@ -60,6 +60,7 @@ def test_the_same_state_gives_the_same_views():
         ("Eau de  Parfum, eau de toilette", "EDP, water de toilette"),
         ("eau, de parfum", "water, de scent"),
         ("红口红唇", "红唇膏唇"),
+        ("हरी चाय", "लाल चाय"),
         ("I", "Me"),
         ("", ""),
     ],
@@ -72,6 +73,8 @@ def test_synonyms_replace_whole_words_in_their_case(text, expected):
         "eau": ["water"],
         "parfum": ["scent"],
         "口红": ["唇膏"],
+        "हरी": ["लाल"],
+        "ह": ["wrong"],
         "i": ["me"],
         "s": ["wrong"],
     }

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from tfllmrec import assets
-from tfllmrec.errors import ModelError
+from tfllmrec.config import ENCODERS
+from tfllmrec.errors import DataError, ModelError
 
 tf = pytest.importorskip("tensorflow")
 hub = pytest.importorskip("tensorflow_hub")
 pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
-from tfllmrec.text.bundled import BUNDLED, BertPreprocessor, hub_handles  # noqa: E402
+from tfllmrec.text.bundled import BUNDLED, BertPreprocessor, _characters_of_use, hub_handles  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 
 
@@ -95,9 +96,20 @@ def tiny_weights(tiny, tmp_path, monkeypatch):
 
 def test_every_bundled_encoder_has_weights_with_their_languages():
     languages = {asset.name: asset.languages for asset in assets.ASSETS if asset.kind == "weights"}
-    assert languages.keys() == BUNDLED.keys()
+    assert languages.keys() == BUNDLED.keys() == set(ENCODERS)
     assert {name: len(set(known)) for name, known in languages.items()} == {"minilm": 1, "e5": 94, "use": 16}
     assert set(languages["minilm"]) < set(languages["use"]) < set(languages["e5"])
+
+
+def test_it_is_said_why_e5_needs_a_file_of_use(monkeypatch):
+    def absent(name):
+        raise DataError(f"weights {name!r} could not be fetched")
+
+    monkeypatch.setattr(assets, "weights", absent)
+    with pytest.raises(
+        DataError, match=r"e5 needs .* sp\.model of 'use', because .*\nweights 'use' could not be fetched"
+    ):
+        _characters_of_use()
 
 
 def test_hub_folders_are_made_once_and_whole(tiny_weights, tmp_path):

@@ -142,11 +142,23 @@ def test_a_function_that_fails_is_named(asked, function, says):
         told_and_kept(["a", "b"], f"dictionary_translator:shouting,dictionary_translator:{function}")
 
 
-@pytest.mark.parametrize("said", [["x"], "xx", ["x", None], np.array([1.0, 2.0])])
+@pytest.mark.parametrize("said", [["x"], "xx", ["x", None], np.array([1.0, 2.0]), None, 2])
 def test_an_answer_of_another_form_is_refused(asked, monkeypatch, said):
     monkeypatch.setattr(dictionary_translator, "shouting", lambda texts: said)
     with pytest.raises(ModelError, match="expected 2 strings for 2 texts, got"):
         told_and_kept(["a", "b"], "dictionary_translator:shouting")
+
+
+def test_a_function_may_be_a_generator(asked, monkeypatch):
+    def shouting(texts):
+        yield from map(str.upper, texts)
+        if "broken" in texts:
+            raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(dictionary_translator, "shouting", shouting)
+    assert "1 empty or equal to the text" in told_and_kept(["a"], "dictionary_translator:shouting")[0]
+    with pytest.raises(ModelError, match=r"shouting failed \(ConnectionError: no route to host\)"):
+        told_and_kept(["broken"], "dictionary_translator:shouting")
 
 
 def test_a_paraphrase_is_found_on_the_path_and_not_in_the_working_folder(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tfllmrec.errors import ModelError  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, characters_of, unigram_model  # noqa: E402
 
+FOLDER = Path(__file__).parent
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁red", "▁", "car", "c", "a", "r", "s", "<mask>"]
 SCORES = [0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -2.5, -2.5, -2.5, -1.0, 0.0]
 SPECIALS = ("<s>", "</s>", "<pad>", "<unk>")
@@ -61,12 +63,30 @@ def test_the_characters_of_a_model_are_found():
 
 @pytest.mark.slow
 def test_e5_tokenizes_as_the_library_of_hugging_face():
-    """The ids in the file are those of ``tokenizers.Unigram`` with the vocabulary and normalisation of e5."""
+    """The ids in the file are those of ``tokenizers.Unigram`` with the vocabulary and normalisation of e5.
+
+    Of the 1,200 films and queries in `multilingual/`, the file has the sha256 of all ids as JSON.
+    """
     from tfllmrec.text.bundled import hub_handles
 
-    expected = json.loads((Path(__file__).parent / "e5_tokens.json").read_text())["texts"]
+    stored = json.loads((FOLDER / "e5_tokens.json").read_text())
+    expected = stored["texts"]
     layer = hub.load(str(hub_handles("e5")[0]))
-    found = layer.tokenize(tf.constant([each["text"] for each in expected])).merge_dims(-2, -1).to_list()
-    assert found == [each["ids"] for each in expected]
+
+    def ids_of(texts):
+        return layer.tokenize(tf.constant(texts)).merge_dims(-2, -1).to_list()
+
+    assert ids_of([each["text"] for each in expected]) == [each["ids"] for each in expected]
+    films, queries = (
+        [json.loads(line) for line in (FOLDER / "multilingual" / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("films.jsonl", "queries.jsonl")
+    )
+    languages = ("en", "zh", "de")
+    texts = [
+        f"{film[f'title_{each}']}: {', '.join(film[f'categories_{each}'])}" for film in films for each in languages
+    ]
+    texts += [query[f"query_{each}"] for query in queries for each in languages]
+    assert len(texts) == 1200
+    assert sha256(json.dumps(ids_of(texts)).encode()).hexdigest() == stored["multilingual_sha256"]
     ids = layer(tf.constant([expected[0]["text"]]))[INPUTS[0]].numpy()[0].tolist()
     assert ids == [0, *expected[0]["ids"], 2]

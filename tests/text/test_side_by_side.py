@@ -69,14 +69,8 @@ class _Counting:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mode": "lora"}, "text.mode=frozen"),
-        ({"pretrain_epochs": 1}, "pretrain_epochs"),
-        ({"encoder": "minilm+minilm"}, "different names"),
-        ({"encoder": "minilm+/a/bert+/b/bert", "preprocessor": "/a/preprocessor"}, "at most one TF Hub handle"),
         ({"preprocessor": "/a/preprocessor"}, "text.preprocessor"),
-        ({"precision": "bfloat16"}, "text.precision"),
         ({"encoder": "/a/c++/bert"}, "text.preprocessor"),  # a path, not three encoders
-        ({"encoder": "use", "pretrain_epochs": 2}, "text.pretrain_epochs: expected 0.*found 2.*minilm, e5"),
     ],
 )
 def test_settings_that_contradict_each_other(settings, said, cache, monkeypatch):

@@ -131,7 +131,7 @@ def test_few_layers_say_what_they_cannot_do(teacher, monkeypatch):
     with pytest.raises(ModelError, match="1 to 2 layers, as the teacher has, got 3"):
         few_layers(teacher, 3)
     monkeypatch.setattr(teacher.text_to_vector, "encoder", tf.Module())
-    with pytest.raises(ModelError, match=r"tfllmrec's own format.*distil into HashedNgrams instead"):
+    with pytest.raises(ModelError, match=r"tfllmrec's own format.*text.query_encoder=hashed_ngrams"):
         few_layers(teacher, 1)
 
 

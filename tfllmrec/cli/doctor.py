@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,13 @@ try:
 except Exception:
     pass  # one of the imports has said why
 tell(done=True)
-for name in sys.argv[1:]:
-    tell(loading=name)
+for encoder in sys.argv[1:]:
+    tell(loading=encoder)
     try:
         from tfllmrec.config import TextConfig
         from tfllmrec.text.encoder import TextEncoder
-        TextEncoder.from_config(TextConfig(encoder=name))
+        name, precision = encoder.split("-")
+        TextEncoder.from_config(TextConfig(encoder=name, precision=precision))
         tell(loaded="")
     except Exception as error:
         tell(loaded=f"{type(error).__name__}: {error}")
@@ -127,7 +129,7 @@ def diagnose() -> Diagnosis:
     present = [encoder["name"] for encoder in result.encoders if encoder["present"]]
     if DEFAULT_ENCODER not in present:
         result.warnings.append(_absent())
-    told, end = _probe([DEFAULT_ENCODER] if DEFAULT_ENCODER in present else [])
+    told, end = _probe(_to_load(present))
     for line in told:
         result.devices = line.get("devices", result.devices)
         result.keras = line.get("keras", result.keras)
@@ -184,7 +186,7 @@ def probe_problems(
     """Yields the problems that the probe reports: Keras 3, and imports that fail or end the process.
 
     Args:
-      told: The lines of the probe.
+      told: The lines of the probe. The process may have ended while it loaded the last encoder.
       end: How the probe ended, and its last line on stderr.
       legacy: The user's value of ``TF_USE_LEGACY_KERAS``.
       blamed: Whether an earlier problem may be the cause of a failing import.
@@ -214,14 +216,19 @@ def probe_problems(
     if not lines.get("done"):
         module = lines.get("trying", "tensorflow")
         yield Problem(f"import {module} ends the process ({end})", mend(module))
-    if "loading" in lines and "failed" not in lines and (error := lines.get("loaded", end)):
-        name, cache = lines["loading"], shlex.quote(str(_cache_folder()))
-        what = f"the text encoder {name}, the default, cannot be loaded: {_short(error)}"
-        yield Problem(what, f"rm -r {cache}/hub/{name}-*  # it is made again from the weights")
+    if "failed" in lines:
+        return
+    encoders = [line["loading"] for line in told if "loading" in line]
+    errors = [line["loaded"] for line in told if "loaded" in line]
+    for encoder, error in zip_longest(encoders, errors, fillvalue=end):
+        if error:
+            folders = f"{shlex.quote(str(_cache_folder()))}/hub/{encoder.partition('-')[0]}-*"
+            what = f"the text encoder {encoder} cannot be loaded: {_short(error)}"
+            yield Problem(what, f"rm -r {folders}  # it is made again from the weights")
 
 
 def _probe(encoders: list[str]) -> tuple[list[dict[str, Any]], str]:
-    """Runs the probe, which also loads ``encoders``; returns its lines and how it ended."""
+    """Runs the probe, which also loads ``encoders`` (``NAME-PRECISION``); returns its lines and how it ended."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", PROBE, *encoders]
     try:
@@ -257,6 +264,17 @@ def _encoders() -> list[dict[str, Any]]:
             present = False
         found.append({"name": asset.name, "languages": list(asset.languages), "present": present})
     return found
+
+
+def _to_load(present: list[str]) -> list[str]:
+    """Returns those of the encoders whose module is in the cache, and the default one, as ``NAME-PRECISION``."""
+    made = {folder.name.rpartition("-")[0] for folder in (_cache_folder() / "hub").glob("*-*float*-*")}
+    return [
+        encoder
+        for name in present
+        for encoder in (f"{name}-float32", f"{name}-bfloat16")
+        if encoder in made or encoder == f"{DEFAULT_ENCODER}-float32"
+    ]
 
 
 def _absent() -> str:

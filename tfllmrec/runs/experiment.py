@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, settings_without_effect
+from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, encoder_names, settings_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_names
 from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
@@ -328,7 +328,6 @@ def data_beside(section: DataConfig, name: str) -> DataConfig:
 
 def _absolute(handle: str, base: Path) -> str:
     """Returns an encoder handle with the folder paths in it made absolute."""
-    from tfllmrec.text.bundled import encoder_names
 
     def one(name: str) -> str:
         return str((base / name).resolve()) if (base / name / "saved_model.pb").is_file() else name
@@ -355,7 +354,6 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``. If no
     item has text, the vectors are zeros ``[N, 1]``.
     """
-    from tfllmrec.text.bundled import encoder_names
     from tfllmrec.text.preprocessor import pieces_of
     from tfllmrec.text.reading import advice, reading_of
     from tfllmrec.text.store import VectorStore, encode_items

@@ -14,11 +14,9 @@ import numpy as np
 
 from tfllmrec.data.files.tables import require_file
 from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.text.words import IDEOGRAPHS, WORD
 
-# BERT tokenizes each ideograph by itself, so each one counts as a word, with or without spaces around it.
-_IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_PIECE = re.compile(rf"(?:[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+)\s*")
-_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+(?:['’-][^\W{_IDEOGRAPHS}]+)*")
+_PIECE = re.compile(rf"(?:[{IDEOGRAPHS}]|[^\s{IDEOGRAPHS}]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Augmenter:
         """Synonyms by the words of the phrase that they replace."""
         table: dict[tuple[str, ...], list[str]] = {}
         for phrase, others in self.synonyms.items():
-            table.setdefault(tuple(_WORD.findall(phrase.casefold())), []).extend(others)
+            table.setdefault(tuple(WORD.findall(phrase.casefold())), []).extend(others)
         return table
 
     @cached_property
@@ -98,7 +96,7 @@ class Augmenter:
         return max(map(len, self._table))
 
     def _replaced(self, text: str, rng: np.random.Generator) -> str:
-        words = list(_WORD.finditer(text))
+        words = list(WORD.finditer(text))
         # Words form a phrase only if there is nothing but white space between them.
         after_space = [not text[a.end() : b.start()].strip() for a, b in itertools.pairwise(words)]
         draws = rng.random((len(words), 2))
@@ -161,7 +159,7 @@ def _from_json(path: Path, text: str) -> dict[str, list[str]]:
     for word, others in read.items():
         listed = [others] if isinstance(others, str) else others
         filled = isinstance(listed, list) and all(isinstance(other, str) and other.strip() for other in listed)
-        if not (_WORD.search(word) and filled and listed):
+        if not (WORD.search(word) and filled and listed):
             line = text[: max(text.find(json.dumps(word)), text.find(f'"{word}"'), 0)].count("\n") + 1
             raise DataError(f"{path}:{line}: {form}, got {word!r}: {others!r}")
         found[word] = [other.strip() for other in listed]
@@ -175,7 +173,7 @@ def _from_lines(path: Path, text: str) -> dict[str, list[str]]:
             continue
         word, *others = (part.strip() for part in line.split("\t"))
         others = list(filter(None, others))
-        if not (_WORD.search(word) and others):
+        if not (WORD.search(word) and others):
             raise DataError(
                 f"{path}:{number}: expected a word, a tab, and its synonyms with tabs between them, got {line[:60]!r}"
             )

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tfllmrec import assets
 from tfllmrec.durable import write_folder
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import DataError, ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.e5 import read_e5, read_pieces, read_published_e5, read_published_pieces
 from tfllmrec.text.preprocessor import INPUTS, Preprocessor
@@ -43,19 +43,16 @@ class Bundled:
 
     Attributes:
       save_preprocessor: Writes the preprocessor into a folder.
-      encoder: Builds the encoder from its weights; the argument is the precision.
-      precisions: The precisions in which it can compute.
+      encoder: Builds the encoder from its weights; the argument is the precision, one that
+        :class:`tfllmrec.config.TextConfig` accepts with it.
       item_prefix: The prefix of item texts that it was trained with.
       query_prefix: The prefix of queries that it was trained with.
-      has_mask: Whether the vocabulary has a mask token, which pretraining needs.
     """
 
     save_preprocessor: Callable[[Path], None]
     encoder: Callable[[str], _Encoder]
-    precisions: tuple[str, ...] = ("float32",)
     item_prefix: str = ""
     query_prefix: str = ""
-    has_mask: bool = True
 
 
 def _minilm_preprocessor(folder: Path) -> None:
@@ -78,11 +75,21 @@ def _e5_files() -> tuple[Path, Path | None]:
 def _e5_preprocessor(folder: Path) -> None:
     published, of_wheel = _e5_files()
     e5 = read_pieces(of_wheel) if of_wheel else read_published_pieces(published)
-    # e5 and use share the character normalisation nmt_nfkc.
-    characters = e5.characters or characters_of((assets.weights("use") / "sp.model").read_bytes())
-    model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, characters)
+    model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, e5.characters or _characters_of_use())
     first, last, pad, _ = map(e5.pieces.index, e5.specials)
     tf.saved_model.save(SentencePiecePreprocessor(model, (first, last, pad), 512), str(folder))
+
+
+def _characters_of_use() -> bytes:
+    """Returns the character normalisation nmt_nfkc, which e5 and use share."""
+    try:
+        return characters_of((assets.weights("use") / "sp.model").read_bytes())
+    except DataError as error:
+        raise DataError(
+            "text.encoder=e5 needs the character normalisation in sp.model of 'use', because e5-small-q4.bin has none. "
+            "The published files of e5, with sentencepiece.bpe.model, need nothing of 'use'.",
+            *error.args,
+        ) from error
 
 
 def _e5(precision: str) -> BertEncoder:
@@ -101,19 +108,15 @@ def _use(precision: str) -> UseEncoder:
 
 
 BUNDLED = {
-    "minilm": Bundled(_minilm_preprocessor, _minilm, ("float32", "bfloat16")),
-    "e5": Bundled(_e5_preprocessor, _e5, ("float32", "bfloat16"), item_prefix="passage: ", query_prefix="query: "),
-    "use": Bundled(_use_preprocessor, _use, has_mask=False),
+    "minilm": Bundled(_minilm_preprocessor, _minilm),
+    "e5": Bundled(_e5_preprocessor, _e5, item_prefix="passage: ", query_prefix="query: "),
+    "use": Bundled(_use_preprocessor, _use),
 }
 
 
-def encoder_names(encoder: str) -> list[str]:
-    """Returns the encoders in ``text.encoder``: several are joined by '+', and at least one of them is bundled.
-
-    If none is bundled, plus signs belong to the handle of a single encoder.
-    """
-    names = encoder.split("+")
-    return names if BUNDLED.keys() & set(names) else [encoder]
+def hub_folder() -> Path:
+    """Returns the folder of the modules that :func:`hub_handles` creates."""
+    return assets.cache_folder() / "hub"
 
 
 def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path, Path]:
@@ -127,7 +130,7 @@ def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path,
     Raises:
       DataError: The weights are missing and could not be fetched.
     """
-    root, bundled = assets.cache_folder() / "hub", BUNDLED[name]
+    root, bundled = hub_folder(), BUNDLED[name]
     preprocessor, encoder = root / f"{name}-preprocessor-{_FORMAT}", root / f"{name}-{precision}-{_FORMAT}"
     if not preprocessor.is_dir():
         write_folder(preprocessor, bundled.save_preprocessor)

@@ -16,12 +16,12 @@ import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the operations that preprocessors are made of)
 
-from tfllmrec.config import TextConfig
+from tfllmrec.config import TextConfig, encoder_names
 from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import BUNDLED, encoder_names, hub_handles
+from tfllmrec.text.bundled import BUNDLED, hub_folder, hub_handles
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
 
@@ -205,8 +205,7 @@ class TextEncoder:
           tuning: As in the constructor.
 
         Raises:
-          ConfigError: The encoder is ``auto``, or several; a hub encoder has no preprocessor; a bundled one has one; or
-            the encoder does not support the precision.
+          ConfigError: The encoder is ``auto``, or several; a hub encoder has no preprocessor; or a bundled one has one.
           DataError: The bundled weights could not be fetched.
           ModelError: A module cannot be fetched or loaded.
         """
@@ -222,12 +221,6 @@ class TextEncoder:
             raise ConfigError(
                 f"text.preprocessor: expected none, because text.encoder {config.encoder!r} has its own, found "
                 f"{preprocessor}: leave it out."
-            )
-        if config.precision not in (("float32",) if bundled is None else bundled.precisions):
-            able = ", ".join(name for name, each in BUNDLED.items() if config.precision in each.precisions)
-            raise ConfigError(
-                f"text.precision: text.encoder {config.encoder!r} computes in float32 only, found {config.precision}. "
-                f"Set text.precision=float32, or take one of {able}."
             )
         if bundled is not None:
             preprocessor, encoder = hub_handles(config.encoder, config.precision)
@@ -383,9 +376,11 @@ def _resolve(handle: str | Path) -> Path:
 
 
 def _load(folder: Path) -> Any:
+    bundled = folder.parent == hub_folder()
+    remedy = "Delete this folder: it is made again from the weights." if bundled else "Download or copy it again."
     if not (folder / "saved_model.pb").is_file():
-        raise ModelError(f"expected a TF2 SavedModel in {folder}, got no saved_model.pb there")
+        raise ModelError(f"expected a TF2 SavedModel in {folder}, got no saved_model.pb there. {remedy}")
     try:
         return hub.load(str(folder))
     except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
-        raise ModelError(f"the SavedModel in {folder} cannot be loaded: {error}") from error
+        raise ModelError(f"the SavedModel in {folder} cannot be loaded: {error}. {remedy}") from error

@@ -7,7 +7,7 @@ import importlib
 import json
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from tfllmrec.text.store import VectorStore, encode_items
 if TYPE_CHECKING:
     from tfllmrec.text.encoder import TextEncoder
 
-Function = Callable[[Sequence[str]], Sequence[str]]
+Function = Callable[[Sequence[str]], Iterable[str]]
 
 #: The number of texts per call. If the process is killed, the answers to at most one call are lost.
 BATCH = 100
@@ -113,15 +113,17 @@ def _answers(name: str, function: Function, texts: Sequence[str]) -> list[str]:
     """Calls a function with texts, and checks the number and type of its answers."""
     try:
         said: Any = function(list(texts))
+        answers = list(said) if isinstance(said, Iterable) and not isinstance(said, str) else None
     except Exception as error:  # it is the user's code
         raise ModelError(
             f"tuning.paraphrase {name} failed ({type(error).__name__}: {error}). Earlier answers are in the "
             "cache. Fix the function and run the command again."
         ) from error
-    if isinstance(said, str) or len(said) != len(texts) or not all(isinstance(text, str) for text in said):
-        came = "one string" if isinstance(said, str) else f"{len(said)} of {sorted({type(t).__name__ for t in said})}"
+    if answers is None or len(answers) != len(texts) or not all(isinstance(text, str) for text in answers):
+        kinds = sorted({type(answer).__name__ for answer in answers or ()})
+        came = f"one {type(said).__name__}" if answers is None else f"{len(answers)} of {kinds}"
         raise ModelError(f"tuning.paraphrase {name}: expected {len(texts)} strings for {len(texts)} texts, got {came}")
-    return list(said)
+    return answers
 
 
 def _stored(folder: Path) -> dict[str, str]:

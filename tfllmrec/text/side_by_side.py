@@ -9,10 +9,9 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.config import TextConfig
-from tfllmrec.errors import ConfigError
+from tfllmrec.config import TextConfig, encoder_names
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import BUNDLED, encoder_names
+from tfllmrec.text.bundled import BUNDLED
 from tfllmrec.text.encoder import TextEncoder, TextToVector
 from tfllmrec.text.store import encode_items
 
@@ -84,32 +83,14 @@ def encoder_of(config: TextConfig) -> Encoder:
     """Creates the encoder, or encoders, of a config's ``text`` section, untrained.
 
     Raises:
-      ConfigError: Several encoders are to be trained, an encoder without a mask token is to be pretrained, the names
-        of several encoders are invalid, or see :meth:`TextEncoder.from_config`.
+      ConfigError: See :meth:`TextEncoder.from_config`.
       DataError, ModelError: See :meth:`TextEncoder.from_config`.
     """
     names = encoder_names(config.encoder)
     if len(names) == 1:
-        bundled = BUNDLED.get(config.encoder)
-        if config.pretrain_epochs and bundled is not None and not bundled.has_mask:
-            able = ", ".join(name for name, each in BUNDLED.items() if each.has_mask)
-            raise ConfigError(
-                f"text.pretrain_epochs: expected 0, because text.encoder {config.encoder!r} has no token for hidden "
-                f"words, found {config.pretrain_epochs}. Set text.pretrain_epochs=0, or take one of {able}."
-            )
         return TextEncoder.from_config(config)
-    if config.mode != "frozen" or config.pretrain_epochs:
-        raise ConfigError(
-            f"text.encoder={config.encoder}: several encoders cannot be trained. Expected text.mode=frozen and "
-            f"text.pretrain_epochs=0, found {config.mode} and {config.pretrain_epochs}. Change these settings, or name "
-            "one encoder."
-        )
     foreign = [name for name in names if name not in BUNDLED]
-    if len(foreign) > 1 or (config.preprocessor is not None and not foreign) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"text.encoder: expected different names of bundled encoders ({', '.join(BUNDLED)}) and at most one TF Hub "
-            "handle, joined by '+'; text.preprocessor belongs to the handle. Found "
-            f"{config.encoder!r} with text.preprocessor {config.preprocessor}. Correct these two settings."
-        )
-    parts = [{"encoder": name, "preprocessor": config.preprocessor if name in foreign else None} for name in names]
+    # The preprocessor belongs to the handle; without a handle, it is refused.
+    owners = foreign or names
+    parts = [{"encoder": name, "preprocessor": config.preprocessor if name in owners else None} for name in names]
     return SideBySide([TextEncoder.from_config(config.model_copy(update=part)) for part in parts])

@@ -141,7 +141,7 @@ def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
         has fewer layers.
     """
     taught = teacher.for_queries.text_to_vector
-    bert = read_back(taught.encoder, "distil into HashedNgrams instead, which takes any teacher", "float32")
+    bert = read_back(taught.encoder, "set text.query_encoder=hashed_ngrams, which takes any encoder", "float32")
     if not 1 <= layers <= len(bert.layers):
         raise ModelError(f"expected 1 to {len(bert.layers)} layers, as the teacher has, got {layers}")
     kept = np.linspace(len(bert.layers) - 1, 0, layers).round().astype(int)[::-1]

@@ -446,7 +446,7 @@ def tuning_of(
 
     ===========  ===================================================================================================
     lora         low-rank changes of kernels: exact fine-tuning if the rank is large enough, with small files. Works
-                 with any encoder, though its graph is fixed; keeps a copy of these kernels in memory
+                 with any BERT, though its graph is fixed; keeps a copy of these kernels in memory
     adalora      as ``lora``, but important kernels get a higher rank
     prefix       keys and values before those of each layer, of a BERT in our own format; by default less than a
                  quarter of ``lora``'s weights
@@ -488,7 +488,7 @@ def tuning_of(
             settings = {"rank": rank, "alpha": alpha, "targets": list(targets), "steps": steps}
             return _AdaLora(encoder, settings, seed, pooling)
         case "prefix":
-            bert = read_back(encoder, "use text.mode lora or adapter, which take any encoder")
+            bert = read_back(encoder, "use text.mode lora or adapter, which take any BERT")
             variables = [v for prefix in _put_prefixes(bert, length, seed) for v in (prefix.keys_values, prefix.gate)]
             return Tuning(bert, mode, {"length": length}, variables, pooling=pooling)
         case "adapter":
@@ -591,7 +591,7 @@ def _targets(variables: Sequence[tf.Variable], targets: Sequence[str]) -> list[t
     for target in targets:
         if not any(matches(_name(v), target) for v in kernels):
             raise ModelError(
-                f"the LoRA target {target!r} matches no kernel of the encoder; expected a part of one of these names: "
+                f"tuning.targets: {target!r} matches no kernel of the encoder; expected a part of one of these names: "
                 f"{_listed(kernels)}"
             )
     return [v for v in kernels if any(matches(_name(v), target) for target in targets)]
@@ -602,8 +602,9 @@ def _top_layers(variables: Sequence[tf.Variable], layers: int) -> list[tf.Variab
     there = sorted(set(numbers.values()))
     if not 1 <= layers <= len(there):
         raise ModelError(
-            f"expected 1 to {len(there)} as the number of top layers, got {layers}: the encoder has {len(there)} that "
-            f"are numbered in the names of its variables, which are: {_listed(variables)}"
+            f"tuning.layers: expected at least 1 and at most {len(there)}, because so many layers are numbered in the "
+            f"names of the encoder's variables, got {layers}. The names are: {_listed(variables)}. Set fewer "
+            "layers, or another mode."
         )
     return [v for v in variables if numbers.get(v.ref(), -1) >= there[-layers]]
 

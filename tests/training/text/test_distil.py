@@ -95,6 +95,12 @@ def test_queries_are_cut_from_their_item():
     assert queries != short_queries(texts, ["Candy", " ", "x", "Candy"], per_item=20, seed=2)
 
 
+def test_queries_in_other_scripts_are_whole_words_and_phrases():
+    kinds = {query: kind for kind, query, _ in short_queries(["绿茶茶包", "हरी चाय"], per_item=100)}
+    assert kinds["绿"] == kinds["हरी"] == "word"
+    assert kinds["绿茶"] == kinds["हरी चाय"] == "phrase"
+
+
 def before_training(tower, teacher, texts, done):
     """The agreement of an untrained tower on the item texts that ``done`` was not trained on."""
     held_out = [texts[row] for row in done.held_out]

@@ -6,11 +6,13 @@ import tensorflow as tf
 
 from tfllmrec.config import ModelConfig, TextConfig, TuningConfig
 from tfllmrec.data.batches import Sequences, training_batches
+from tfllmrec.errors import ModelError
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.encoder import TextEncoder, tokenise
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.fit import build_hybrid
+from tfllmrec.training.text import joint as joint_training
 from tfllmrec.training.text.joint import JointTower
 from tfllmrec.training.text.tower import TowerRecord, prepared_encoder
 from tfllmrec.training.text.tuned_tower import new_tuning
@@ -35,7 +37,7 @@ def joint(chain_split, chain_config, thin_hub, **settings):
     config.training.negatives = settings.pop("negatives", 0)
     hybrid = build_hybrid(TrainingData.of(chain_split, vectors, config), config)
     sequences = Sequences.from_split(chain_split, 0.2, 1)
-    tuning = new_tuning(encoder, "full", TuningConfig(), 1, 1)
+    tuning = new_tuning(encoder, settings.pop("mode", "full"), TuningConfig(layers=1), 1, 1)
     tower = JointTower(tuning, hybrid, tokenise(encoder.text_to_vector, texts), **{"texts": 100, "seed": 1} | settings)
     tower.refresh(vectors)
     batch = next(iter(training_batches(sequences, 16, 6, 1, 1, keys=hybrid.reads)))
@@ -118,6 +120,7 @@ def test_items_without_text_are_never_encoded(chain_split, chain_config, thin_hu
 def test_training_moves_the_encoder_and_the_hybrid(chain_split, chain_config, thin_hub):
     tower, encoder, vectors, batch = joint(chain_split, chain_config, thin_hub, texts=8, accumulate=2)
     tower.compile(optimizer=tf.keras.optimizers.Adam(0.003))
+    tower.beside_optimizer = tf.keras.optimizers.Adam(0.003)
     text_map = tower.hybrid.items.maps["text"].numpy()
     data = tf.data.Dataset.from_tensors(batch).repeat(60)
     losses = tower.fit(data, verbose=0, epochs=2, steps_per_epoch=30).history["loss"]
@@ -125,6 +128,33 @@ def test_training_moves_the_encoder_and_the_hybrid(chain_split, chain_config, th
     texts = ItemTemplate.from_items(chain_split.dataset.items).texts(chain_split.dataset.items)
     assert np.abs(encoder.encode(texts) - vectors).max() > 1e-2
     assert np.abs(tower.hybrid.items.maps["text"].numpy() - text_map).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["adapter", "lora", "adalora", "prefix", "top_layers", "full"])
+def test_every_mode_trains_the_encoder_and_the_hybrid_at_rates_of_their_own(chain_split, chain_config, thin_hub, mode):
+    tower, encoder, vectors, batch = joint(chain_split, chain_config, thin_hub, mode=mode, texts=8)
+    tower.compile(optimizer=tf.keras.optimizers.Adam(0.1))
+    tower.beside_optimizer = tf.keras.optimizers.SGD(0.0)
+    before = [variable.numpy() for variable in tower.beside]
+    tower.train_step(batch)
+    texts = ItemTemplate.from_items(chain_split.dataset.items).texts(chain_split.dataset.items)
+    assert np.abs(encoder.encode(texts) - vectors).max() > 1e-3
+    assert all(np.array_equal(variable, value) for variable, value in zip(tower.beside, before, strict=True))
+    tower.beside_optimizer = tf.keras.optimizers.SGD(0.1)
+    tower.train_step(batch)
+    assert not all(np.array_equal(variable, value) for variable, value in zip(tower.beside, before, strict=True))
+
+
+def test_a_setting_that_does_not_fit_the_encoder_is_reported_before_anything_is_fitted(
+    chain_split, chain_config, thin_hub, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(joint_training, "fit_hybrid", lambda *_: pytest.fail("a hybrid is fitted"))
+    config = chain_config.model_copy(deep=True)
+    config.text = TextConfig(encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="joint")
+    config.tuning = TuningConfig(joint="top_layers", layers=9)
+    template = ItemTemplate.from_items(chain_split.items)
+    with pytest.raises(ModelError, match=r"tuning\.layers: expected at least 1 and at most \d, .* got 9"):
+        prepared_encoder(tmp_path, chain_split, template, config, lambda line: None)
 
 
 # --- In a run ---------------------------------------------------------------------------------------------------------
@@ -137,7 +167,7 @@ def test_a_run_reads_with_what_it_has_trained_jointly_and_goes_on_where_it_was_k
 ):
     config = chain_config.model_copy(deep=True)
     config.text = TextConfig(encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="joint")
-    config.tuning = TuningConfig(epochs=2, batch_size=8, learning_rate=0.01)
+    config.tuning = TuningConfig(epochs=2, batch_size=8, learning_rate=0.01, accumulate=3)
     config.training.epochs = 1
     split, template = chain_run[0].split, ItemTemplate.from_items(chain_run[0].dataset.items)
     texts = template.texts(split.items)

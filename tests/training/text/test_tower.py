@@ -250,7 +250,7 @@ def test_batches_follow_seed_and_epoch(still):
 
 
 def test_steps_are_averaged_before_the_encoder_moves(still, thin_hub):
-    """Two equal steps averaged are one step; the encoder stands still between."""
+    """Two equal steps averaged are one step; the encoder stands still between. The last ones may be fewer."""
     batch = batch_of(still)
     tuning = tuning_of(hub.load(str(thin_hub[1])), "full")
     start = [variable.numpy() for variable in tuning.variables]
@@ -260,21 +260,29 @@ def test_steps_are_averaged_before_the_encoder_moves(still, thin_hub):
             tower.train_step(batch)
         return tower.vectors({name: batch[name] for name in INPUTS}).numpy()
 
-    once, twice = (ContrastiveTower(tuning, 0.1, accumulate) for accumulate in (1, 2))
-    for tower in (once, twice):
+    once, twice, rarely = (ContrastiveTower(tuning, 0.1, accumulate) for accumulate in (1, 2, 1000))
+    for tower in (once, twice, rarely):
         tower.compile(optimizer=tf.keras.optimizers.SGD(0.1))
     before, moved = after(once, 0), after(once, 1)
     assert np.abs(moved - before).max() > 1e-3
-    for variable, value in zip(tuning.variables, start, strict=True):
-        variable.assign(value)
-    np.testing.assert_array_equal(after(twice, 1), before)
-    np.testing.assert_allclose(after(twice, 1), moved, atol=1e-5)
+    for tower in (twice, rarely):
+        for variable, value in zip(tuning.variables, start, strict=True):
+            variable.assign(value)
+        np.testing.assert_array_equal(after(tower, 1), before)
+        tower.train_step(batch)
+        tower.finish_update()
+        np.testing.assert_allclose(after(tower, 0), moved, atol=1e-5)
+
+
+def test_an_epoch_with_fewer_steps_than_are_averaged_still_trains(encoder, tmp_path):
+    _, _, vectors = tune(encoder, tmp_path, "adapter", [0.1, 0.2], accumulate=1000)
+    assert np.abs(vectors[1] - vectors[0]).max() > 1e-3
 
 
 def test_adalora_counts_updates_by_their_averaged_gradients(encoder):
-    config = TuningConfig(accumulate=2, rank=2, targets=["query"])
-    tuning = new_tuning(encoder, "adalora", config, 9, 1)
-    assert tuning.settings["steps"] == 4
+    config = TuningConfig(epochs=2, accumulate=2, rank=2, targets=["query"])
+    tuning = new_tuning(encoder, "adalora", config, 5, 1)
+    assert tuning.settings["steps"] == 6  # three in each epoch, the last one by a single step
     for values in tuning.variables[1::3]:
         values.assign(tf.ones_like(values))
     tuning.write()
@@ -285,7 +293,7 @@ def test_adalora_counts_updates_by_their_averaged_gradients(encoder):
         tower.train_step(batch)
         assert int(step) == done // 2
         if done == 1:
-            gradient = 2 * tower.sums[0].numpy()  # of this batch; the second is the same
+            gradient = tower.sums[0].numpy()  # of this batch; the second is the same
         if done == 2:
             np.testing.assert_allclose(sensitivity, 0.15 * np.abs(left * gradient), rtol=1e-4, atol=1e-7)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +14,12 @@ from tfllmrec.progress import show_progress
 from tfllmrec.text.side_by_side import Encoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.student import Student
+from tfllmrec.text.words import WORD
 from tfllmrec.training.callbacks import StepProgress
 from tfllmrec.training.fit import set_seeds
 from tfllmrec.training.optimizer import WarmupCosine
 
 ALL = "all"
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _LONGEST_PHRASE = 5
 _TOP = 10
 # Number of texts whose scores for all items are in memory at once.
@@ -66,7 +65,8 @@ def short_queries(
     """Cuts short queries from items' texts, which are longer than the queries that people type.
 
     The queries of an item are its title (if ``titles`` are given), and ``per_item`` pieces of its text, half of them
-    single words, half phrases of 2 to 5 successive words, drawn with ``seed``. White space and case are unchanged.
+    single words, half phrases of 2 to 5 successive words, drawn with ``seed``. A word is one of
+    :data:`tfllmrec.text.words.WORD`, such as a Chinese character. White space and case are unchanged.
 
     Returns:
       (kind, query, row of the item); each query once, with the first item that has it.
@@ -75,7 +75,7 @@ def short_queries(
     found: dict[str, tuple[str, str, int]] = {}
     for row, text in enumerate(texts):
         queries = [("title", titles[row])] if titles is not None else []
-        spans = [match.span() for match in _WORD.finditer(text)]
+        spans = [match.span() for match in WORD.finditer(text)]
         for i in range(per_item if spans else 0):
             length = 1 if i % 2 == 0 else min(int(drawn.integers(2, _LONGEST_PHRASE + 1)), len(spans))
             first = int(drawn.integers(len(spans) - length + 1))

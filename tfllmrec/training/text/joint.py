@@ -24,6 +24,7 @@ from tfllmrec.text.preprocessor import padded_inputs
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.tuning import Tuning
 from tfllmrec.training.callbacks import claim
+from tfllmrec.training.defaults import sizes
 from tfllmrec.training.fit import choose_gates, fit_hybrid, set_item_weights
 from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tower
 
@@ -130,17 +131,20 @@ def tune_jointly(
             "seed": config.seed,
         },
     )
-    vectors = encoded("Encoding item texts")
-    data = TrainingData.of(split, vectors, config)
-    # The vectors of users' texts would change with the encoder.
-    plain = config.model_copy(update={"model": config.model.model_copy(update={"user_text": False})})
-    fitted = fit_hybrid(data, plain, folder / "hybrid", lambda line: tell(f"hybrid: {line}"))
-    hybrid, settled = fitted.model, fitted.options
-    sequences = Sequences.from_split(split, settled.training.gate_holdout, config.seed)
-    batch_size, length = settled.training.batch_size, settled.model.history_length
+    plain = config.model_copy(deep=True)
+    plain.model.user_text = False  # the vectors of users' texts would change with the encoder
+    for line in sizes(split, plain):
+        tell(f"hybrid: chosen: {line}")
+    sequences = Sequences.from_split(split, plain.training.gate_holdout, config.seed)
+    batch_size, length = plain.training.batch_size, plain.model.history_length
     assert batch_size is not None and length is not None
     steps = steps_per_epoch(sequences, batch_size, length)
-    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, config.tuning.epochs * steps, config.seed)
+    # Before the hybrid is fitted, so that settings that do not fit the encoder are reported at once. Until it is
+    # trained, the tuning does not change the vectors.
+    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, steps, config.seed)
+    vectors = encoded("Encoding item texts")
+    data = TrainingData.of(split, vectors, plain)
+    hybrid = fit_hybrid(data, plain, folder / "hybrid", lambda line: tell(f"hybrid: {line}")).model
     model = JointTower(
         tuning,
         hybrid,
@@ -161,4 +165,4 @@ def tune_jointly(
             set_item_weights(hybrid, sequences, data.item_weight_statistics(hybrid.item_weights))
         return choose_gates(hybrid, data, climb=True)
 
-    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell)
+    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell, plain.training)

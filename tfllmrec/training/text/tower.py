@@ -207,7 +207,7 @@ def tune_tower(
         "seed": seed,
     }
     claim(folder / "checkpoints" / "settings.json", settings)
-    tuning = new_tuning(encoder, text.mode, config, config.epochs * steps, seed)
+    tuning = new_tuning(encoder, text.mode, config, steps, seed)
     model = ContrastiveTower(tuning, config.temperature, config.accumulate)
     augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrases=paraphrases)
 

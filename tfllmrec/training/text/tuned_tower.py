@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.board.scoreboard import Scoreboard
-from tfllmrec.config import TuningConfig
+from tfllmrec.config import TrainingConfig, TuningConfig
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.progress import Tell, show_progress
@@ -37,7 +37,7 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
       encoder: The untuned encoder.
       mode: One of :data:`tfllmrec.text.tuning.MODES`.
       config: The ``tuning`` section, with the sizes.
-      steps: The number of steps of the whole training; each update of the weights takes ``tuning.accumulate`` of them.
+      steps: The number of steps in an epoch.
       seed: The seed of random initial weights.
 
     Raises:
@@ -61,8 +61,8 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
 
 
 def _moves(steps: int, config: TuningConfig) -> int:
-    """Returns the number of updates of the weights in ``steps`` steps."""
-    return max(1, steps // config.accumulate)
+    """Returns the number of updates of the weights in the whole training, with ``steps`` steps in an epoch."""
+    return config.epochs * -(-steps // config.accumulate)
 
 
 class TunedTower(tf.keras.Model):
@@ -70,9 +70,15 @@ class TunedTower(tf.keras.Model):
 
     Args:
       tuning: The encoder's trainable weights.
-      accumulate: The number of steps whose gradients are averaged before the weights are updated.
-      beside: Other variables that are trained together with them.
+      accumulate: The number of steps whose gradients are averaged before the weights are updated. Call
+        :meth:`finish_update` at the end of an epoch for the steps that remain.
+      beside: Other variables that are trained together with them, by :attr:`beside_optimizer`.
+
+    Attributes:
+      beside_optimizer: The optimizer of ``beside``; set it where the model is compiled.
     """
+
+    beside_optimizer: tf.keras.optimizers.Optimizer
 
     def __init__(self, tuning: Tuning, accumulate: int = 1, beside: Sequence[tf.Variable] = ()) -> None:
         super().__init__(name="text_tower", dtype="float32")
@@ -122,20 +128,27 @@ class TunedTower(tf.keras.Model):
             self._move(gradients)
         else:
             for total, gradient in zip(self.sums, gradients, strict=True):
-                total.assign_add(tf.convert_to_tensor(gradient) / self.accumulate)
+                total.assign_add(tf.convert_to_tensor(gradient))
             self.steps.assign_add(1)
-            tf.cond(self.steps % self.accumulate == 0, self._move_by_sums, lambda: None)
+            tf.cond(self.steps == self.accumulate, self._move_by_sums, lambda: None)
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
 
+    def finish_update(self) -> None:
+        """Updates the weights by the steps since the last update, if there are any."""
+        if self.accumulate > 1 and int(self.steps) > 0:
+            self._move_by_sums()
+
     def _move_by_sums(self) -> None:
-        self._move([tf.identity(total) for total in self.sums])
-        for total in self.sums:
-            total.assign(tf.zeros_like(total))
+        self._move([total / tf.cast(self.steps, total.dtype) for total in self.sums])
+        for accumulated in (*self.sums, self.steps):
+            accumulated.assign(tf.zeros_like(accumulated))
 
     def _move(self, gradients: Sequence[Any]) -> None:
         def apply() -> None:
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.optimizer.apply_gradients(zip(gradients[: len(self.tuned)], self.tuned, strict=True))
+            if self.beside:
+                self.beside_optimizer.apply_gradients(zip(gradients[len(self.tuned) :], self.beside, strict=True))
 
         self.tuning.update(gradients[: len(self.tuned)], apply)
 
@@ -148,6 +161,7 @@ def train_tower(
     folder: Path,
     measure: Callable[[], Result],
     tell: Tell,
+    beside: TrainingConfig | None = None,
 ) -> int:
     """Trains a tower, and restores the best epoch on validation.
 
@@ -161,6 +175,7 @@ def train_tower(
       folder: The folder of checkpoints and TensorBoard logs. If it has them already, training resumes from them.
       measure: Evaluates the encoder's current vectors on validation.
       tell: Called with a line for each epoch.
+      beside: The settings with the learning rate and weight decay of ``model.beside``, if there is any.
 
     Returns:
       The best epoch, from 1; 0 is the original encoder.
@@ -170,10 +185,13 @@ def train_tower(
     """
     tuning = model.tuning
     learning_rate = config.learning_rate or LEARNING_RATES[tuning.mode]
-    moves = _moves(config.epochs * steps, config)
+    moves = _moves(steps, config)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
-    optimizer.build(model.trainable_variables)  # building it in the first step would trace the step twice
+    optimizer.build(model.tuned)  # building it in the first step would trace the step twice
     model.compile(optimizer=optimizer)
+    if beside is not None:
+        model.beside_optimizer = adamw(beside.learning_rate, moves, config.warmup_share, beside.weight_decay)
+        model.beside_optimizer.build(model.beside)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {tuning.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
@@ -201,6 +219,7 @@ def train_tower(
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
                 callbacks=[
+                    tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.finish_update()),
                     scoreboard,
                     tf.keras.callbacks.TerminateOnNaN(),
                     checkpoint,
