@@ -165,4 +165,6 @@ def tune_jointly(
             set_item_weights(hybrid, sequences, data.item_weight_statistics(hybrid.item_weights))
         return choose_gates(hybrid, data, climb=True)
 
-    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell, plain.training)
+    # The hybrid is fitted already: as in an update, it continues at half the rate.
+    beside = plain.training.model_copy(update={"learning_rate": plain.training.learning_rate / 2})
+    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell, beside)
