@@ -217,9 +217,9 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     Returns:
       A line for each choice; ``tell`` is also called with these.
     """
+    defaults.check_fields(data.split.schema, config)
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
-        defaults.check_context(data.split.schema, config)
         check_domains(data.domains, config.item_weights)
         given = config.item_weights
         config.item_weights, said = defaults.choose_item_weights(data, given, tell)
