@@ -25,9 +25,9 @@ def interests(
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():
         model = open_model(saved_model)
-        past, ratings, _, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed)
-        found = model.interests(past, ratings, k)
+        found = model.interests(past, ratings, k, event_fields=fields["event_fields"])
     if json:
         told = [asdict(interest) for interest in found]
         print_json({"user": user, "history": past, "unknown": unknown, "interests": told})
