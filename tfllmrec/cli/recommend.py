@@ -11,6 +11,7 @@ import typer
 from tfllmrec.cli.arguments import (
     Allow,
     Category,
+    EventFields,
     Exclude,
     History,
     Json,
@@ -43,6 +44,7 @@ def recommend(
     saved_model: SavedModelPath,
     user: User = None,
     history: History = None,
+    event_field: EventFields = None,
     users: Annotated[
         Path | None,
         typer.Option("--users", help="A file of user ids: one per line, or a table in the formats of 'fit --events'."),
@@ -112,6 +114,8 @@ def recommend(
         raise typer.BadParameter(f"--skip {unknown_stages[0]}: expected {', '.join(STAGES)}.")
     if both := sorted(set(more or ()) & set(less or ())):
         raise typer.BadParameter(f"--more and --less {both[0]}: expected one of them.")
+    if event_field and users is not None:
+        raise typer.BadParameter("--event-field goes with --history ID,ID.")
     if context and users is not None:
         raise typer.BadParameter("--context goes with --user ID or --history ID,ID.")
     if wrong := [entry for entry in context or () if not entry.partition("=")[0].strip() or "=" not in entry]:
@@ -145,7 +149,7 @@ def recommend(
         return
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history, event_field)
         given = _by_key(context or (), model)
         if given:
             fields["context"] = (fields["context"] or {}) | given
