@@ -144,6 +144,7 @@ def recommend(
             model = open_model(saved_model)
             asked = filters(model, allow, category) | rules
             summary = recommend_to_file(model, user_ids, out, excluded, k, asked)
+        _note_ignored(model, {}, category_cap)
         if json:
             print_json(summary)
         return
@@ -158,6 +159,7 @@ def recommend(
         asked = filters(model, allow, category) | rules
         asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
+    _note_ignored(model, given, category_cap)
     _note_unread(model, found, asked, given)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
@@ -252,6 +254,17 @@ def recommend_to_file(
     }
 
 
+def _note_ignored(model: SavedModel, context: Mapping[str, str], category_cap: int) -> None:
+    """Reports on stderr what has no effect: fields that the model does not read, by their keys, and a cap."""
+    if category_cap and not model.categories:
+        note("no item has a category, so --category-cap has no effect")
+    from tfllmrec.data.schema import Schema
+
+    fields = {field.key for field in Schema.from_dict(model.manifest.get("schema", [])).of_query()}
+    if ignored := sorted(context.keys() & fields - set(model.manifest.get("reads", []))):
+        note(f"the model ranks without these fields, so they have no effect: {_first(ignored)}")
+
+
 def _note_unread(
     model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any], context: Mapping[str, str] | None = None
 ) -> None:
@@ -267,7 +280,7 @@ def _note_unread(
         if any(model.recommend(histories=[[]], k=1, context=[{name: value}]).attrs["unread"])
     ]
     if unread:
-        note(f"the model has no such field of requests and users, or cannot read the value: {_first(unread)}")
+        note(f"the model has no such field of requests and users, or does not know the value: {_first(unread)}")
     lacking = [
         label
         for label in asked["label_weights"]
