@@ -149,6 +149,37 @@ def test_an_override_of_broken_yaml(tmp_path):
             ["model.user_text has no effect without model.fields=true and meaning among model.terms"],
         ),
         (
+            {"model": {"terms": ["behaviour"], "item_fields": "all", "blocks": 1}, "training": {"patience": 2}},
+            [
+                "model.item_fields has no effect without meaning or feedback among model.terms",
+                "training.patience has no effect without meaning or feedback among model.terms",
+                "model.blocks has no effect without meaning among model.terms",
+            ],
+        ),
+        (
+            {"model": {"terms": ["feedback"], "scene": "page"}, "item_weights": {"l2": 50, "decay": 1, "kinds": False}},
+            [
+                "model.scene has no effect without meaning among model.terms",
+                "item_weights.l2 has no effect without behaviour among model.terms",
+                "item_weights.kinds has no effect without behaviour among model.terms",
+            ],
+        ),
+        ({"model": {"fields": False, "scene": "page"}}, ["model.scene has no effect without model.fields=true"]),
+        (
+            {"model": {"scene": None, "scene_experts": 2}},
+            ["model.scene_experts has no effect without a category of requests that model.scene names"],
+        ),
+        ({"training": {"negatives": 0, "log_q": 0.5}}, ["training.log_q has no effect with training.negatives=0"]),
+        ({"ranking": {"focal_gamma": 2.0}}, []),
+        (
+            {"ranking": {"epochs": 0, "focal_gamma": 2.0}},
+            ["ranking.focal_gamma has no effect with ranking.epochs=0"],
+        ),
+        (
+            {"text": {"mode": "lora"}, "tuning": {"paraphrase_similarity": 0.9}},
+            ["tuning.paraphrase_similarity has no effect without tuning.paraphrase"],
+        ),
+        (
             {"text": {"query_encoder": "static"}, "distillation": {"buckets": 9, "layers": 3, "hidden": 4}},
             [
                 "distillation.layers has no effect with text.query_encoder=static",
@@ -159,6 +190,13 @@ def test_an_override_of_broken_yaml(tmp_path):
 )
 def test_settings_that_others_switch_off_are_named(settings, expected):
     assert settings_without_effect(parse_config(settings)) == expected
+
+
+def test_experts_of_scenes_have_no_effect_on_data_without_scenes():
+    config = parse_config({"model": {"scene_experts": 2}})
+    assert settings_without_effect(config) == []
+    (line,) = settings_without_effect(config, scenes=False)
+    assert line == "model.scene_experts has no effect without a category of requests that model.scene names"
 
 
 def test_each_mode_and_tower_lists_settings_that_exist():
@@ -527,7 +565,7 @@ def test_factors_of_domains_name_two_domains_of_joined_data():
 def test_a_map_without_item_item_weights_is_named():
     config = parse_config({"item_weights": {"map": True}})
     assert settings_without_effect(config) == []
-    config.model.terms = ["meaning"]
+    config.model.terms = ["meaning", "feedback"]
     assert settings_without_effect(config) == ["item_weights.map has no effect without behaviour among model.terms"]
 
 
@@ -544,6 +582,10 @@ def test_a_map_without_item_item_weights_is_named():
             ],
         ),
         ({"distil": 0.5}, ["transfer.distil has no effect without transfer.sources"]),
+        (
+            {"sources": ["films"], "method": "align", "same_users": True},
+            ["transfer.same_users has no effect without transfer.method=joint or map"],
+        ),
     ],
 )
 def test_settings_of_other_methods_of_transfer_are_named(transfer, lines):

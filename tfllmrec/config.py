@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -444,9 +444,9 @@ class ModelConfig(Section):
     )
     scene: str | None = Field(
         "scene",
-        description="Column with the scene of a request (home page, search, mail). One model serves all scenes, "
-        "with separate gates for each. If there is no such column, the setting has no effect. null: "
-        "no scenes.",
+        description="Category of requests with their scene (home page, search, mail). One model serves all scenes, "
+        "with separate gates for each. The default has no effect if there is no such column; another name "
+        "must exist. null: no scenes.",
     )
     scene_experts: int = Field(4, ge=1, description="Number of expert networks that all scenes share.")
     item_fields: Literal["vectors", "all", "none"] = Field(
@@ -775,9 +775,9 @@ class EvaluationConfig(Section):
         0.2, gt=0, lt=1, description="Share of the items that are head items: those with the most training events."
     )
     by: list[str] = Field(
-        ["request.scene"],
-        description="Category fields of requests or users, such as request.scene or user.gender. Metrics are also "
-        "reported for each of their values. Fields that the data does not have are skipped.",
+        default_factory=list,
+        description="Category fields of requests or users, such as request.device or user.gender. Metrics are also "
+        "reported for each of their values, and always for each scene (model.scene).",
     )
     bootstrap: int = Field(1000, ge=0, description="Number of bootstrap resamples for the intervals; 0: no intervals.")
     batch_size: int = Field(512, ge=1, description="Queries scored at once.")
@@ -850,64 +850,94 @@ _OF_TOWER = {
     "static": frozenset(["buckets", "width"]),
     "layers": frozenset(["layers"]),
 }
+#: Settings, other than *auto* sizes, that only the terms meaning and feedback read, by section; those of ``model`` that
+#: only meaning reads; and the methods of ``transfer`` that read a setting.
+_OF_DENSE_TERMS = {
+    "model": frozenset(["embedding_dim", "temperature", "item_fields", "propagation"]),
+    "training": frozenset(
+        ["learning_rate", "weight_decay", "warmup_share", "log_q", "gate_holdout", "patience", "precision"]
+    ),
+}
+_OF_MEANING = frozenset(["blocks", "heads", "fields", "scene", "scene_experts"])
+_OF_METHODS = {"alignment": ["align"], "distil": ["distil"], "same_users": ["joint", "map"]}
 
 
-def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> list[str]:
+def settings_without_effect(config: ExperimentConfig, joined: bool = True, scenes: bool = True) -> list[str]:
     """Returns a line for each setting that differs from its default but has no effect with the other settings.
+
+    The *auto* sizes of the hybrid and of its training are not checked, because the config of a run has values for them
+    even if they have no effect.
 
     Args:
       config: The config to check.
       joined: Whether the data has domains.
+      scenes: Whether requests have the category that ``model.scene`` names.
     """
-    split, text, tuning, tower = config.split, config.text, config.tuning, config.text.query_encoder
-    unread = frozenset[str]().union(*_OF_KIND.values()) - _OF_KIND.get(split.kind, frozenset())
-    unread |= _SHARES_NOT_OF_KIND.get(split.kind, frozenset())
-    lines = [f"split.{name} has no effect with split.kind={split.kind}" for name in _changed(split, unread)]
-    every = frozenset(TuningConfig.model_fields)
+    lines: list[str] = []
+
+    def unread(section: str, names: Iterable[str], why: str) -> None:
+        lines.extend(f"{section}.{name} has no effect {why}" for name in _changed(getattr(config, section), names))
+
+    split, text, tuning, graph, transfer = config.split, config.text, config.tuning, config.graph, config.transfer
+    model, weights, tower = config.model, config.item_weights, config.text.query_encoder
+    others = frozenset[str]().union(*_OF_KIND.values()) - _OF_KIND.get(split.kind, frozenset())
+    unread("split", others | _SHARES_NOT_OF_KIND.get(split.kind, frozenset()), f"with split.kind={split.kind}")
     if text.mode == "frozen":
-        unread = every
+        unread("tuning", TuningConfig.model_fields, "with text.mode=frozen")
     else:
-        own = _OF_MODE[tuning.joint if text.mode == "joint" else text.mode]
-        unread = frozenset[str]().union(*_OF_MODE.values()) - own
-        unread |= _OF_PAIRS if text.mode == "joint" else {"joint"}
-    mode = f"text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if text.mode == "joint" else "")
-    lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
-    if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
+        joint = text.mode == "joint"
+        others = frozenset[str]().union(*_OF_MODE.values()) - _OF_MODE[tuning.joint if joint else text.mode]
+        others |= _OF_PAIRS if joint else {"joint"}
+        unread("tuning", others, f"with text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if joint else ""))
+        if not joint and tuning.paraphrase is None:
+            unread("tuning", ["paraphrase_similarity"], "without tuning.paraphrase")
+    if model.terms == ["behaviour"]:
+        for section, names in _OF_DENSE_TERMS.items():
+            unread(section, names, "without meaning or feedback among model.terms")
+    if "meaning" not in model.terms:
+        unread("model", _OF_MEANING, "without meaning among model.terms")
+    elif not model.fields:
+        unread("model", ["scene", "scene_experts"], "without model.fields=true")
+    elif model.scene is None or not scenes:
+        unread("model", ["scene_experts"], "without a category of requests that model.scene names")
+    if model.user_text and not (model.fields and "meaning" in model.terms):
         lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
-    graph = config.graph
+    if config.training.negatives == 0:
+        unread("training", ["log_q"], "with training.negatives=0")
+    if config.ranking.epochs == 0:
+        unread("ranking", RankingConfig.model_fields.keys() - {"epochs"}, "with ranking.epochs=0")
     if not graph.wanted:
-        changed = _changed(graph, frozenset(["neighbours", "support"]))
-        lines += [f"graph.{name} has no effect without graph.relations or graph.edges" for name in changed]
-    elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):
-        lines.append("graph.support has no effect without use among graph.relations")
-    if config.model.propagation != "none" and not graph.says_more_than_events:
-        lines.append("model.propagation has no effect without graph.edges, or text or values among graph.relations")
-    if not config.transfer.sources:
-        changed = _changed(config.transfer, frozenset(TransferConfig.model_fields) - {"sources"})
-        lines += [f"transfer.{name} has no effect without transfer.sources" for name in changed]
-        if config.item_weights.source:
+        unread("graph", ["neighbours", "support"], "without graph.relations or graph.edges")
+    elif "use" not in graph.relations:
+        unread("graph", ["support"], "without use among graph.relations")
+    if not graph.says_more_than_events:
+        unread("model", ["propagation"], "without graph.edges, or text or values among graph.relations")
+    if not transfer.sources:
+        unread("transfer", TransferConfig.model_fields.keys() - {"sources"}, "without transfer.sources")
+        if weights.source:
             lines.append("item_weights.source has no effect without transfer.sources")
     else:
-        others = {"alignment": "align", "distil": "distil"}
-        others = {name: method for name, method in others.items() if config.transfer.method != method}
-        changed = _changed(config.transfer, frozenset(others))
-        lines += [f"transfer.{name} has no effect without transfer.method={others[name]}" for name in changed]
-    if config.item_weights.map and "behaviour" not in config.model.terms:
-        lines.append("item_weights.map has no effect without behaviour among model.terms")
-    if config.item_weights.domains and not joined:
+        for name, methods in _OF_METHODS.items():
+            if transfer.method not in methods:
+                unread("transfer", [name], f"without transfer.method={' or '.join(methods)}")
+    if "behaviour" not in model.terms:
+        settled = ItemWeightSettings().settled()  # the values in the config of an update
+        given = [name for name, value in weights if value != getattr(settled, name)]
+        unread("item_weights", given, "without behaviour among model.terms")
+    if weights.domains and not joined:
         lines.append("item_weights.domains has no effect on data that is not joined")
     if tower == "same":
-        unread = frozenset(DistillationConfig.model_fields)
+        unread("distillation", DistillationConfig.model_fields, "with text.query_encoder=same")
     else:
-        unread = frozenset[str]().union(*_OF_TOWER.values()) - _OF_TOWER[tower]
-    changed = _changed(config.distillation, unread)
-    return lines + [f"distillation.{name} has no effect with text.query_encoder={tower}" for name in changed]
+        others = frozenset[str]().union(*_OF_TOWER.values()) - _OF_TOWER[tower]
+        unread("distillation", others, f"with text.query_encoder={tower}")
+    return lines
 
 
-def _changed(section: Section, names: frozenset[str]) -> list[str]:
+def _changed(section: Section, names: Iterable[str]) -> list[str]:
     """Returns the settings in ``names`` that differ from their default, in the order of the section."""
-    fields = type(section).model_fields
-    return [name for name in fields if name in names and getattr(section, name) != fields[name].get_default()]
+    among, fields = frozenset(names), type(section).model_fields
+    return [name for name in fields if name in among and getattr(section, name) != fields[name].get_default()]
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -112,8 +112,9 @@ class FakeModel:
     def title(self, item):
         return f"Title {item}"
 
-    def interests(self, history, ratings, k):
+    def interests(self, history, ratings, k, *, event_fields):
         print("chatter of a library")
+        self.fields = {"event_fields": event_fields}
         self.calls.append(("interests", history, ratings, k))
         known = [i for i in history if i in "abcde"][:k]
         return [Interest(f"about {i}", 1 / len(known), i, "broad", "rising") for i in known]

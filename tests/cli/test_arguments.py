@@ -1,6 +1,7 @@
 import pytest
+import typer
 
-from tfllmrec.cli.arguments import ids, open_model
+from tfllmrec.cli.arguments import ids, open_model, past_of
 from tfllmrec.errors import ModelError
 
 
@@ -29,3 +30,51 @@ def test_a_path_that_is_not_there_is_refused_before_anything_is_loaded(libraries
     libraries.models = None  # opening would fail
     with pytest.raises(ModelError, match="none does not exist"):
         open_model(tmp_path / "none")
+
+
+KIND = {"name": "kind", "owner": "event", "kind": "category", "vocabulary": ["view", "purchase"]}
+
+
+def test_a_history_has_kinds_and_ratings(libraries, saved_model, capsys):
+    libraries.manifest = {"schema": [KIND]}
+    model = open_model(saved_model)
+    given = ["event.kind = view,,hide", "rating=5,,2.5", 'note="a, b",c,', "kinds=1,2,3"]
+    kinds = [{"kind": "view"}, {"kind": ""}, {"kind": "hide"}]
+    past, ratings, fields, _ = past_of(model, None, "a,b,c", given[:2])
+    assert (past, ratings) == (["a", "b", "c"], [5.0, None, 2.5])
+    assert fields == {"context": None, "event_fields": kinds}
+    assert capsys.readouterr().err == "the model does not know these values of kind: hide\n"
+    *_, fields, _ = past_of(model, None, "a,b,c", given[2:])
+    assert fields["event_fields"][0] == {"note": "a, b", "kinds": "1"}
+    err = capsys.readouterr().err
+    assert "no such field of events: note\n" in err and "events: kinds (nearest: 'kind')" in err
+    assert past_of(model, None, "a", None) == (["a"], None, {"context": None, "event_fields": None}, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("user", "given", "said"),
+    [
+        ("u1", ["kind=view"], "--event-field goes with --history ID,ID"),
+        (None, ["kind"], "expected NAME=VALUE,VALUE"),
+        (None, ["kind=view"], "expected a value for each of the 2 items of --history, found 1"),
+        (None, ["kind=a,b", "event.kind=a,b"], "expected each field once"),
+        (None, ["rating=5,good"], "expected numbers, found 'good'"),
+    ],
+)
+def test_fields_that_do_not_fit_the_history(libraries, saved_model, user, given, said):
+    with pytest.raises(typer.BadParameter, match=said):
+        past_of(open_model(saved_model), user, None if user else "a,b", given)
+
+
+@pytest.mark.parametrize("command", ["recommend", "rank --items c", "interests", "explain --item c"])
+def test_every_command_with_a_history_takes_its_kinds(program, libraries, saved_model, monkeypatch, command):
+    asked = {}
+    monkeypatch.setattr("tfllmrec.explain.explanation.explain", lambda run, items, **given: asked.update(given) or [])
+    name, *further = command.split()
+    given = ["--history", "a,b", "--event-field", "kind=view,hide", "--event-field", "rating=5,1"]
+    assert program(name, saved_model, *given, *further).code == 0
+    model, kinds = libraries.models[0], [{"kind": "view"}, {"kind": "hide"}]
+    assert model.fields["event_fields"] in (kinds, [kinds])
+    assert [5.0, 1.0] in model.calls[0] or [[5.0, 1.0]] in model.calls[0]
+    if name == "explain":
+        assert (asked["event_fields"], asked["ratings"]) == (kinds, [5.0, 1.0])

@@ -13,6 +13,7 @@ def test_of_a_known_user_with_ratings(program, saved_model, libraries):
         ],
     }
     assert libraries.models[0].calls == [("interests", ["a", "b"], [5.0, 1.0], 2)]
+    assert libraries.models[0].fields == {"event_fields": [{"kind": "view"}] * 2}  # rejections are left out by these
 
 
 def test_of_a_history_as_a_table(program, saved_model, libraries):

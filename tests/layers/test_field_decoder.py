@@ -89,11 +89,12 @@ def test_entries_that_cannot_be_read_are_counted():
         ["age=25", "colour=red", "", "nonsense", "=x"],
         ["age=old", "at=soon", "look=1,2", "shoe=inf"],
         ["device=toaster", "note=", "age=1"],
+        ["device=phone", "tags=red|puce", "", ""],
         ["", "", "", ""],
     )
-    assert unread == [3, 4, 0, 0]  # a value that a category does not have is the unknown one
-    np.testing.assert_array_equal(values["user.age"], np.array([25, np.nan, 1, np.nan], np.float32))
-    assert values["request.device"].tolist() == [0, 0, 1, 0]
+    assert unread == [3, 4, 1, 1, 0]  # a value that a category does not have is the unknown one
+    np.testing.assert_array_equal(values["user.age"], np.array([25, np.nan, 1, np.nan, np.nan], np.float32))
+    assert values["request.device"].tolist() == [0, 0, 1, 2, 0]
 
 
 def test_the_last_of_several_counts():

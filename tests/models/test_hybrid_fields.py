@@ -131,7 +131,13 @@ def test_fields_that_are_switched_off_are_as_if_left_out(trained):
     left_out = trained.score(requests([[3], [5]]))
     trained.query_fusion.reads.assign(0.0)
     np.testing.assert_allclose(trained.score(requests([[3], [5]], TV, FR)), left_out, rtol=1e-5)
+    ignored = set(trained.ignored)
+    trained.item_weights.context = {"device": 1.0}  # then the item-item weights read it
+    still = set(trained.ignored)
+    trained.item_weights.context = {}
     trained.query_fusion.reads.assign(1.0)
+    assert ignored == {key for key in trained.reads if key.startswith(("request.", "user."))}
+    assert ignored - still == {"request.device"} and trained.ignored == []
 
 
 def test_a_user_without_a_history_is_answered_by_popularity_unless_fields_have_a_strength(trained):

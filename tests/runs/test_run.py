@@ -32,6 +32,7 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
+from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.item_weights import ItemWeightStatistics, score_history, solve
 from tfllmrec.models.ranking import Reranked
@@ -217,6 +218,28 @@ def test_alarms_are_about_every_baseline(chain_split, chain_config):
     alarms = report(chain_split, config, results)["alarms"]
     assert any(line.startswith("hybrid: markov is ahead of it") for line in alarms)
     assert all(line.startswith("hybrid: ") for line in alarms)
+
+
+def test_a_scoreboard_has_figures_of_each_scene_and_of_the_groups_asked_for(chain_config):
+    rows = [(f"u{user}", f"i{event}", event, ["home", "mail"][user % 2]) for user in range(60) for event in range(4)]
+    frame = pd.DataFrame(rows, columns=["user", "item", "timestamp", "surface"])
+    split = make_split(dataset_from_frames(frame.assign(device=frame.surface)), SplitConfig(), seed=0)
+    config = chain_config.model_copy(deep=True)
+    model = fit_baseline(TrainingData(split, np.zeros((split.dataset.n_items, 1))), "popularity").model
+    config.model.scene, config.evaluation.by = "surface", ["request.device"]
+    groups = report(split, config, {"popularity": measure_one(model, split.test, split, config)})["groups"]
+    assert {key: set(values) for key, values in groups.items()} == {
+        "request.surface": {"home", "mail"},
+        "request.device": {"home", "mail"},
+    }
+
+
+def test_settings_that_name_no_field_are_refused_before_anything_is_computed(chain_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "encode", None)
+    config = chain_config.model_copy(deep=True)
+    config.model.scene = "surfase"
+    with pytest.raises(ConfigError, match=r"model.scene: expected categories of requests .*, found 'surfase'"):
+        fit_experiment(config, tmp_path / "run")
 
 
 def test_settings_without_effect_are_those_of_the_runs_own_config(chain_config, tmp_path, monkeypatch):

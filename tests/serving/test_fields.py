@@ -75,6 +75,19 @@ def test_every_kind_of_field_is_read(model):
     }  # fmt: skip
 
 
+def test_the_manifest_names_the_fields_that_have_an_effect(model, split, served, tmp_path):
+    from tfllmrec.serving.export import export
+    from tfllmrec.serving.saved_model import SavedModel
+
+    assert set(served.manifest["reads"]) == set(model.reads)
+    model.query_fusion.reads.assign(0.0)
+    without = SavedModel.open(export(model, split, tmp_path / "shop"))
+    scores = model.score(split.test)
+    model.query_fusion.reads.assign(1.0)
+    assert {key.partition(".")[0] for key in without.manifest["reads"]} == {"event"}
+    np.testing.assert_allclose(without.score(split.test), scores, rtol=1e-4, atol=1e-4)
+
+
 def test_the_fields_of_items_are_read(model):
     assert {field.key: field.kind for field in model.schema.of("item")} == {
         "item.look": "vector", "item.maker": "category",

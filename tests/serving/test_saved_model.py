@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.config import DistillationConfig, dump_config
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.ranking import Reranked
@@ -94,6 +96,28 @@ def test_stages_and_rules_of_a_list(saved, chain_run):
     for wrong in ({"skip": ["retrieval"]}, {"category_cap": -1}, {"tail_share": 2}, {"pinned": "i3"}):
         with pytest.raises(DataError, match=f"Expected {next(iter(wrong))}"):
             saved.recommend(**asked, **wrong)
+
+
+def test_rejections_and_impressions_are_no_interests(monkeypatch):
+    weights = {"view": 0.5, "shown": 0.0, "dislike": -0.75}
+    kind = Field("kind", "event", "category", tuple(weights), weights=weights)
+    catalogue = pd.DataFrame({"item_id": ["a", "b", "c", "d"]})
+    model = SavedModel(Path(), SimpleNamespace(signatures={}), {"schema": Schema((kind,)).as_dict()}, catalogue)
+    asked = []
+
+    def answer(signature, history, ratings, k):
+        asked.append((history[0].tolist(), ratings[0].tolist()))
+        return {"labels": np.array([[]]), "because": np.array([[]]), "weights": np.array([[]])}
+
+    monkeypatch.setattr(model, "_call", answer)
+    kinds = [{"kind": "dislike"}, None, {"event.kind": "shown"}, {"kind": "view"}]
+    model.interests(["a", "b", "c", "d"], [1, 2, 3, 4], event_fields=kinds)
+    model.interests(["a", "b"], event_fields=kinds[:2])
+    model.interests(["a", "b"], [1, 2])
+    assert asked == [(["b", "d"], [2, 4]), (["b"], []), (["a", "b"], [1, 2])]
+    for wrong in ({"event_fields": kinds}, {"ratings": [1]}):
+        with pytest.raises(DataError):
+            model.interests(["a", "b"], **wrong)
 
 
 def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(chain_version, tmp_path, monkeypatch):

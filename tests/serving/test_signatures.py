@@ -452,6 +452,10 @@ def test_entries_that_cannot_be_read_are_counted(with_fields):
     )
     assert out["unread"] == [3, 1 + 2]
     assert out["unknown"] == [0, 0]
+    foreign = {"exclude": [["i4", "no1"]], "allow": [["no1", "i5"]], "categories": [["", "nope"]]}
+    assert answer(with_fields.search_full, text=["1"], **foreign)["unread"] == [3]
+    out_of = answer(with_fields.recommend_full, **foreign, pinned=[["no1", "no2"]])
+    assert (out_of["unread"], out_of["unknown"]) == ([5], [0])
     plain = answer(with_fields.recommend_full, history=[["i3", "i9"]])
     assert out["scores"][0] == pytest.approx(plain["scores"][0], rel=1e-5)
 

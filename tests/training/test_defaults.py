@@ -12,6 +12,7 @@ from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, Sp
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
@@ -342,11 +343,38 @@ def test_events_of_the_same_context_count_more_where_that_helps():
     assert value(data, chosen) > value(data, settings) + 0.1
     none, (line,) = defaults.choose_context(habits(False), settings, told.append)
     assert none.context == {} and "does not help" in line
-    config = ExperimentConfig(item_weights=settings.model_copy(update={"context": {"shop": 1.0}}))
-    with pytest.raises(ConfigError, match=r"context: expected categories of requests \(.*weekday.*\), found 'shop'"):
-        defaults.check_context(data.split.schema, config)
     given = settings.model_copy(update={"context": {}})
     assert defaults.choose_context(data, given, told.append) == (given, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({}, None),
+        ({"model": {"scene": "weekday"}, "evaluation": {"by": ["request.weekday"]}}, None),
+        ({"model": {"scene": None}, "item_weights": {"context": {"weekday": 1}}}, None),
+        ({"item_weights": {"context": {"shop": 1}}}, r"item_weights.context: expected categories .*, found 'shop'\."),
+        ({"model": {"scene": "weekdays"}}, r"model.scene: .*weekday.*, found 'weekdays' \(nearest: 'weekday'\)"),
+        ({"model": {"scene": "hour"}}, r"model.scene: .* found 'hour'"),  # a number
+        ({"evaluation": {"by": ["request.weekday", "gender"]}}, r"by: .*user.gender.*'gender' \(nearest: 'user.gen"),
+        ({"evaluation": {"by": ["user.age"]}}, r"by: .* found 'user.age'"),
+    ],
+)
+def test_settings_name_fields_that_the_data_has(settings, refused):
+    schema = Schema(
+        (
+            Field("weekday", "request", "category"),
+            Field("hour", "request", "number"),
+            Field("gender", "user", "category"),
+            Field("age", "user", "number"),
+        )
+    )
+    config = ExperimentConfig.model_validate(settings)
+    if refused is None:
+        defaults.check_fields(schema, config)
+    else:
+        with pytest.raises(ConfigError, match=refused):
+            defaults.check_fields(schema, config)
 
 
 def measured_by(strengths):

@@ -500,7 +500,7 @@ def test_fields_of_items_are_read_unless_validation_is_worse(monkeypatch, readin
     monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
     said = fit.choose_item_field_use(model, SimpleNamespace(measure=measure))
     assert float(model.items.reads) == reads
-    verdict = "are read" if reads else "are not read"
+    verdict = ("are read" if reads else "are not read") + (" (they make no difference)" if reading == 0.5 else "")
     figures = f"selection value {reading:.4f} with them, 0.5000 without them"
     assert said == f"fields of items (item.brand, item.image) {verdict}: {figures}, on validation"
 
@@ -532,7 +532,7 @@ def test_texts_of_users_and_neighbours_are_read_if_validation_is_better(
     monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
     said = choose(reader(switch), SimpleNamespace(measure=measure))
     assert float(switch) == reads
-    verdict = "are read" if reads else "are not read"
+    verdict = ("are read" if reads else "are not read") + (" (they make no difference)" if reading == 0.5 else "")
     figures = f"selection value {reading:.4f} with them, 0.5000 without them"
     assert said == f"{what} {verdict}: {figures}, on validation"
 

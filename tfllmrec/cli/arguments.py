@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfllmrec.cli.output import note
+from tfllmrec.columns import RATING
 from tfllmrec.errors import ModelError
-from tfllmrec.wording import nearest
+from tfllmrec.wording import nearest, nearest_hint
 
 if TYPE_CHECKING:
     from tfllmrec.config import LoadedConfig
@@ -27,6 +29,15 @@ History = Annotated[
         "--history",
         metavar="ID,ID",
         help="The history of any user: item ids, oldest first. Put an id that contains a comma in double quotes.",
+    ),
+]
+EventFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--event-field",
+        metavar="NAME=VALUE,VALUE",
+        help="A field of the events of --history, such as kind=view,purchase or rating=5,3: a value for each event, "
+        "empty for none. May be repeated.",
     ),
 ]
 User = Annotated[str | None, typer.Option("--user", metavar="ID", help="A user of the training data.")]
@@ -71,8 +82,12 @@ Users = Annotated[
 
 def ids(text: str | None) -> list[str]:
     """Splits a line of CSV into ids: ``'a, "b, c"'`` gives ``["a", "b, c"]``; an empty text gives none."""
-    lines = csv.reader((text or "").splitlines(keepends=True), skipinitialspace=True)
-    return [part.strip() for line in lines for part in line if part.strip()]
+    return [part for part in _parts(text or "") if part]
+
+
+def _parts(text: str) -> list[str]:
+    lines = csv.reader(text.splitlines(keepends=True), skipinitialspace=True)
+    return [part.strip() for line in lines for part in line]
 
 
 def config_of_files(
@@ -132,16 +147,67 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
 
 
 def past_of(
-    model: SavedModel, user: str | None, history: str | None
-) -> tuple[list[str], list[float] | None, dict[str, Any], list[str]]:
+    model: SavedModel, user: str | None, history: str | None, event_fields: list[str] | None
+) -> tuple[list[str], Sequence[float | None] | None, dict[str, Any], list[str]]:
     """Returns the history of ``user``, or the given one, its ratings, its fields, and the ids typed by the caller.
 
-    The fields are ``context`` and ``event_fields`` of :meth:`SavedModel.rank`.
+    The fields are ``context`` and ``event_fields`` of :meth:`SavedModel.rank`. Values of ``event_fields`` that the
+    model does not know are reported on stderr.
+
+    Raises:
+      BadParameter: ``event_fields`` do not fit the history.
     """
     if user is not None:
+        if event_fields:
+            raise typer.BadParameter("--event-field goes with --history ID,ID.")
         return *model.history_of(user), model.fields_of(user), []
     typed = ids(history)
-    return typed, None, {"context": None, "event_fields": None}, typed
+    values = _values_of_events(event_fields or [], len(typed))
+    marks = values.pop(RATING, None)
+    ratings = None if marks is None else [_rating(mark) for mark in marks]
+    _note_unknown(model, values)
+    rows = [{name: of_events[place] for name, of_events in values.items()} for place in range(len(typed))]
+    return typed, ratings, {"context": None, "event_fields": rows if values else None}, typed
+
+
+def _values_of_events(entries: list[str], events: int) -> dict[str, list[str]]:
+    """Returns the values of each event by the names of fields, from entries ``NAME=VALUE,VALUE``."""
+    values: dict[str, list[str]] = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        name, found = name.strip().removeprefix("event."), _parts(text)
+        if not name or not equals:
+            raise typer.BadParameter(f"--event-field {entry}: expected NAME=VALUE,VALUE.")
+        if name in values:
+            raise typer.BadParameter(f"--event-field {name}: expected each field once.")
+        if len(found) != events:
+            raise typer.BadParameter(
+                f"--event-field {entry}: expected a value for each of the {events} items of --history, found "
+                f"{len(found)}."
+            )
+        values[name] = found
+    return values
+
+
+def _rating(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise typer.BadParameter(f"--event-field {RATING}: expected numbers, found {text!r}.") from None
+
+
+def _note_unknown(model: SavedModel, values: Mapping[str, list[str]]) -> None:
+    """Reports on stderr the fields of events that the model does not have, and the values that it does not know."""
+    from tfllmrec.data.schema import UNKNOWN_CODE, Schema
+
+    fields = {field.name: field for field in Schema.from_dict(model.manifest.get("schema", [])).of_history()}
+    for name, found in values.items():
+        if name not in fields:
+            note(f"the model has no such field of events: {name}{nearest_hint(name, list(fields))}")
+        elif fields[name].kind == "category":
+            unknown = [value for value in dict.fromkeys(found) if (fields[name].encode([value]) == UNKNOWN_CODE).any()]
+            if unknown:
+                note(f"the model does not know these values of {name}: {', '.join(unknown)}")
 
 
 def filters(model: SavedModel, allow: str | None, category: list[str] | None) -> dict[str, Any]:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, open_model, past_of, unknown_ids
+from tfllmrec.cli.arguments import (
+    EventFields,
+    History,
+    Json,
+    SavedModelPath,
+    User,
+    ids,
+    open_model,
+    past_of,
+    unknown_ids,
+)
 from tfllmrec.cli.output import note, print_json, print_table, say, working
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ def explain(
     item: Annotated[str, typer.Option("--item", metavar="ID,ID", help="Items to explain, at most 20.")],
     user: User = None,
     history: History = None,
+    event_field: EventFields = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the words highlighted.")
     ] = None,
@@ -41,13 +52,15 @@ def explain(
 
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history, event_field)
         unknown = unknown_ids(model, typed)
         rated = None if ratings is None else [ratings]
         given: dict[str, Any] = {name: [value] for name, value in fields.items()}
         listed = model.recommend(histories=[past], k=len(items), ratings=rated, allow=items, **given)
         reasons = dict(zip(listed["item_id"], listed["reason"], strict=True))
-        asked: dict[str, Any] = {"user": user} if user is not None else {"history": past}
+        asked: dict[str, Any] = {"user": user}
+        if user is None:
+            asked = {"history": past, "ratings": ratings, "event_fields": fields["event_fields"]}
         found = explain(model.run, items, **asked, reasons=reasons)
     if html is not None:
         whom = f"user {user}" if user is not None else f"history {', '.join(map(model.title, past))}"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from tfllmrec.cli.arguments import History, Json, K, SavedModelPath, User, open_model, past_of, unknown_ids
+from tfllmrec.cli.arguments import EventFields, History, Json, K, SavedModelPath, User, open_model, past_of, unknown_ids
 from tfllmrec.cli.output import note, print_json, print_table, working
 
 
@@ -14,6 +14,7 @@ def interests(
     saved_model: SavedModelPath,
     user: User = None,
     history: History = None,
+    event_field: EventFields = None,
     k: K = 10,
     json: Json = False,
 ) -> None:
@@ -25,9 +26,9 @@ def interests(
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():
         model = open_model(saved_model)
-        past, ratings, _, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history, event_field)
         unknown = unknown_ids(model, typed)
-        found = model.interests(past, ratings, k)
+        found = model.interests(past, ratings, k, event_fields=fields["event_fields"])
     if json:
         told = [asdict(interest) for interest in found]
         print_json({"user": user, "history": past, "unknown": unknown, "interests": told})

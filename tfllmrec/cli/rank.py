@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, open_model, past_of, unknown_ids
+from tfllmrec.cli.arguments import (
+    EventFields,
+    History,
+    Json,
+    SavedModelPath,
+    User,
+    ids,
+    open_model,
+    past_of,
+    unknown_ids,
+)
 from tfllmrec.cli.output import print_json, print_table, working
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ def rank(
     items: Annotated[str, typer.Option("--items", metavar="ID,ID", help="The items to rank; written like --history.")],
     user: User = None,
     history: History = None,
+    event_field: EventFields = None,
     json: Json = False,
 ) -> None:
     """Rank given items for a user.
@@ -31,7 +42,7 @@ def rank(
         raise typer.BadParameter("--items: expected at least one item id.")
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history, event_field)
         unknown = unknown_ids(model, typed + offered)
         found = model.rank(past, offered, ratings, **fields)
     if json:

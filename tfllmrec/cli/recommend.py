@@ -11,6 +11,7 @@ import typer
 from tfllmrec.cli.arguments import (
     Allow,
     Category,
+    EventFields,
     Exclude,
     History,
     Json,
@@ -43,6 +44,7 @@ def recommend(
     saved_model: SavedModelPath,
     user: User = None,
     history: History = None,
+    event_field: EventFields = None,
     users: Annotated[
         Path | None,
         typer.Option("--users", help="A file of user ids: one per line, or a table in the formats of 'fit --events'."),
@@ -112,6 +114,8 @@ def recommend(
         raise typer.BadParameter(f"--skip {unknown_stages[0]}: expected {', '.join(STAGES)}.")
     if both := sorted(set(more or ()) & set(less or ())):
         raise typer.BadParameter(f"--more and --less {both[0]}: expected one of them.")
+    if event_field and users is not None:
+        raise typer.BadParameter("--event-field goes with --history ID,ID.")
     if context and users is not None:
         raise typer.BadParameter("--context goes with --user ID or --history ID,ID.")
     if wrong := [entry for entry in context or () if not entry.partition("=")[0].strip() or "=" not in entry]:
@@ -140,12 +144,13 @@ def recommend(
             model = open_model(saved_model)
             asked = filters(model, allow, category) | rules
             summary = recommend_to_file(model, user_ids, out, excluded, k, asked)
+        _note_ignored(model, {}, category_cap)
         if json:
             print_json(summary)
         return
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history, event_field)
         given = _by_key(context or (), model)
         if given:
             fields["context"] = (fields["context"] or {}) | given
@@ -154,6 +159,7 @@ def recommend(
         asked = filters(model, allow, category) | rules
         asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
+    _note_ignored(model, given, category_cap)
     _note_unread(model, found, asked, given)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
@@ -248,6 +254,17 @@ def recommend_to_file(
     }
 
 
+def _note_ignored(model: SavedModel, context: Mapping[str, str], category_cap: int) -> None:
+    """Reports on stderr what has no effect: fields that the model does not read, by their keys, and a cap."""
+    if category_cap and not model.categories:
+        note("no item has a category, so --category-cap has no effect")
+    from tfllmrec.data.schema import Schema
+
+    fields = {field.key for field in Schema.from_dict(model.manifest.get("schema", [])).of_query()}
+    if ignored := sorted(context.keys() & fields - set(model.manifest.get("reads", []))):
+        note(f"the model ranks without these fields, so they have no effect: {_first(ignored)}")
+
+
 def _note_unread(
     model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any], context: Mapping[str, str] | None = None
 ) -> None:
@@ -263,7 +280,7 @@ def _note_unread(
         if any(model.recommend(histories=[[]], k=1, context=[{name: value}]).attrs["unread"])
     ]
     if unread:
-        note(f"the model has no such field of requests and users, or cannot read the value: {_first(unread)}")
+        note(f"the model has no such field of requests and users, or does not know the value: {_first(unread)}")
     lacking = [
         label
         for label in asked["label_weights"]

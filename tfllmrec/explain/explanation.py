@@ -21,6 +21,7 @@ from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.version import __version__
 
 if TYPE_CHECKING:
+    from tfllmrec.client.fields import Fields
     from tfllmrec.models.words import TextOfItem
     from tfllmrec.runs.run import Run
 
@@ -107,6 +108,7 @@ def explain(
     user: str | None = None,
     history: Sequence[str] | None = None,
     ratings: Sequence[float | None] | None = None,
+    event_fields: Sequence[Fields | None] | None = None,
     reasons: Mapping[str, str] | None = None,
     tell: Tell = to_stderr,
 ) -> list[ItemExplained]:
@@ -118,6 +120,7 @@ def explain(
       user: The id of a user of the run's data, as an alternative to ``history``.
       history: Item ids, oldest first, as an alternative to ``user``. Unknown ids are ignored.
       ratings: The ratings of the history.
+      event_fields: The fields of each event of the history.
       reasons: The reasons by item id, as shown in a list; by default they are derived from titles and categories.
       tell: Called with a line for each step.
 
@@ -140,7 +143,8 @@ def explain(
     histories = None if history is None else [history]
     rated = None if ratings is None else [ratings]
     users = None if user is None else [user]
-    query, _ = queries_of(model, users, histories, rated, (), dataset, None, None)
+    fields = None if event_fields is None else [event_fields]
+    query, _ = queries_of(model, users, histories, rated, (), dataset, None, fields)
     rows = np.array([index[item] for item in items])
     parts = model.contributions(query, rows)
     if reasons is None:

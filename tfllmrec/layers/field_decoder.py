@@ -74,7 +74,7 @@ class FieldDecoder(tf.Module):
         Returns:
           The values of the fields that the model reads, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``,
           the number of unreadable entries, whose name is not the name of a field, or whose value does not fit the kind
-          of the field. A value outside the vocabulary of a category is readable, and decoded as the unknown category.
+          of the field or is not in its vocabulary. Such a value of a category is decoded as the unknown category.
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
         names, texts = names_and_texts(entries)
@@ -103,7 +103,9 @@ class FieldDecoder(tf.Module):
     def _decoded(self, field: Field, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the values of ``texts``, string ``[R]``, and whether each is readable, bool ``[R]``."""
         if field.kind == "category":
-            return self._categories(field, texts), tf.ones_like(texts, tf.bool)
+            codes = self._categories(field, texts)
+            known = codes != UNKNOWN_CODE
+            return codes, tf.reduce_all(known, axis=1) if field.width else known
         if field.kind in _STRINGS:
             return texts, tf.ones_like(texts, tf.bool)
         if field.kind == "vector":

@@ -1258,6 +1258,15 @@ class Hybrid(MeasuredModel):
         """Keys of the fields whose texts are read as vectors; empty if validation was better without texts."""
         return [field.key for field in self._texts] if self._texts and float(self.reads_text) > 0 else []
 
+    @property
+    def ignored(self) -> list[str]:
+        """Keys among :attr:`reads` that count as missing, because validation was no better with them."""
+        ignored = {field.key for field in self._texts} - set(self.reads_texts)
+        if self.query_fusion is not None and not float(self.query_fusion.reads):
+            contexts = {f"request.{name}" for name in self.item_weights.context or {}}
+            ignored |= {field.key for field in self.query_fusion.fields if not field.is_read_text} - contexts
+        return sorted(ignored)
+
     def centre_texts(self, sequences: Sequences, texts: UserTexts) -> None:
         """Sets the means of the text vectors of users to those of the training data. Call it before ``fit``.
 

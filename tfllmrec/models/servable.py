@@ -62,6 +62,10 @@ class Servable(Protocol):
         """Keys of the fields whose texts are read as vectors of the query encoder; NaN where there is no text."""
 
     @property
+    def ignored(self) -> Sequence[str]:
+        """Keys among :attr:`reads` whose values have no effect, because lists are no better with them."""
+
+    @property
     def history_length(self) -> int:
         """Largest number of events of a history that are read; the newest ones are."""
 

@@ -74,6 +74,7 @@ class TwoTowerServable:
                 f"{', '.join(fields)}."
             )
         self.reads = tuple(keys)
+        self.ignored: Sequence[str] = ()
         self._fields = [fields[key] for key in keys]
         self.n_items = len(vectors)
         self.query_spec = {"history": tf.TensorSpec((None, None), tf.int32)} | {

@@ -53,6 +53,7 @@ from tfllmrec.runs.run import (
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.runs.transfer import begin_transfer, note_alignment, read_source
 from tfllmrec.text.template import ItemTemplate
+from tfllmrec.training.defaults import check_fields, contexts
 
 if TYPE_CHECKING:
     from tfllmrec.evaluation.recommender import Recommender
@@ -138,7 +139,8 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
-    for line in settings_without_effect(config, joined=bool(domain_names(dataset.items))):
+    joined, scenes = bool(domain_names(dataset.items)), config.model.scene in contexts(split.schema)
+    for line in settings_without_effect(config, joined, scenes):
         tell(f"warning: {line}")
     for finding in split.findings:
         tell(f"split: {finding}")
@@ -249,7 +251,8 @@ def start_run(
       The run, and its config, whose data paths refer to its folder.
 
     Raises:
-      ConfigError: ``out`` is taken, or in use by another process.
+      ConfigError: ``out`` is taken, or in use by another process; or a setting names a field that the data lacks, see
+        :func:`tfllmrec.training.defaults.check_fields`.
       DataError: The data cannot be read or split.
       WriteError: The disk is full, read-only or broken.
     """
@@ -308,6 +311,7 @@ def _begun(
         if handle := getattr(config.text, role):
             setattr(config.text, role, _absolute(handle, base))
     split = make_split(dataset, config.split, config.seed, schema)
+    check_fields(split.schema, config)
     for line in split.schema.lines():
         tell(f"field: {line}")
     write_text(out / SCHEMA, json.dumps(split.schema.as_dict(), indent=1, ensure_ascii=False))

@@ -133,7 +133,7 @@ def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, 
     figures = {
         "results": as_json(results),
         "intervals": {name: _intervals(result) for name, result in results.items()},
-        "groups": _groups(run.split, run.config.evaluation, results),
+        "groups": _groups(run.split, run.config, results),
     }
     return run.metrics | figures | {"alarms": alarm_lines(results)}
 
@@ -165,15 +165,17 @@ def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -
         },
         "results": as_json(results),
         "intervals": {name: _intervals(result) for name, result in results.items()},
-        "groups": _groups(split, config.evaluation, results),
+        "groups": _groups(split, config, results),
         "alarms": alarm_lines(results),
     }
 
 
-def _groups(split: Split, settings: EvaluationConfig, results: Mapping[str, Result]) -> dict[str, Any]:
-    """Returns, by the key of each field of ``evaluation.by``, the figures of the queries with each of its values."""
+def _groups(split: Split, config: ExperimentConfig, results: Mapping[str, Result]) -> dict[str, Any]:
+    """Returns, by the key of the scene and of each field of ``evaluation.by``, the figures for each of its values."""
+    settings = config.evaluation
     k = max(settings.ks) if 10 not in settings.ks else 10
-    fields = [field for field in split.schema.of_query() if field.key in settings.by and field.kind == "category"]
+    keys = {f"request.{config.model.scene}", *settings.by}
+    fields = [field for field in split.schema.of_query() if field.key in keys and field.kind == "category"]
     return {
         field.key: figures_of_groups(results, groups_of(split.test, field), [f"ndcg@{k}", f"recall@{k}"])
         for field in fields

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +351,12 @@ class SavedModel:
         ]
 
     def interests(
-        self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
+        self,
+        history: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        k: int = 10,
+        *,
+        event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Interest]:
         """Lists a user's interests: at most ``k`` labels, most likely first. Unknown ids are ignored.
 
@@ -358,13 +364,25 @@ class SavedModel:
           history: Item ids, oldest first.
           ratings: One rating for each item of the history.
           k: The largest number of labels.
+          event_fields: The fields of each event of the history. Events whose kind has a weight of 0 or less, such as
+            rejections, are left out, as in training.
 
         Raises:
+          DataError: The ratings or fields do not fit the history.
           ModelError: The catalogue has no labels.
         """
+        person = _person(history, ratings)
+        _fields(history, None, event_fields)  # checks them
+        kind = Schema.from_dict(self.manifest.get("schema", [])).kind_of_event
+        if kind is not None and event_fields is not None:
+            given = [fields or {} for fields in event_fields]
+            kinds = [str(fields.get(kind.key, fields.get(kind.name)) or "").strip() for fields in given]
+            chosen = kind.code_weights[kind.encode(kinds)] > 0
+            rated = None if ratings is None else list(compress(ratings, chosen))
+            person = _person(list(compress(history, chosen)), rated)
         out = self._call(
             "interests",
-            **_person(history, ratings),
+            **person,
             k=np.asarray([k], np.int32),
         )
         labels, because, *more = (

@@ -88,8 +88,8 @@ class ServingModel(tf.Module):
     """A fitted model with its catalogue and its text tower, ready to be saved.
 
     Every signature takes a batch of any size. String matrices are padded with ``""``. Ids that are not in the catalogue
-    are ignored; the output ``unknown`` ``[B]`` counts them. If fewer than ``k`` items remain, a row is padded with
-    ``""`` and score 0.
+    are ignored; the output ``unknown`` ``[B]`` counts those of the history, or of ``item_id``. If fewer than ``k``
+    items remain, a row is padded with ``""`` and score 0.
 
     ``recommend``, ``search`` and ``similar`` take the most common inputs only, because TF Serving's REST API refuses
     requests that omit an input. Each has a second signature that takes all inputs, such as ``recommend_full``; over
@@ -103,7 +103,10 @@ class ServingModel(tf.Module):
       breaks (``kind=purchase\\ndwell=12``). The fields of a shop are columns of its files, but the signatures should be
       the same for all shops. So there are no inputs for kinds and times of events, which are fields like all others.
       Ratings are a separate input because they are the only field in most requests with fields. :class:`FieldDecoder`
-      describes the notation of values. The output ``unread`` ``[B]`` counts unreadable entries.
+      describes the notation of values.
+
+    The output ``unread`` ``[B]`` of ``recommend_full`` and ``search_full`` counts what was ignored: unreadable entries,
+    and the ids of ``exclude``, ``allow`` and ``pinned`` and the ``categories`` that are not in the catalogue.
 
     The full signatures also return ``titles``, string ``[B, k]``. The stages of ``recommend`` are retrieval, exclusion,
     filters, the ranking model, and re-ranking by the rules of :meth:`recommend_full`.
@@ -185,10 +188,12 @@ class ServingModel(tf.Module):
             for name in of_domains:
                 members.setdefault(name, []).append(item)
         numbers = {name: number for number, name in enumerate(members)}
-        self.category_of = static_table({"": NOTHING} | numbers, len(members))
+        self.n_categories = len(members)
+        self.category_of = static_table({"": NOTHING} | numbers, self.n_categories)
         schema = Schema() if schema is None else schema
         reads = {RATING_KEY, *model.reads}  # interests and ranking read ratings
-        self.reads = tuple(sorted(reads))
+        #: Keys of the fields that have an effect.
+        self.reads = tuple(sorted(reads - set(model.ignored)))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
         self.context_decoder = FieldDecoder(schema.of_query(), reads, CONTEXT_NAMES)
         if len(self.event_decoder.fields) > ENTRIES:
@@ -416,6 +421,7 @@ class ServingModel(tf.Module):
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         weighed, unread_labels = self.label_weights.read(label_weights)
         unread += tf.reduce_sum(tf.cast((skip != "") & (skip != RANKING), tf.int32), axis=1) + unread_labels
+        unread += self._not_in_catalogue(categories, exclude, allow, pinned)
         ruled = self.business_rules(tf.shape(history)[0], context)
         request = self._request(query, exclude, self._filters(allow, categories, ruled))
         request["pairs"] = tf.cond(
@@ -562,6 +568,7 @@ class ServingModel(tf.Module):
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         filters = self._filters(allow, categories, self.business_rules(tf.shape(text)[0], context))
         found = self._found(self.text_to_vector(text), query, exclude, filters, k)
+        unread += self._not_in_catalogue(categories, exclude, allow)
         return self._titled(*found) | {"unknown": unknown, "unread": unread}
 
     @_signature(*TOKENS, HISTORY, EXCLUDE, K)
@@ -841,6 +848,12 @@ class ServingModel(tf.Module):
             "allowed": tf.where(allow == "", NOTHING, self.index_of.lookup(allow)),
             "categories": self.category_of.lookup(categories),
         }
+
+    def _not_in_catalogue(self, categories: tf.Tensor, *ids: tf.Tensor) -> tf.Tensor:
+        """Counts the categories and the item ids that the catalogue does not have, int32 ``[B]``."""
+        unknown = [self.category_of.lookup(categories) == self.n_categories]
+        unknown += [(given != "") & (self.index_of.lookup(given) == self.n_items) for given in ids]
+        return tf.add_n([tf.reduce_sum(tf.cast(each, tf.int32), axis=1) for each in unknown])
 
     def _listed(self, indices: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"item_ids": tf.gather(self.item_ids, indices), "scores": scores}

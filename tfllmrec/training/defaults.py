@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import TIMESTAMP
-from tfllmrec.config import ExperimentConfig, ItemWeightSettings
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig
 from tfllmrec.data.domains import domain_bits, domain_names, items_of_domain
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
@@ -30,6 +30,7 @@ from tfllmrec.models.item_weights import (
     solve,
 )
 from tfllmrec.progress import Tell
+from tfllmrec.wording import nearest_hint
 
 #: Largest cost of the search for item-item weights: tries times items, times rank / 384 if the rank is higher; for
 #: exact weights, tries times items cubed. It takes some minutes on two cores: 20 tries with 50,000 items, or 14 exact
@@ -459,21 +460,37 @@ def contexts(schema: Schema) -> list[str]:
     return [field.name for field in schema.of("request") if field.kind == "category"]
 
 
-def check_context(schema: Schema, config: ExperimentConfig) -> None:
-    """Checks ``item_weights.context`` before anything is computed.
+def check_fields(schema: Schema, config: ExperimentConfig) -> None:
+    """Checks the settings that name fields before anything is computed.
 
     Raises:
-      ConfigError: It contains a name that is not a category of requests, or the model reads no fields.
+      ConfigError: ``item_weights.context`` or ``model.scene`` names a field that is not a category of requests, or
+        ``evaluation.by`` one that is no category of requests or users; or the model reads no fields for
+        ``item_weights.context``.
     """
     known = contexts(schema)
-    for name in config.item_weights.context or {}:
+    scene, default = config.model.scene, ModelConfig().scene
+    named = [("item_weights.context", name) for name in config.item_weights.context or {}]
+    if "behaviour" not in config.model.terms:
+        named = []
+    elif named and not (config.model.fields and "meaning" in config.model.terms):
+        raise ConfigError("item_weights.context needs model.fields=true and meaning among model.terms.")
+    named += [("model.scene", scene)] if scene not in (None, default) else []
+    for setting, name in named:
         if name not in known:
             raise ConfigError(
-                f"item_weights.context: expected categories of requests ({', '.join(known) or 'the data has none'}), "
-                f"found {name!r}. Declare the column with data.fields.{name}.owner=request, or leave it out."
+                f"{setting}: expected categories of requests ({', '.join(known) or 'the data has none'}), found "
+                f"{name!r}{nearest_hint(name, known)}. Declare the column with data.fields.{name}.owner=request, or "
+                "leave it out."
             )
-        if not config.model.fields or "meaning" not in config.model.terms:
-            raise ConfigError("item_weights.context needs model.fields=true and meaning among model.terms.")
+    groups = [field.key for field in schema.of_query() if field.kind == "category"]
+    for key in config.evaluation.by:
+        if key not in (*groups, f"request.{scene}"):
+            raise ConfigError(
+                f"evaluation.by: expected categories of requests and users ({', '.join(groups) or 'the data has none'}"
+                f"), found {key!r}{nearest_hint(key, groups)}. Declare the column with data.fields (owner, kind), or "
+                "leave it out."
+            )
 
 
 def choose_context(

@@ -217,9 +217,9 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     Returns:
       A line for each choice; ``tell`` is also called with these.
     """
+    defaults.check_fields(data.split.schema, config)
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
-        defaults.check_context(data.split.schema, config)
         check_domains(data.domains, config.item_weights)
         given = config.item_weights
         config.item_weights, said = defaults.choose_item_weights(data, given, tell)
@@ -306,7 +306,10 @@ class GateSettings:
 
     def line(self) -> str:
         """Returns a line for users, without the lift of cold items, which has a separate line."""
-        alone = " (items are ranked by behaviour alone: meaning and feedback brought no gain on validation)"
+        alone = (
+            " (items are ranked by behaviour alone: meaning and feedback, with the fields and texts that they read, "
+            "brought no gain on validation)"
+        )
         return (
             f"gates dense strength {self.dense_strength:g}{'' if self.dense_strength else alone}, closing "
             f"{self.closing:g}, popularity discount {self.discount:.2g}"
@@ -539,11 +542,10 @@ def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData, only_if_b
     reads.assign(0.0)
     without = data.measure(model, ks=KS)
     figures = [selection_value(result) for result in (with_them, without)]
-    said = f"selection value {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
-    if figures[1] > figures[0] or (only_if_better and figures[1] == figures[0]):
-        return f"are not read: {said}"
-    reads.assign(1.0)
-    return f"are read: {said}"
+    tie = figures[0] == figures[1]
+    reads.assign(float(not (figures[1] > figures[0] or (tie and only_if_better))))
+    verdict = f"are{'' if float(reads) else ' not'} read{' (they make no difference)' if tie else ''}"
+    return f"{verdict}: selection value {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
 
 
 def choose_strength_alone(model: Hybrid, data: TrainingData) -> str | None:
