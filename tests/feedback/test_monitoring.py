@@ -18,6 +18,7 @@ from tfllmrec.feedback.monitoring import (
     ALPHA,
     PSI_ALARM,
     Alarm,
+    Trial,
     change_lines,
     compare,
     drift_rows,
@@ -135,6 +136,46 @@ def test_groups_by_version_and_scene(day):
     assert [g for g, figure in by_group.items() if g.startswith("version") and figure.alarm] == ["version shop/4"]
     assert by_group["version shop/4"].change < -0.5 and by_group["version shop/3"].change == 0
     assert compare(before, before, scene="scene").alarms == []
+
+
+def with_canary(day, users, clicked):
+    """The day, in whose second half some users get version 4; returns it with what it says of the canary."""
+    half, lists = day.after_s + 43_200, day.lists
+    canary = lists["user"].isin(users) & (lists["time_s"] > half)
+    both = replace(day, lists=lists.assign(version=np.where(canary, "shop/4", "shop/3")))
+    lost = canary.to_numpy()[both.shown["list"]] & (np.random.default_rng(0).random(len(both.shown)) > clicked)
+    shown = both.shown.assign(used=both.shown["used"] & ~lost)
+    used = np.bincount(shown["list"], shown["used"], minlength=len(lists)) > 0
+    return replace(both, shown=shown, lists=both.lists.assign(used=used)), Trial("shop/4", "shop/3", half)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_canary_is_compared_with_the_stable_version_of_the_same_time(day, reference):
+    before = day if reference else None
+    users = day.lists["user"].drop_duplicates()[::4]
+    now, trial = with_canary(day, users, clicked=0.0)
+    assert compare(now, before, items=simulation.CATALOGUE).alarms == []  # nobody says which is the canary
+    report = compare(now, before, items=simulation.CATALOGUE, trial=trial)
+    assert {alarm.about for alarm in report.alarms} == {"ctr (canary shop/4)", "bounce (canary shop/4)"}
+    assert "is 0.00%, with " in report.alarms[0].message and "tfllmrec rollback" in report.alarms[0].message
+    assert report.state == ("compared" if reference else "first") and report.headline.endswith(": 2 alarms.")
+    (ctr,) = [each for each in report.figures if (each.measure, each.group) == ("ctr", "canary shop/4")]
+    stable = now.lists["version"].to_numpy()[now.shown["list"]] == "shop/3"
+    assert ctr.reference_count == pytest.approx((stable & (now.shown["time_s"] > trial.since_s)).sum(), rel=0.02)
+    good = compare(*with_canary(day, users, clicked=1.0)[:1], before, items=simulation.CATALOGUE, trial=trial)
+    assert good.alarms == [] and any(each.group == "canary shop/4" and each.p for each in good.figures)
+
+
+def test_a_canary_that_few_users_got_waits(day):
+    now, trial = with_canary(day, day.lists["user"].drop_duplicates()[:5], clicked=0.0)
+    report = compare(now, day, trial=trial)
+    assert (report.state, report.alarms) == ("waiting", [])
+    assert report.headline.endswith("no alarm; the canary cannot be judged yet.")
+    assert any(note.startswith("the canary shop/4 is not compared yet: expected 30 users") for note in report.notes)
+    untried = compare(replace(day, lists=day.lists.assign(version="shop/3")), None, trial=trial)
+    assert untried.state == "waiting"
+    alone = compare(replace(day, lists=day.lists.assign(version="shop/4")), None, trial=trial)  # it got all requests
+    assert alone.state == "waiting"
 
 
 def test_scores_of_different_versions_are_not_compared(day):
