@@ -255,6 +255,36 @@ def test_without_river_a_note_says_what_is_missing(day, monkeypatch):
     assert report.changes == {} and any("tfllmrec[monitor]" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(
+    ("gap", "state", "shares"),
+    [
+        ((0, 0), "compared", None),
+        ((3, 10), "compared", ("100%", "75%")),
+        ((3, 24), "gap", ("100%", "17%")),
+        ((-1, 24), "gap", ("100%", "0%")),
+        ((27, 47), "gap", ("21%", "100%")),
+    ],
+)
+def test_a_gap_in_a_period_is_noticed(tmp_path, gap, state, shares):
+    """Two days like each other, with clicks in the first hours, and hours without lists."""
+    start, hours = 1.79e9, [hour for hour in range(-5, 48) if not gap[0] <= hour < gap[1]]
+    shown, events = [], []
+    for n, at in enumerate(start + 3600 * hour + 90 * part for hour in hours for part in range(1, 41)):
+        of_list = f"r{n}", at, f"u{n % 40}"
+        shown.append(Exposure(*of_list, "m", 1, "recommend", "i", 0))
+        if (at - start) % 86400 <= 3 * 3600:
+            events.append({"user_id": of_list[2], "item_id": "i", "request_id": of_list[0], "timestamp_s": at + 1})
+    with EventLog(tmp_path / "log", clock=lambda: start + 49 * 3600) as log:
+        log.write([log.check(events)], shown)
+    report = module.monitor(tmp_path / "log", within_s=60, until_s=start + 48 * 3600 + 60)
+    assert (report.state, report.alarms) == (state, [])
+    assert [note for note in report.notes if "hours" in note] == (
+        [] if shares is None
+        else [f"{shares[0]} of the hours of the period have lists, and {shares[1]} of the 24 hours before"]
+    )  # fmt: skip
+    assert report.headline.endswith("no alarm." if state == "compared" else "; nothing to compare them with.")
+
+
 def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
     def folder(name, start, days, clicks):
         rng = np.random.default_rng(days)

@@ -69,8 +69,8 @@ def monitor(
 ) -> None:
     """Compare the newest lists of an event log with earlier lists.
 
-    Exits with 5 if there is an alarm. Exits with 3 if nothing can be said yet: the log is old, or too few users have
-    tried the canary of --model.
+    Exits with 5 if there is an alarm. Exits with 3 if nothing can be said: the log is old or has a gap, or too few
+    users have tried the canary of --model.
     """
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
@@ -95,7 +95,7 @@ def monitor(
         note(f"page: {html}")
     if found.alarms and found.state != "old":  # an old log is not caused by the model: 'watch' must not roll back
         raise typer.Exit(CHECK_FAILED)
-    if found.state in ("old", "waiting"):
+    if found.state in ("old", "gap", "waiting"):
         raise typer.Exit(DataError.exit_code)
 
 

@@ -52,7 +52,8 @@ PSI_MODERATE, PSI_ALARM = 0.1, 0.25
 LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
 #: The maximum number of groups of a kind, such as scenes (the largest are shown), and of hours (the last are shown).
 MOST_GROUPS, MOST_HOURS = 8, 14 * 24
-#: Nothing is compared if the log covers less than this share of the reference period.
+#: Nothing is compared if the log covers less than this share of the reference period; or if the hours with lists are
+#: less than this share as frequent in one of the periods as in the other.
 LEAST_COVERED = 0.5
 #: A field with at most this many different numbers is treated as a category.
 FEW_VALUES = 10
@@ -241,7 +242,8 @@ class Report:
       changes: The changes of streams by measure (ADWIN).
       notes: What could not be compared, and why.
       alarms: The alarms.
-      state: *compared*; *first* if there is nothing to compare with; *waiting* if a canary has too few users yet to be
+      state: *compared*; *first* if there is nothing to compare with, because the log has just begun; *gap* if one of
+        the periods has far fewer hours with lists than the other; *waiting* if a canary has too few users yet to be
         compared with the stable version; or *old* if the newest list is older than the length of the period: then
         nothing is compared, and the only alarm says so.
     """
@@ -259,7 +261,7 @@ class Report:
     changes: dict[str, list[Change]]
     notes: list[str]
     alarms: list[Alarm] = field(default_factory=list)
-    state: Literal["compared", "first", "waiting", "old"] = "compared"
+    state: Literal["compared", "first", "gap", "waiting", "old"] = "compared"
 
     @property
     def headline(self) -> str:
@@ -270,7 +272,8 @@ class Report:
         count = {0: "no alarm", 1: "one alarm"}.get(len(self.alarms), f"{len(self.alarms)} alarms")
         compared = f", compared with {self.reference}: {count}"
         if not self.reference:
-            compared = "; nothing to compare them with yet" + (f": {count}" if self.alarms else "")
+            compared = "; nothing to compare them with" + (" yet" if self.state != "gap" else "")
+            compared += f": {count}" if self.alarms else ""
         return f"{lists}{compared}{'; the canary cannot be judged yet' if self.state == 'waiting' else ''}."
 
     def as_dict(self) -> dict[str, Any]:
@@ -336,12 +339,23 @@ def monitor(
         words, covered = f"the {words_of(length)} before", after - first
         if 0 < covered < length:
             notes.append(f"the log has only {covered / HOUR_S:.1f} hours of {words}")
-        enough = covered >= length * LEAST_COVERED
-        before = read_period(log, after - length, after, within_s, dwell, items) if enough else None
-    before = before if before and len(before.lists) else None
+        begun = covered < length * LEAST_COVERED
+        before = None if begun else read_period(log, after - length, after, within_s, dwell, items)
+    gap = False
+    if before is not None:
+        shares = _hours_with_lists(now), _hours_with_lists(before)
+        if shares[0] != shares[1]:
+            notes.append(f"{shares[0]:.0%} of the hours of the period have lists, and {shares[1]:.0%} of {words}")
+        gap = min(shares) < max(shares) * LEAST_COVERED
     trial = trial if trial and trial.since_s < end_s else None
-    found = compare(now, before, words, log.name, scene, alpha, items, trial)
-    return replace(found, notes=[*notes, *found.notes])
+    found = compare(now, None if gap else before, words, log.name, scene, alpha, items, trial)
+    return replace(found, notes=[*notes, *found.notes], state="gap" if gap else found.state)
+
+
+def _hours_with_lists(period: Observed) -> float:
+    """Returns the share of the hours of a period that have lists."""
+    hours = np.ceil((period.lists[TIME_S] - period.after_s) / HOUR_S)
+    return hours.nunique() / max(np.ceil((period.upto_s - period.after_s) / HOUR_S), 1)
 
 
 def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
