@@ -420,7 +420,8 @@ def compare(
     if trial is not None and waiting:
         notes.append(
             f"the canary {trial.canary} is not compared yet: expected {MIN_USERS} users who got its lists, and "
-            f"{MIN_USERS} who got those of {trial.stable}, while both answered after {clock_of(trial.since_s)} UTC"
+            f"{MIN_USERS} who got those of {trial.stable}, while both answered after {clock_of(trial.since_s)} UTC; "
+            "'tfllmrec serve --canary-share' divides the users"
         )
     drifts = [] if before is None else list(_drifts(now, before, notes))
     exposed = [] if before is None else _exposed(now, before, items)
