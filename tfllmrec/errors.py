@@ -6,7 +6,8 @@ traceback and exits with the class's ``exit_code``; an error of any other class 
 
 from .wording import visible
 
-#: The exit code of a check that runs and fails: an alarm of ``tfllmrec monitor``, or a run that is not promoted.
+#: The exit code of a check that runs and fails: an alarm of ``tfllmrec monitor`` or ``tfllmrec experiment analyze``, or
+#: a run that is not promoted.
 CHECK_FAILED = 5
 
 

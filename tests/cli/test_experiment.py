@@ -89,12 +89,16 @@ def test_users_who_are_not_in_the_experiment_yet_are_ignored(program, files):
     ]  # fmt: skip
 
 
-def test_a_wrong_sample_ratio_is_printed(program, files):
+def test_a_wrong_sample_ratio_exits_with_5(program, files):
     answer = program("experiment", "analyze", files / "log.parquet", *ARMS[:-1], "new=0.2")
-    assert answer.code == 0 and "alarm: The numbers of users do not fit the shares" in answer.out
+    assert answer.code == 5 and "alarm: The numbers of users do not fit the shares" in answer.out
     page = files / "page.html"
     program("experiment", "analyze", files / "log.parquet", *ARMS[:-1], "new=0.2", "--html", page, "--alpha", "0.1")
     assert "Alarm: The numbers of users" in told(check(page)) and "90 % interval" in page.read_text()
+    log = pd.read_parquet(files / "log.parquet")
+    log[log["arm"] == "control"].to_parquet(files / "log.parquet")
+    answer = program("experiment", "analyze", files / "log.parquet", *ARMS)
+    assert answer.code == 5 and "new 0 (expected " in answer.out and "Differences" not in answer.out
 
 
 @pytest.mark.parametrize(

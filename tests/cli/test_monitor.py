@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from html_pages import check, told
 
-from tfllmrec.feedback.event_log import EventLog
+from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.engine import Engine, Limits
 from tfllmrec.server.lists import Items
@@ -19,6 +19,7 @@ from tfllmrec.server.models_config import ModelSource
 from tfllmrec.server.rest import rest_app
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
 from tfllmrec.serving.layout import EXTRA, ITEMS
+from tfllmrec.serving.promotion import PROMOTIONS, set_canary
 
 IDS = TensorSpec(STRING, (None, None))
 FULL = Signature(
@@ -145,6 +146,38 @@ def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
     answer = program("monitor", fell, "--since", "30h", "--reference", steady, "--json")
     about = [each["about"] for each in json.loads(answer.out)["alarms"]]
     assert answer.code == 5 and about == ["ctr (all)", "bounce (all)"]
+
+
+def test_a_canary_is_judged_when_enough_users_have_tried_it(program, tmp_path):
+    model, hour = tmp_path / "shop", time.time() - 3600
+    for version in ("1", "2"):
+        (model / version / EXTRA).mkdir(parents=True)
+        pd.DataFrame({"item_id": ["a"], "train_events": [1], "stratum": ["head"]}).to_parquet(
+            model / version / EXTRA / ITEMS
+        )
+        state = set_canary(model, int(version))
+    began = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(hour - 1))
+    steps = [step.model_copy(update={"time": began}) for step in state.history]
+    (model / PROMOTIONS).write_text(state.model_copy(update={"history": steps}).model_dump_json())
+
+    def serve(version, clicks):
+        lists, events = [], []
+        for n in range(40):
+            lists.append((f"r{version}-{n}", hour + 10 * n, f"u{version}-{n}", "shop", version, "recommend"))
+            if n < clicks:
+                of_list = {"user_id": lists[-1][2], "item_id": "a", "request_id": lists[-1][0]}
+                events.append({**of_list, "kind": "click", "timestamp_s": lists[-1][1] + 1})
+        with EventLog(tmp_path / "log") as log:
+            shown, asked = [Exposure(*each, "a", 0) for each in lists], [RequestRecord(*each, 1) for each in lists]
+            log.write([log.check(events)], shown, asked)
+
+    serve(1, clicks=30)
+    answer = program("monitor", tmp_path / "log", "--model", model, "--within", "5s")
+    assert answer.code == 3 and "the canary shop/2 is not compared yet: expected 30 users" in answer.out
+    assert program("monitor", tmp_path / "log", "--model", model / "1", "--within", "5s").code == 0
+    serve(2, clicks=0)
+    answer = program("monitor", tmp_path / "log", "--model", model, "--within", "5s")
+    assert answer.code == 5 and "alarm: ctr (canary shop/2) is 0.00%, with 76.92% in the stable version" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,15 @@ def test_the_token_may_be_in_the_environment(program, served, tmp_path, monkeypa
     assert served.asked[0].token == "secret"
 
 
+def test_the_share_of_a_canary_is_between_0_and_1(program, served, tmp_path):
+    assert program("serve", tmp_path, "--canary-share", "0.1").code == 0
+    assert served.asked.pop().canary_share == 0.1
+    for share in ("0", "1"):
+        answer = program("serve", tmp_path, "--canary-share", share)
+        assert answer.code == 2 and f"--canary-share {share}: expected a number above 0" in answer.err
+    assert not served.asked
+
+
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "schlüssel"])
 def test_a_token_in_the_environment_is_one_word_too(program, served, tmp_path, monkeypatch, token):
     monkeypatch.setenv("TFLLMREC_TOKEN", token)

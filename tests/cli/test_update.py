@@ -160,7 +160,7 @@ def test_watching_does_a_round_after_the_other(program, monkeypatch, tmp_path):
     assert "this round ended with exit code 5" in answer.err
     assert rounds[0][1:] == [
         *("-m", "tfllmrec", "watch", str(run_folder), "--log", str(log), "--model", str(tmp_path / "shop"), "--once"),
-        *("--keep", "5", "--alarm", "monitor log"),
+        *("--every", "90s", "--keep", "5", "--alarm", "monitor log"),
     ]
     answer = program(*command, "--every", "ten")
     assert answer.code == 2 and "expected a period such as 90s" in answer.err

@@ -28,6 +28,13 @@ def test_the_page_has_users_differences_and_how_to_read_them(tmp_path):
     assert text.count("<svg") == 1 and "difference to control, with its 95 % interval" in text
 
 
+def test_the_page_of_an_experiment_without_users_in_an_arm_has_the_alarm(tmp_path):
+    table = pd.DataFrame({"user_id": range(1000), "arm": "a", "value": 1.0})
+    analysis = analyze(Users(table), Experiment("e", {"a": 1, "b": 1}), [Metric("value")])
+    words = told(check(write_experiment(analysis, tmp_path / "page.html")))
+    assert "Alarm: The numbers of users do not fit the shares: a 1,000 (expected 500), b 0" in words
+
+
 def test_names_of_the_data_do_not_break_the_page(tmp_path, hostile):
     for number, name in enumerate(hostile):
         arms = {f"{name}1": 1, f"{name}2": 1}

@@ -387,6 +387,26 @@ def test_exported_exposures(log, tmp_path):
     }  # fmt: skip
 
 
+def test_a_log_from_before_there_were_arms_is_read_and_written(log, tmp_path):
+    plain = Exposure("r", NOW, "u", "m", 1, "recommend", "i", 0)
+    log.write([], [plain])
+    log.close()
+    with sqlite3.connect(log.folder / LOG_FILE) as connection:
+        for column in ("experiment", "arm"):
+            connection.execute(f"ALTER TABLE exposures DROP COLUMN {column}")
+    connection.close()
+    export(log.folder, tmp_path / "x.parquet", exposures=True)
+    assert not {"experiment", "arm"} & set(pyarrow.parquet.read_table(tmp_path / "x.parquet").column_names)
+    with LogReader(log.folder) as reader:
+        assert list(reader.between("exposures", ["time_s", "arm"], 0, NOW)) == [[(NOW, None)]]
+    with EventLog(log.folder) as opened:
+        assigned = plain._replace(request_id="s", experiment="m/2", arm="canary")
+        opened.write([], [assigned])
+        assert list(opened.shown()) == [plain, assigned]
+    export(log.folder, tmp_path / "x.parquet", exposures=True)
+    assert pyarrow.parquet.read_table(tmp_path / "x.parquet")["arm"].to_pylist() == [None, "canary"]
+
+
 def test_exposures_of_searches_are_left_out(log, tmp_path):
     names = ["recommend", "search", "recommend_full", "search"]
     log.write([], [Exposure(f"r{n}", NOW, None, "m", 1, name, "i", 0) for n, name in enumerate(names)])

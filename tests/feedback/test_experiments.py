@@ -202,12 +202,26 @@ def test_a_wrong_sample_ratio_is_an_alarm():
         assert not analyze(table(np.arange(990.0), np.arange(1010.0)), PAIR, [Metric("value")], looks=looks).alarms
 
 
+@pytest.mark.parametrize(("users", "alarm"), [(1000, True), (5, False)])
+@pytest.mark.parametrize("lost", ["control", "new"])
+def test_an_arm_without_users_is_an_alarm_if_it_should_have_some(users, alarm, lost):
+    there = {"control": "new", "new": "control"}[lost]
+    log = exposures(*((f"u{n}", there, n % 2) for n in range(users)))
+    analysis = analyze(users_of(log, PAIR), PAIR, [RATIO])
+    assert analysis.sample_ratio.users == {there: users, lost: 0} and analysis.comparisons == []
+    assert bool(analysis.alarms) == analysis.sample_ratio.alarm == alarm
+    three = Experiment("e", {**PAIR.arms, "rest": 0.001})
+    log = exposures(*((f"u{n}", ("control", "new")[n % 2], n % 3) for n in range(users)))
+    early = analyze(users_of(log, three), three, [RATIO])
+    assert not early.alarms and [each.arm for each in early.comparisons] == ["new"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"drop": "arm"}, "Expected a column 'arm' in the exposure log"),
         ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'.*--ignore-arm"),
-        ({"arm": "new"}, "no user who is only in the arm 'control'"),
+        ({"user_id": "1"}, "no user who is in one arm of 'e' only"),
         ({"reward": "much"}, "a finite number in each row of the column 'reward' of the exposure log; found 'much'"),
         ({"experiment": "f"}, "has no row of the experiment 'e'. It has: f"),
     ],

@@ -18,6 +18,7 @@ from tfllmrec.feedback.monitoring import (
     ALPHA,
     PSI_ALARM,
     Alarm,
+    Trial,
     change_lines,
     compare,
     drift_rows,
@@ -137,6 +138,46 @@ def test_groups_by_version_and_scene(day):
     assert compare(before, before, scene="scene").alarms == []
 
 
+def with_canary(day, users, clicked):
+    """The day, in whose second half some users get version 4; returns it with what it says of the canary."""
+    half, lists = day.after_s + 43_200, day.lists
+    canary = lists["user"].isin(users) & (lists["time_s"] > half)
+    both = replace(day, lists=lists.assign(version=np.where(canary, "shop/4", "shop/3")))
+    lost = canary.to_numpy()[both.shown["list"]] & (np.random.default_rng(0).random(len(both.shown)) > clicked)
+    shown = both.shown.assign(used=both.shown["used"] & ~lost)
+    used = np.bincount(shown["list"], shown["used"], minlength=len(lists)) > 0
+    return replace(both, shown=shown, lists=both.lists.assign(used=used)), Trial("shop/4", "shop/3", half)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_canary_is_compared_with_the_stable_version_of_the_same_time(day, reference):
+    before = day if reference else None
+    users = day.lists["user"].drop_duplicates()[::4]
+    now, trial = with_canary(day, users, clicked=0.0)
+    assert compare(now, before, items=simulation.CATALOGUE).alarms == []  # nobody says which is the canary
+    report = compare(now, before, items=simulation.CATALOGUE, trial=trial)
+    assert {alarm.about for alarm in report.alarms} == {"ctr (canary shop/4)", "bounce (canary shop/4)"}
+    assert "is 0.00%, with " in report.alarms[0].message and "tfllmrec rollback" in report.alarms[0].message
+    assert report.state == ("compared" if reference else "first") and report.headline.endswith(": 2 alarms.")
+    (ctr,) = [each for each in report.figures if (each.measure, each.group) == ("ctr", "canary shop/4")]
+    stable = now.lists["version"].to_numpy()[now.shown["list"]] == "shop/3"
+    assert ctr.reference_count == pytest.approx((stable & (now.shown["time_s"] > trial.since_s)).sum(), rel=0.02)
+    good = compare(*with_canary(day, users, clicked=1.0)[:1], before, items=simulation.CATALOGUE, trial=trial)
+    assert good.alarms == [] and any(each.group == "canary shop/4" and each.p for each in good.figures)
+
+
+def test_a_canary_that_few_users_got_waits(day):
+    now, trial = with_canary(day, day.lists["user"].drop_duplicates()[:5], clicked=0.0)
+    report = compare(now, day, trial=trial)
+    assert (report.state, report.alarms) == ("waiting", [])
+    assert report.headline.endswith("no alarm; the canary cannot be judged yet.")
+    assert any(note.startswith("the canary shop/4 is not compared yet: expected 30 users") for note in report.notes)
+    untried = compare(replace(day, lists=day.lists.assign(version="shop/3")), None, trial=trial)
+    assert untried.state == "waiting"
+    alone = compare(replace(day, lists=day.lists.assign(version="shop/4")), None, trial=trial)  # it got all requests
+    assert alone.state == "waiting"
+
+
 def test_scores_of_different_versions_are_not_compared(day):
     other = replace(day, lists=day.lists.assign(version="shop/4"))
     report = compare(other, day)
@@ -212,6 +253,36 @@ def test_without_river_a_note_says_what_is_missing(day, monkeypatch):
     monkeypatch.setitem(sys.modules, "river.drift", None)
     report = compare(day, None)
     assert report.changes == {} and any("tfllmrec[monitor]" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("gap", "state", "shares"),
+    [
+        ((0, 0), "compared", None),
+        ((3, 10), "compared", ("100%", "75%")),
+        ((3, 24), "gap", ("100%", "17%")),
+        ((-1, 24), "gap", ("100%", "0%")),
+        ((27, 47), "gap", ("21%", "100%")),
+    ],
+)
+def test_a_gap_in_a_period_is_noticed(tmp_path, gap, state, shares):
+    """Two days like each other, with clicks in the first hours, and hours without lists."""
+    start, hours = 1.79e9, [hour for hour in range(-5, 48) if not gap[0] <= hour < gap[1]]
+    shown, events = [], []
+    for n, at in enumerate(start + 3600 * hour + 90 * part for hour in hours for part in range(1, 41)):
+        of_list = f"r{n}", at, f"u{n % 40}"
+        shown.append(Exposure(*of_list, "m", 1, "recommend", "i", 0))
+        if (at - start) % 86400 <= 3 * 3600:
+            events.append({"user_id": of_list[2], "item_id": "i", "request_id": of_list[0], "timestamp_s": at + 1})
+    with EventLog(tmp_path / "log", clock=lambda: start + 49 * 3600) as log:
+        log.write([log.check(events)], shown)
+    report = module.monitor(tmp_path / "log", within_s=60, until_s=start + 48 * 3600 + 60)
+    assert (report.state, report.alarms) == (state, [])
+    assert [note for note in report.notes if "hours" in note] == (
+        [] if shares is None
+        else [f"{shares[0]} of the hours of the period have lists, and {shares[1]} of the 24 hours before"]
+    )  # fmt: skip
+    assert report.headline.endswith("no alarm." if state == "compared" else "; nothing to compare them with.")
 
 
 def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):

@@ -127,6 +127,20 @@ def test_missing_support_is_counted():
     assert any("effective sample size is" in warning for warning in found.warnings)
 
 
+def test_positions_without_randomness_are_told_and_a_log_of_them_is_refused():
+    frame = pd.DataFrame({"item_id": ["a", "b"] * 50, "position": [0, 1] * 50, "propensity": 1.0, "reward": 1.0})
+    target = np.full(100, 0.5)
+    with pytest.raises(DataError, match="All propensities are 1: no item was chosen at random"):
+        estimate(ExposureLog.from_frame(frame), target)
+    same = estimate(ExposureLog.from_frame(frame), np.ones(100))  # a policy that shows the same items
+    assert same.estimates["ips"].value == 1 and not any("at random" in each for each in same.warnings)
+    log = ExposureLog.from_frame(frame.assign(propensity=[1.0, 0.5] * 50))
+    (told,) = [each for each in estimate(log, target).warnings if "at random" in each]
+    assert told.startswith("No item was chosen at random at 1 of 2 positions (0 to 0), where the target policy")
+    as_shown = np.where(log.position == 0, 1.0, 0.5)
+    assert not any("at random" in each for each in estimate(log, as_shown).warnings)
+
+
 def test_propensities_that_do_not_fit_are_told():
     log, target = planted(np.random.default_rng(3), 2000, [0.2, 0.2, 0.6])
     wrong = ExposureLog(log.items, log.positions, log.item, log.position, log.request, log.propensity / 2, log.reward)

@@ -1,8 +1,10 @@
 """A round of watching, with stand-ins for what takes minutes."""
 
 import json
+import re
 import shutil
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -68,10 +70,11 @@ def shop(monkeypatch, tmp_path):
 
     def once(**options):
         shop.done.clear()
+        options = {"every_s": 0, **options}
         state = watch.watch_once(shop.run, shop.log, shop.model, tell=shop.told.append, **options)
         return state.stable, state.canary
 
-    shop.once, shop.event = once, event
+    shop.once, shop.event, shop.promote = once, event, promote_run
     finished(shop.run)
     event()
     return shop
@@ -82,6 +85,32 @@ def test_a_canary_is_promoted_a_round_later(shop):
     assert shop.done == [("promote", "run", False), ("update", "run", "1"), ("promote", "1", True)]
     assert shop.once() == (2, None) and shop.done == []
     assert shop.told[-1] == "nothing was updated"
+
+
+def test_a_canary_is_served_for_the_time_between_rounds(shop, monkeypatch):
+    """Also if a watch is stopped, and started again at once."""
+    assert shop.once(every_s=600) == (1, 2)
+    shop.event()
+    assert shop.once(every_s=600) == (1, 2) and shop.done == []
+    assert re.fullmatch(r"version 2 has been the canary for \d+ s: expected 600 s", shop.told[-1])
+    later = time.time() + 600
+    monkeypatch.setattr(watch, "time", types.SimpleNamespace(time=lambda: later))
+    assert shop.once(every_s=600) == (2, 3)
+
+
+def test_a_canary_that_a_person_set_is_left_to_the_person(shop):
+    shop.once()
+    shop.once()
+    other = shop.run.with_name("other")
+    shop.promote(types.SimpleNamespace(folder=other), shop.model, canary=True, tell=shop.told.append)
+    shop.event()
+    assert shop.once() == (2, 3) and shop.done == []
+    assert shop.told[-1].startswith("version 3 is no canary of this watch: it waits for 'tfllmrec promote ")
+    (shop.model / "3" / "assets.extra" / "tfllmrec.json").write_text("{}")  # not even exported from a run
+    assert shop.once() == (2, 3)
+    promotion.promote(shop.model)
+    (shop.model / "3" / "assets.extra" / "tfllmrec.json").write_text(json.dumps({"run": str(shop.run)}))
+    assert shop.once() == (3, 4)
 
 
 def test_a_log_without_anything_new_is_read_once(shop):
@@ -314,7 +343,8 @@ def test_a_log_is_watched_from_events_to_a_rollback(chain_run, chain_version, ne
     told = []
 
     def once(**options):
-        state = watch.watch_once(run, tmp_path / "log", model, items=newer_items, tell=told.append, **options)
+        options |= {"items": newer_items, "every_s": 0}
+        state = watch.watch_once(run, tmp_path / "log", model, tell=told.append, **options)
         return state.stable, state.canary
 
     with EventLog(tmp_path / "log") as log:

@@ -11,6 +11,7 @@ import typer
 from tfllmrec.cli.arguments import Json
 from tfllmrec.cli.output import note, print_json, print_table, say, working
 from tfllmrec.columns import ARM, EXPERIMENT, USER
+from tfllmrec.errors import CHECK_FAILED
 from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def analyze(
 ) -> None:
     """Compare the arms of an experiment, and check user numbers.
 
-    Each arm is compared with the first one.
+    Each arm is compared with the first one. Exits with 5 if there is an alarm: the differences cannot be trusted.
     """
     experiment, metrics = _experiment(name, arm, ""), _metrics(metric or [METRIC], covariate or [])
     from tfllmrec.feedback.experiments import analyze as analyzed
@@ -205,6 +206,8 @@ def analyze(
         print_analysis(analysis)
     if html is not None:
         note(f"page: {html}")
+    if analysis.alarms:
+        raise typer.Exit(CHECK_FAILED)
 
 
 def print_analysis(analysis: Analysis) -> None:
@@ -212,9 +215,10 @@ def print_analysis(analysis: Analysis) -> None:
     from tfllmrec.feedback.experiments import comparison_rows, user_rows
 
     print_table(f"{analysis.experiment}: users", *user_rows(analysis), words=("arm",))
-    print_table(
-        f"Differences to {analysis.control}, {analysis.described}", *comparison_rows(analysis), words=("metric",)
-    )
+    if analysis.comparisons:
+        print_table(
+            f"Differences to {analysis.control}, {analysis.described}", *comparison_rows(analysis), words=("metric",)
+        )
     for line in analysis.left_out:
         say(line)
     for alarm in analysis.alarms:

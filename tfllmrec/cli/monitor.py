@@ -15,7 +15,7 @@ from tfllmrec.errors import CHECK_FAILED, DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tfllmrec.feedback.monitoring import Report
+    from tfllmrec.feedback.monitoring import Report, Trial
 
 
 def monitor(
@@ -35,7 +35,7 @@ def monitor(
             "--model",
             metavar="SAVED_MODEL",
             help="saved_models/NAME (its newest version) or saved_models/NAME/1: for figures by stratum of the items, "
-            "and for their popularity.",
+            "and for their popularity. saved_models/NAME also compares a canary with the stable version.",
         ),
     ] = None,
     since: Annotated[
@@ -69,18 +69,20 @@ def monitor(
 ) -> None:
     """Compare the newest lists of an event log with earlier lists.
 
-    Exits with 5 if there is an alarm, and with 3 if the log is old.
+    Exits with 5 if there is an alarm. Exits with 3 if nothing can be said: the log is old or has a gap, or too few
+    users have tried the canary of --model.
     """
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
-    items = None if model is None else _items(model)
+    items, trial = (None, None) if model is None else (_items(model), _trial(model))
     until_s = None if until is None else until.replace(tzinfo=until.tzinfo or datetime.UTC).timestamp()
     from tfllmrec.feedback.monitoring import monitor as monitored
 
     with working():
         found = monitored(
-            log, before, items, since_s=since_s, within_s=within_s, scene=scene, dwell=dwell, until_s=until_s
-        )
+            log, before, items, since_s=since_s, within_s=within_s, scene=scene, dwell=dwell, until_s=until_s,
+            trial=trial,
+        )  # fmt: skip
         if html is not None:
             from tfllmrec.explain.monitoring import write_monitoring
 
@@ -91,10 +93,10 @@ def monitor(
         print_report(found)
     if html is not None:
         note(f"page: {html}")
-    if found.state == "old":  # not caused by the model, so 'watch' must not treat it as an alarm
-        raise typer.Exit(DataError.exit_code)
-    if found.alarms:
+    if found.alarms and found.state != "old":  # an old log is not caused by the model: 'watch' must not roll back
         raise typer.Exit(CHECK_FAILED)
+    if found.state in ("old", "gap", "waiting"):
+        raise typer.Exit(DataError.exit_code)
 
 
 def print_report(report: Report) -> None:
@@ -136,3 +138,15 @@ def _items(model: Path) -> pd.DataFrame:
     if STRATUM not in items:
         raise ModelError(f"{model} was exported by a version of tfllmrec that wrote no strata: export the run again.")
     return items
+
+
+def _trial(model: Path) -> Trial | None:
+    """Returns the canary of a model's folder; ``None`` if there is none."""
+    from tfllmrec.feedback.monitoring import Trial
+    from tfllmrec.serving.promotion import read_promotions
+
+    state = read_promotions(model)
+    if state.canary is None or state.canary_since_s is None:
+        return None
+    name = model.resolve().name
+    return Trial(f"{name}/{state.canary}", f"{name}/{state.stable}", state.canary_since_s)

@@ -113,6 +113,14 @@ def serve(
             "/v1/events), and the lists of recommend and search are logged. MODELS may then be an empty folder.",
         ),
     ] = None,
+    canary_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of users who get the canary, such as 0.1, if their requests name no version; the others get "
+            "the stable version. Default: such requests get the newest version.",
+        ),
+    ] = None,
     explore: Annotated[
         float | None,
         typer.Option(
@@ -156,6 +164,8 @@ def serve(
     change.
     """
     require(models)
+    if canary_share is not None and not 0 < canary_share < 1:
+        raise typer.BadParameter(f"--canary-share {canary_share:g}: expected a number above 0 and below 1.")
     token = _token(token_file)
     if page and token:
         raise ConfigError("--page: a browser sends no token, so it would see nothing: leave out one of them.")
@@ -191,6 +201,7 @@ def serve(
         allow_reload=allow_reload,
         log=log,
         exploration=exploration,
+        canary_share=canary_share,
         limits=limits,
     )
     try:

@@ -19,7 +19,10 @@ def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run; exported first if there is no version.")],
     log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' writes it.")],
     model: Annotated[Path, typer.Option("--model", metavar="saved_models/NAME", help="The folder with the versions.")],
-    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two rounds: 90s, 10m, 2h.")] = "10m",
+    every: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Time between two rounds, and least age of a canary to promote: 90s, 10m."),
+    ] = "10m",
     once: Annotated[bool, typer.Option("--once", help="Run one round and exit, for cron.")] = False,
     items: Items = None,
     alarm: Annotated[
@@ -34,7 +37,7 @@ def watch(
 ) -> None:
     """Update and promote a model as new events arrive.
 
-    Runs until Ctrl-C, or for one round with --once. A round promotes the canary of the previous round, and updates the
+    Runs until Ctrl-C, or for one round with --once. A round promotes the canary of an earlier round, and updates the
     run of the stable version with the events of the log. If the update is not worse, it becomes the next canary. On an
     alarm, the last step is rolled back.
     """
@@ -53,14 +56,14 @@ def watch(
 
         with working():
             alarms = alarms_of_command(alarm) if alarm else None
-            state = watch_once(run, log, model, items=items, alarms=alarms, keep=keep)
+            state = watch_once(run, log, model, items=items, alarms=alarms, keep=keep, every_s=seconds)
         if json:
             print_json({"labels": state.labels, "step": state.history[-1].model_dump() if state.history else None})
         else:
             say(", ".join(f"{label}: version {number}" for label, number in state.labels.items()))
         return
     command = [sys.executable, "-m", "tfllmrec", "watch", str(run), "--log", str(log), "--model", str(model), "--once"]
-    command += ["--keep", str(keep), *(["--items", str(items)] if items else [])]
+    command += ["--every", every, "--keep", str(keep), *(["--items", str(items)] if items else [])]
     command += [*(["--alarm", alarm] if alarm else []), *(["--json"] if json else [])]
     first = True
     while True:
@@ -73,4 +76,4 @@ def watch(
         first = False
         if code:
             note(f"this round ended with exit code {code}; the next one tries again")
-        time.sleep(seconds)  # counted from the end of the round, so that a canary is served this long before promotion
+        time.sleep(seconds)  # counted from the end of the round, so that the next one finds its canary old enough

@@ -29,15 +29,16 @@ def write_experiment(analysis: Analysis, out: Path) -> Path:
     """
     require_jinja()
     differences = Section("Differences")
-    differences.table(Table(*comparison_rows(analysis), note=f"Intervals: {analysis.described}."))
     by_metric: dict[str, dict[str, tuple[float, float | None, float | None]]] = {}
     for each in analysis.comparisons:
         by_metric.setdefault(each.metric, {})[each.arm] = (each.difference, each.low, each.high)
-    differences.figure(
-        difference_intervals(by_metric, analysis.control, 1 - analysis.alpha),
-        "differences",
-        "Difference of each arm to the control. Filled circles: the interval excludes 0.",
-    )
+    if by_metric:
+        differences.table(Table(*comparison_rows(analysis), note=f"Intervals: {analysis.described}."))
+        differences.figure(
+            difference_intervals(by_metric, analysis.control, 1 - analysis.alpha),
+            "differences",
+            "Difference of each arm to the control. Filled circles: the interval excludes 0.",
+        )
     users = Section("Users")
     users.table(Table(*user_rows(analysis)))
     users.items(analysis.left_out)
@@ -47,7 +48,7 @@ def write_experiment(analysis: Analysis, out: Path) -> Path:
         "title": f"Experiment {analysis.experiment}",
         "headline": analysis.headline,
         "alarms": analysis.alarms,
-        "sections": [differences, users, reading],
+        "sections": [section for section in (differences, users, reading) if section.parts],
         "version": __version__,
     }
     write_text(out, html_page("report.html", **facts))

@@ -29,6 +29,7 @@ from tfllmrec.client.answers import Receipt
 from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, POSITION, RATING, RECEIVED, REQUEST_ID, TIMESTAMP, USER
 from tfllmrec.data.files.event_log import (
     APPLICATION,
+    ARMS,
     CLAIMED,
     EVENTS,
     EXPOSURE_TYPES,
@@ -87,6 +88,8 @@ class Exposure(NamedTuple):
       item_id: The shown item.
       position: The position in the list, from 0.
       propensity: The probability with which the policy puts this item at this position; 1 without randomness.
+      experiment: The experiment, if the server assigned the request to an arm: ``MODEL/VERSION`` of the canary.
+      arm: The arm, ``stable`` or ``canary``, if there is an experiment.
     """
 
     request_id: str
@@ -98,6 +101,8 @@ class Exposure(NamedTuple):
     item_id: str
     position: int
     propensity: float = 1.0
+    experiment: str | None = None
+    arm: str | None = None
 
 
 class RequestRecord(NamedTuple):
@@ -186,6 +191,10 @@ class EventLog:
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {LAYOUT}")
             connection.execute(TABLE_OF_REQUESTS)
+            there = {column[1] for column in connection.execute(f"PRAGMA table_info({EXPOSURES})")}
+            for column in ARMS:
+                if column not in there:
+                    connection.execute(f"ALTER TABLE {EXPOSURES} ADD COLUMN {column} TEXT")
 
     def _is_new(self) -> bool:
         """Returns whether the file has no tables yet, for example after a kill during its creation.

@@ -146,7 +146,7 @@ class Analysis:
       alpha: The error rate of all intervals together.
       planned_users: The number of users at which intervals of many looks are tightest.
       sample_ratio: The check of the sample ratio.
-      comparisons: The comparisons of all metrics and arms.
+      comparisons: The comparisons of all metrics and arms, without arms that have no users.
       in_two_arms: See :class:`Users`.
       exposures_without_user: See :class:`Users`.
       exposures_without_arm: See :class:`Users`.
@@ -242,7 +242,7 @@ def users_of(
     Raises:
       ConfigError: An ignored arm is an arm of the experiment.
       DataError: A column is missing or holds other values than numbers; the log has no row of the experiment, has an
-        arm that the experiment does not have, or has no user in an arm; the outcomes have a user twice.
+        arm that the experiment does not have, or has no user in a single arm; the outcomes have a user twice.
     """
     if both := sorted(set(ignored_arms) & set(experiment.arms)):
         raise ConfigError(f"Expected arms that are either compared or ignored; {both[0]!r} is both.")
@@ -273,8 +273,8 @@ def users_of(
     if REWARD in table:
         of_users[REWARD] = groups[REWARD].sum()
     in_one = of_users[of_users["arms"] == 1].drop(columns="arms").reset_index()
-    if absent := [arm for arm in experiment.arms if arm not in set(in_one[ARM])]:
-        raise DataError(f"{log.capitalize()} has no user who is only in the arm {absent[0]!r} of {experiment.name!r}.")
+    if in_one.empty:
+        raise DataError(f"{log.capitalize()} has no user who is in one arm of {experiment.name!r} only.")
     without, columns = 0, tuple[str, ...]()
     if outcomes is not None:
         in_one, without, columns = _with_outcomes(in_one, outcomes)
@@ -359,15 +359,17 @@ def analyze(
     for metric in metrics:
         values, base, covariate = _columns_of(users, metric)
         estimates = arm_estimates(arm_of, len(arms), values, base, covariate)
-        if not np.isfinite(estimates.value).all():
-            arm = arms[int(np.flatnonzero(~np.isfinite(estimates.value))[0])]
+        if len(without := np.flatnonzero(~np.isfinite(estimates.value) & (counts > 0))):
+            arm = arms[int(without[0])]
             raise DataError(
                 f"The metric {metric.name} has no value in the arm {arm!r}: {metric.per} adds up to 0 there."
             )
-        compared += [(metric, arm, place, estimates) for place, arm in enumerate(arms) if place > 0]
+        compared += [(metric, arm, place, estimates) for place, arm in enumerate(arms) if place and counts[place]]
+    if not counts[0]:
+        compared = []
+    planned = len(metrics) * (len(arms) - 1)  # the same at all looks, also before each arm has users
     differences = [
-        difference_of(estimates, place, looks, alpha, len(compared), planned_users)
-        for _, _, place, estimates in compared
+        difference_of(estimates, place, looks, alpha, planned, planned_users) for _, _, place, estimates in compared
     ]
     adjusted = iter(holm([found.p for found in differences if found is not None]))
     comparisons = []

@@ -5,6 +5,9 @@
 matters: at least :data:`LEAST_CHANGE` of the reference in the wrong direction for rates and means, :data:`PSI_ALARM`
 for distributions, and :data:`LEAST_COVERAGE` or :data:`LEAST_SPREAD` for exposure. The mix of users and the time of day
 are part of the comparison: compare whole days with whole days, or the daily cycle counts as a change, too.
+
+**Canary.** A new version has no reference. So the lists of a canary are compared with those of the stable version from
+the same time, together with the other comparisons.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from tfllmrec.columns import (
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.drift import Change, Shift, Spread, changes, exposure, shift
 from tfllmrec.feedback.observed import FIELD, Observed, ends_of, newest_event_s, read_period
-from tfllmrec.feedback.rates import Estimate, estimate, p_of_difference
+from tfllmrec.feedback.rates import MIN_USERS, Estimate, estimate, p_of_difference
 from tfllmrec.feedback.repeated_looks import holm
 from tfllmrec.wording import clipped
 
@@ -49,7 +52,8 @@ PSI_MODERATE, PSI_ALARM = 0.1, 0.25
 LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
 #: The maximum number of groups of a kind, such as scenes (the largest are shown), and of hours (the last are shown).
 MOST_GROUPS, MOST_HOURS = 8, 14 * 24
-#: Nothing is compared if the log covers less than this share of the reference period.
+#: Nothing is compared if the log covers less than this share of the reference period; or if the hours with lists are
+#: less than this share as frequent in one of the periods as in the other.
 LEAST_COVERED = 0.5
 #: A field with at most this many different numbers is treated as a category.
 FEW_VALUES = 10
@@ -123,12 +127,33 @@ _EXPOSURE_ADVICE = {
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A canary beside the stable version.
+
+    Attributes:
+      canary: The canary, as ``MODEL/VERSION``.
+      stable: The stable version, as ``MODEL/VERSION``.
+      since_s: When the canary got its label, in seconds since 1970.
+    """
+
+    canary: str
+    stable: str
+    since_s: float
+
+    @property
+    def group(self) -> str:
+        """The group of its figures."""
+        return f"canary {self.canary}"
+
+
+@dataclass(frozen=True)
 class Figure:
     """A measure of a group in both periods.
 
     Attributes:
       measure: A key of :data:`MEASURES`.
-      group: ``all`` recommendations, ``stratum tail``, ``version shop/3``, ``scene feed``, or ``searches``.
+      group: ``all`` recommendations, ``stratum tail``, ``version shop/3``, ``scene feed``, or ``searches``; or
+        ``canary shop/4``, whose reference is the stable version in the same time.
       value: The value in the period.
       low: The lower end of its 95 % interval.
       high: The upper end of its 95 % interval.
@@ -217,8 +242,10 @@ class Report:
       changes: The changes of streams by measure (ADWIN).
       notes: What could not be compared, and why.
       alarms: The alarms.
-      state: *compared*; *first* if there is nothing to compare with; or *old* if the newest list is older than the
-        length of the period: then nothing is compared, and the only alarm says so.
+      state: *compared*; *first* if there is nothing to compare with, because the log has just begun; *gap* if one of
+        the periods has far fewer hours with lists than the other; *waiting* if a canary has too few users yet to be
+        compared with the stable version; or *old* if the newest list is older than the length of the period: then
+        nothing is compared, and the only alarm says so.
     """
 
     log: str
@@ -234,7 +261,7 @@ class Report:
     changes: dict[str, list[Change]]
     notes: list[str]
     alarms: list[Alarm] = field(default_factory=list)
-    state: Literal["compared", "first", "old"] = "compared"
+    state: Literal["compared", "first", "gap", "waiting", "old"] = "compared"
 
     @property
     def headline(self) -> str:
@@ -242,10 +269,12 @@ class Report:
         lists = f"{self.lists[0]:,} lists from {clock_of(self.after_s)} to {clock_of(self.upto_s)} UTC"
         if self.state == "old":
             return f"The log is old: {lists} are its newest, and are not compared."
-        if self.state == "first":
-            return f"{lists}; nothing to compare them with yet."
         count = {0: "no alarm", 1: "one alarm"}.get(len(self.alarms), f"{len(self.alarms)} alarms")
-        return f"{lists}, compared with {self.reference}: {count}."
+        compared = f", compared with {self.reference}: {count}"
+        if not self.reference:
+            compared = "; nothing to compare them with" + (" yet" if self.state != "gap" else "")
+            compared += f": {count}" if self.alarms else ""
+        return f"{lists}{compared}{'; the canary cannot be judged yet' if self.state == 'waiting' else ''}."
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON types; NaN becomes ``None``."""
@@ -264,6 +293,7 @@ def monitor(
     dwell: str = "dwell_s",
     alpha: float = ALPHA,
     until_s: float | None = None,
+    trial: Trial | None = None,
 ) -> Report:
     """Compares the newest lists of a log with earlier ones.
 
@@ -284,6 +314,7 @@ def monitor(
       alpha: An alarm needs an adjusted p-value below this.
       until_s: The time of the report in seconds since 1970, such as the end of an archived log; by default now. Later
         lists are ignored.
+      trial: The canary that is compared with the stable version; ``None`` for none.
 
     Raises:
       DataError: There is no log, it is damaged, or it has no lists in the period.
@@ -308,10 +339,23 @@ def monitor(
         words, covered = f"the {words_of(length)} before", after - first
         if 0 < covered < length:
             notes.append(f"the log has only {covered / HOUR_S:.1f} hours of {words}")
-        enough = covered >= length * LEAST_COVERED
-        before = read_period(log, after - length, after, within_s, dwell, items) if enough else None
-    found = compare(now, before if before and len(before.lists) else None, words, log.name, scene, alpha, items)
-    return replace(found, notes=[*notes, *found.notes])
+        begun = covered < length * LEAST_COVERED
+        before = None if begun else read_period(log, after - length, after, within_s, dwell, items)
+    gap = False
+    if before is not None:
+        shares = _hours_with_lists(now), _hours_with_lists(before)
+        if shares[0] != shares[1]:
+            notes.append(f"{shares[0]:.0%} of the hours of the period have lists, and {shares[1]:.0%} of {words}")
+        gap = min(shares) < max(shares) * LEAST_COVERED
+    trial = trial if trial and trial.since_s < end_s else None
+    found = compare(now, None if gap else before, words, log.name, scene, alpha, items, trial)
+    return replace(found, notes=[*notes, *found.notes], state="gap" if gap else found.state)
+
+
+def _hours_with_lists(period: Observed) -> float:
+    """Returns the share of the hours of a period that have lists."""
+    hours = np.ceil((period.lists[TIME_S] - period.after_s) / HOUR_S)
+    return hours.nunique() / max(np.ceil((period.upto_s - period.after_s) / HOUR_S), 1)
 
 
 def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
@@ -343,6 +387,7 @@ def compare(
     scene: str = "scene",
     alpha: float = ALPHA,
     items: pd.DataFrame | None = None,
+    trial: Trial | None = None,
 ) -> Report:
     """Compares two periods read by :func:`tfllmrec.feedback.observed.read_period` or ``observed``; see :func:`monitor`.
 
@@ -354,6 +399,7 @@ def compare(
       scene: See :func:`monitor`.
       alpha: See :func:`monitor`.
       items: See :func:`monitor`.
+      trial: See :func:`monitor`.
 
     Raises:
       DataError: There are no lists in the period.
@@ -369,7 +415,14 @@ def compare(
     for period in (now, before):
         if period is not None and period.one_in > 1:
             notes.append(f"of the lists up to {clock_of(period.upto_s)} UTC one request in {period.one_in} was read")
-    figures = list(_figures(now, before, scene))
+    figures = [*_figures(now, before, scene), *([] if trial is None else _figures_of_trial(now, trial))]
+    waiting = trial is not None and not any(each.group == trial.group and each.p is not None for each in figures)
+    if trial is not None and waiting:
+        notes.append(
+            f"the canary {trial.canary} is not compared yet: expected {MIN_USERS} users who got its lists, and "
+            f"{MIN_USERS} who got those of {trial.stable}, while both answered after {clock_of(trial.since_s)} UTC; "
+            "'tfllmrec serve --canary-share' divides the users"
+        )
     drifts = [] if before is None else list(_drifts(now, before, notes))
     exposed = [] if before is None else _exposed(now, before, items)
     streams = _streams(now, before, notes)
@@ -387,7 +440,7 @@ def compare(
         _hours(now, before),
         streams,
         notes,
-        state="first" if before is None else "compared",
+        state="waiting" if waiting else "first" if before is None else "compared",
     )
     return replace(report, alarms=list(_alarms(report)))
 
@@ -446,18 +499,32 @@ def _measured(period: Observed, table: str, column: str, value: Any) -> dict[str
 
 def _figures(now: Observed, before: Observed | None, scene: str) -> Iterator[Figure]:
     for group, table, column, value in _groups(now, scene):
-        found = _measured(now, table, column, value)
         earlier = {} if before is None else _measured(before, table, column, value)
-        for name, measured in found.items():
-            if not measured.count:
-                continue
-            figure = Figure(name, group, measured.value, measured.low, measured.high, measured.count, measured.users)
-            old = earlier.get(name)
-            if old is not None and old.count:
-                change = (measured.value - old.value) / old.value if old.value else None
-                p = p_of_difference(old, measured, MEASURES[name].rate)
-                figure = replace(figure, reference=old.value, reference_count=old.count, change=change, p=p)
-            yield figure
+        yield from _against(group, _measured(now, table, column, value), earlier)
+
+
+def _figures_of_trial(now: Observed, trial: Trial) -> Iterator[Figure]:
+    """Yields the measures of the canary; their reference is the stable version while both answered."""
+    time_s, version = now.lists[TIME_S], now.lists[VERSION]
+    first = time_s[(version == trial.canary) & (time_s > trial.since_s)].min()
+    last = time_s[version == trial.stable].max()
+    during = replace(now, lists=now.lists.assign(both=version.where(time_s.between(first, last), "")))
+    canary, stable = (_measured(during, "lists", "both", version) for version in (trial.canary, trial.stable))
+    yield from _against(trial.group, canary, stable)
+
+
+def _against(group: str, measured: dict[str, Estimate], reference: dict[str, Estimate]) -> Iterator[Figure]:
+    """Yields the measures of a group, compared with its measures in the reference."""
+    for name, new in measured.items():
+        if not new.count:
+            continue
+        figure = Figure(name, group, new.value, new.low, new.high, new.count, new.users)
+        old = reference.get(name)
+        if old is not None and old.count:
+            change = (new.value - old.value) / old.value if old.value else None
+            p = p_of_difference(old, new, MEASURES[name].rate)
+            figure = replace(figure, reference=old.value, reference_count=old.count, change=change, p=p)
+        yield figure
 
 
 def _hours(now: Observed, before: Observed | None) -> list[tuple[float, float, float, float]]:
@@ -606,11 +673,13 @@ def _alarms(report: Report) -> Iterator[Alarm]:
             measure = MEASURES[each.measure]
             since = "" if each.since_s is None else f", since about {clock_of(each.since_s)} UTC"
             change = "" if each.change is None else f" ({each.change:+.0%})"
-            yield Alarm(
-                f"{each.measure} ({each.group})",
-                f"{each.measure} ({each.group}) went from {_value(each.measure, each.reference)} to "
-                f"{_value(each.measure, each.value)}{change}{since}. To do: {measure.advice}.",
-            )
+            reference, value = _value(each.measure, each.reference), _value(each.measure, each.value)
+            if each.group.startswith("canary "):
+                said, advice = f"is {value}, with {reference} in the stable version", "withdraw it: tfllmrec rollback"
+            else:
+                said, advice = f"went from {reference} to {value}", measure.advice
+            about = f"{each.measure} ({each.group})"
+            yield Alarm(about, f"{about} {said}{change}{since}. To do: {advice}.")
     for drift in report.drifts:
         if drift.alarm:
             advice = next(

@@ -196,8 +196,8 @@ def estimate(
     Raises:
       ConfigError: ``alpha`` is out of range.
       DataError: An array has the wrong shape, a probability is not between 0 and 1, the probabilities of a row sum to
-        more than 1, no shown item has a probability above 0, or predictions are not finite numbers or are given without
-        the probabilities of all items.
+        more than 1, no shown item has a probability above 0, all propensities are 1 and the target policy chooses other
+        items, or predictions are not finite numbers or are given without the probabilities of all items.
     """
     if not 0 < alpha < 1:
         raise ConfigError(f"Expected an alpha above 0 and below 1, found {alpha}.")
@@ -225,7 +225,7 @@ def estimate(
                 wanted = target[rows] if every else None
                 predicted = None if predictions is None else predictions[rows]
                 found.by_position[f"{position:g}"] = _estimate(log.take(rows), wanted, shown[rows], predicted, alpha)
-    found.warnings.extend(_warnings(log, target if every else None, found, shown / log.propensity))
+    found.warnings.extend(_warnings(log, target if every else None, found, shown))
     return found
 
 
@@ -371,19 +371,42 @@ def _check_target(log: ExposureLog, target: np.ndarray, every: bool) -> None:
         raise DataError(
             f"Expected probabilities of the target policy that add up to at most 1 in a row, found {most:.4g}."
         )
-    if not (target[np.arange(len(log)), log.item] if every else target).any():
+    shown = target[np.arange(len(log)), log.item] if every else target
+    if not shown.any():
         raise DataError(
             "The target policy would have chosen none of the items that were shown: nothing can be estimated from this "
             "log. Expected a log with exploration."
         )
+    if len(_fixed_positions(log, shown)) == len(log.positions):
+        raise DataError(
+            "All propensities are 1: no item was chosen at random, so nothing can be estimated of a target policy that "
+            "chooses other items. Expected a log with exploration (tfllmrec serve --explore), or run an experiment."
+        )
 
 
-def _warnings(log: ExposureLog, target: np.ndarray | None, found: OffPolicy, weight: np.ndarray) -> list[str]:
-    warnings = []
+def _fixed_positions(log: ExposureLog, shown: np.ndarray) -> np.ndarray:
+    """Returns the positions whose items were never chosen at random, although the target policy chooses other ones.
+
+    Args:
+      log: The log.
+      shown: Float ``[n]``, the probability of the shown item in the target policy.
+    """
+    random, other = (np.bincount(log.position, rows) > 0 for rows in (log.propensity < 1, shown < 1 - 1e-3))
+    return log.positions[other & ~random]
+
+
+def _warnings(log: ExposureLog, target: np.ndarray | None, found: OffPolicy, shown: np.ndarray) -> list[str]:
+    warnings, weight = [], shown / log.propensity
     if log.without_request:
         warnings.append(
             f"{log.without_request:,} exposures have no request_id and count as requests of their own: if they belong "
             "to lists, the intervals are too narrow."
+        )
+    if len(fixed := _fixed_positions(log, shown)):
+        warnings.append(
+            f"No item was chosen at random at {len(fixed):,} of {len(log.positions):,} positions ({fixed[0]:g} to "
+            f"{fixed[-1]:g}), where the target policy chooses other items: the estimates of these positions, and of "
+            "all together, are wrong. Leave out the rows of these positions."
         )
     if target is not None:
         there = np.zeros((len(log.positions), len(log.items)), dtype=bool)

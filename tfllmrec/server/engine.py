@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tfllmrec.client.status import Code, RequestError
+from tfllmrec.server import request_ids
 from tfllmrec.server.batching import Batcher, put_together
+from tfllmrec.server.canary import CANARY, Arm, arm_of
 from tfllmrec.server.lists import lists_of
 from tfllmrec.server.metrics import Metrics
 from tfllmrec.server.model_process import ModelProcess, give_back_memory
@@ -114,6 +116,8 @@ class Engine:
       settled_s: See :data:`tfllmrec.server.versions.SETTLED_S`.
       log: The folder of the event log; ``None`` for no log.
       exploration: The exploration of logged lists; ``None`` for no exploration.
+      canary_share: The share of users who get the canary if their requests name no version; ``None``: such requests get
+        the newest version.
 
     Raises:
       WriteError, DataError: The log cannot be opened.
@@ -126,8 +130,10 @@ class Engine:
         settled_s: float = SETTLED_S,
         log: Path | None = None,
         exploration: Exploration | None = None,
+        canary_share: float | None = None,
     ) -> None:
         self.limits = limits
+        self._canary_share = canary_share
         self.metrics = Metrics(lambda: self._batcher.waiting)
         self._batcher = Batcher(
             limits.workers, limits.batch_rows, limits.batch_wait_s, limits.queue, self.metrics.batch
@@ -136,7 +142,7 @@ class Engine:
         self._bodies_bytes = 0
         self._giving_back: asyncio.TimerHandle | None = None
         load = load or partial(ModelProcess, calls=limits.workers)
-        self.models: Models[ModelProcess] = Models(load, settled_s, self._on_load)
+        self.models: Models[ModelProcess] = Models(load, settled_s, self._on_load, canary_share is not None)
         self.metrics.versions(self.models.serving)
         self._intake: Intake | None = None
         if log is not None:
@@ -171,7 +177,31 @@ class Engine:
         checked = joining.checked(inputs)
         return checked, joining.work(checked, self.limits.rows)
 
-    async def predict(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> Tensors:
+    @contextmanager
+    def divided(
+        self, version: Version[ModelProcess], named: bool, signature: str, inputs: Tensors
+    ) -> Iterator[tuple[Version[ModelProcess], Arm | None]]:
+        """Yields the version that answers a request, and the request's arm; the version stays loaded inside the block.
+
+        Args:
+          version: The version, held by the caller.
+          named: Whether the request names a version or a label. Then this version answers.
+          signature: The full name of one of its signatures.
+          inputs: The inputs of the request, unchecked.
+        """
+        canary, arm = None if named else self.models.canary_beside(version), None
+        if canary is not None and self._canary_share is not None:
+            arm = arm_of(version.model, canary, self._canary_share, inputs, request_ids.request_id.get())
+        if arm is None or arm.name != CANARY:
+            yield version, arm
+            return
+        with self.models.hold(version.model, canary) as trial:
+            assert trial.servable is not None
+            yield (trial, arm) if signature in trial.servable.signatures else (version, None)
+
+    async def predict(
+        self, version: Version[ModelProcess], signature: str, inputs: Tensors, arm: Arm | None = None
+    ) -> Tensors:
         """Returns the outputs of a signature.
 
         A large request to a model exported by tfllmrec is answered in several calls, each of which waits in the queue
@@ -181,6 +211,7 @@ class Engine:
           version: The version, held by the caller.
           signature: The full name of one of its signatures.
           inputs: The inputs of the request, unchecked.
+          arm: The arm of the request, for the log; ``None`` if it was not assigned.
 
         Raises:
           RequestError: The request is invalid or refused, or the model raises an error.
@@ -210,7 +241,7 @@ class Engine:
             if lists is not None:
                 self.metrics.lists(version.model, version.number, signature, lists)
                 if self._intake is not None:
-                    self._intake.shown(version, signature, lists, inputs, outputs, propensity)
+                    self._intake.shown(version, signature, lists, inputs, outputs, propensity, arm)
         return outputs
 
     @asynccontextmanager

@@ -113,8 +113,10 @@ class _Prediction:
             size = max(body.bytes, sum(shape.nbytes for shape in shapes.values()))
             async with engine.within(version, timeout_s):
                 inputs = await engine.aside(size, _tensors, request, limit)
-                outputs = signature.filtered(await engine.predict(version, name, inputs), names)
-                model_spec = _spec(spec.name, version.number, name)
+                named = spec.HasField("version") or bool(spec.version_label)
+                with engine.divided(version, named, name, inputs) as (answering, arm):
+                    outputs = signature.filtered(await engine.predict(answering, name, inputs, arm), names)
+                model_spec = _spec(spec.name, answering.number, name)
                 size = sum(output.nbytes for output in outputs.values())
                 return await engine.aside(size, _response, outputs, model_spec)
 

@@ -21,6 +21,7 @@ from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.feedback.event_writer import Answered, Commit, EventWriter, Full
 from tfllmrec.feedback.events import Unreadable
 from tfllmrec.server import json_tensors, request_ids
+from tfllmrec.server.canary import Arm
 from tfllmrec.server.engine import Busy
 from tfllmrec.server.exploring import Explorer
 from tfllmrec.server.lists import Lists, context_of, entries_of, letters_and_script, text_of, user_of
@@ -162,6 +163,7 @@ class Intake:
         inputs: Tensors,
         outputs: Tensors,
         propensity: np.ndarray | None = None,
+        arm: Arm | None = None,
     ) -> None:
         """Queues the lists of an answer for the log; if the queue is full, their items are counted as dropped.
 
@@ -173,6 +175,7 @@ class Intake:
           outputs: The outputs of the answer.
           propensity: Float64 ``[B, K]``, the probability of the item at each position; ``None`` if no item was drawn
             at random.
+          arm: The arm of the request; ``None`` if it was not assigned.
         """
         policy = POLICIES.get(signature)
         if policy is None:
@@ -183,7 +186,7 @@ class Intake:
         make = partial(
             answered,
             request_ids.request_id.get(), time.time(), version.model, version.number, policy, item_ids,
-            inputs.get("context"), lists, version.servable.items.fields, propensity,
+            inputs.get("context"), lists, version.servable.items.fields, propensity, arm,
         )  # fmt: skip
         if not self._writer.offer(items, make):
             self._engine.metrics.dropped(items)
@@ -263,6 +266,7 @@ def answered(
     lists: Lists,
     fields: frozenset[str] = frozenset(),
     propensity: np.ndarray | None = None,
+    arm: Arm | None = None,
 ) -> Answered:
     """Returns the log records of an answer: one for each shown item, and one for each list.
 
@@ -280,6 +284,7 @@ def answered(
       lists: Facts about the lists.
       fields: The fields of the context that may be logged.
       propensity: Float64 ``[B, K]``, the probability of the item at each position; ``None`` for 1.
+      arm: The arm of the request; ``None`` if it was not assigned.
     """
     shown, requests = [], []
     propensity = np.ones(item_ids.shape) if propensity is None else propensity
@@ -288,7 +293,7 @@ def answered(
         user = user_of(entries)
         there = ((text_of(item), p) for item, p in zip(ids, propensity[row].tolist(), strict=True) if item)
         shown += [
-            Exposure(list_id, time_s, user, model, version, policy, item, position, p)
+            Exposure(list_id, time_s, user, model, version, policy, item, position, p, *(arm or ()))
             for position, (item, p) in enumerate(there)
         ]
         best, mean = (

@@ -149,11 +149,15 @@ class _Api:
                         Code.UNIMPLEMENTED,
                         f":{api} is not answered here, only :predict: call the signature by its name",
                     )
-                with engine.models.hold(model, _number(match), match["label"]) as version:
-                    answer = self._answer(version, content, compressed, body)
+                number, label = _number(match), match["label"]
+                with engine.models.hold(model, number, label) as version:
+                    named = number is not None or bool(label)
+                    answer = self._answer(version, named, content, compressed, body)
                     return _json(await _while_connected(request, answer))
 
-    async def _answer(self, version: Version[ModelProcess], content: bytes, compressed: bool, body: Body) -> bytes:
+    async def _answer(
+        self, version: Version[ModelProcess], named: bool, content: bytes, compressed: bool, body: Body
+    ) -> bytes:
         engine = self._engine
         assert version.servable is not None
         signatures = version.servable.signatures
@@ -161,7 +165,8 @@ class _Api:
             if compressed:
                 content = await self._decompressed(content, body)
             name, inputs, rows = await engine.aside(len(content), _decoded, content, signatures)
-            outputs = await engine.predict(version, name, inputs)
+            with engine.divided(version, named, name, inputs) as (answering, arm):
+                outputs = await engine.predict(answering, name, inputs, arm)
             size = JSON_BYTES * sum(output.size for output in outputs.values())
             return await engine.aside(size, json_tensors.encode, outputs, rows)
 

@@ -66,6 +66,7 @@ class Settings:
       log: The folder of the event log, which is created if it does not exist. With ``None``, events are refused, and
         lists are not logged.
       exploration: The exploration of logged lists; ``None`` for no exploration.
+      canary_share: See :class:`~tfllmrec.server.engine.Engine`.
       allow_reload: Whether clients may choose the models with ``HandleReloadConfigRequest``; with a token, they always
         may.
       limits: The limits on requests.
@@ -86,6 +87,7 @@ class Settings:
     allow_reload: bool = False
     log: Path | None = None
     exploration: Exploration | None = None
+    canary_share: float | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -165,7 +167,11 @@ class Server:
             with _reserve("gRPC", settings.host, settings.grpc_port) as grpc_socket:
                 self.rest_port, self.grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
                 self.engine = Engine(
-                    settings.limits, settled_s=settings.settled_s, log=settings.log, exploration=settings.exploration
+                    settings.limits,
+                    settled_s=settings.settled_s,
+                    log=settings.log,
+                    exploration=settings.exploration,
+                    canary_share=settings.canary_share,
                 )
                 until_started.push_async_callback(self._unload)
                 rest = self._rest_server()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from tfllmrec.client.status import Code, RequestError, invalid
+from tfllmrec.server.canary import CANARY, STABLE
 from tfllmrec.server.models_config import ModelSource
 from tfllmrec.serving.layout import version_folders
 
@@ -130,6 +131,8 @@ class Models(Generic[Servable]):
       load: Loads a version's folder, and returns the object that answers its requests; runs in a thread. If it raises
         an exception, the version cannot be loaded.
       settled_s: See ``SETTLED_S``.
+      stable_first: Whether a request that names no version gets the version with the label ``stable``, if there is
+        one, instead of the newest.
       on_load: Called with the version and the duration in seconds after each attempt to load; the version's state tells
         whether it succeeded.
     """
@@ -139,8 +142,10 @@ class Models(Generic[Servable]):
         load: Callable[[Path], Servable],
         settled_s: float = SETTLED_S,
         on_load: Callable[[Version[Servable], float], None] = lambda version, seconds: None,
+        stable_first: bool = False,
     ) -> None:
         self._load = load
+        self._stable_first = stable_first
         self._settled_s = settled_s
         self._on_load = on_load
         self._models: dict[str, _Model[Servable]] = {}
@@ -171,7 +176,7 @@ class Models(Generic[Servable]):
 
         Args:
           name: The name of the model.
-          number: The number of the version; ``None`` for the newest.
+          number: The number of the version; ``None`` for none.
           label: A label instead of a number; ``None`` for none.
 
         Raises:
@@ -197,12 +202,21 @@ class Models(Generic[Servable]):
             raise invalid(f"Unrecognized servable version label: {label}")
         return model.labels[label]
 
+    def canary_beside(self, version: Version[Servable]) -> int | None:
+        """Returns the number of the canary if ``version`` is the stable version; ``None`` without a canary."""
+        model = self._models.get(version.model)
+        labels = {} if model is None else model.labels
+        canary = labels.get(CANARY)
+        return canary if labels.get(STABLE) == version.number != canary else None
+
     def _find(self, name: str, number: int | None) -> Version[Servable]:
         model = self._models.get(name)
         available = model.available() if model else []
         if number == 0 and 0 not in available:
             number = None  # for ovmsclient and OpenVINO's server, 0 means the newest version
         chosen = (available[-1] if available else None) if number is None else number
+        if number is None and self._stable_first and model is not None:
+            chosen = model.labels.get(STABLE, chosen)
         if model is not None and not available:
             for version in model.versions.values():
                 if version.state is State.LOADING:

@@ -77,6 +77,13 @@ class Promotions(BaseModel):
         named = {"stable": self.stable, "canary": self.canary}
         return {label: version for label, version in named.items() if version is not None}
 
+    @property
+    def canary_since_s(self) -> float | None:
+        """When the canary got its label, in seconds since 1970; ``None`` without a canary."""
+        steps = (step for step in reversed(self.history) if (step.action, step.version) == ("canary", self.canary))
+        step = next(steps, None)
+        return None if step is None else datetime.datetime.fromisoformat(step.time).timestamp()
+
     def models_config(self, model: Path) -> str:
         """Returns TF Serving's ``ModelServerConfig`` for this state, in protobuf's text format.
 

@@ -5,7 +5,8 @@ A round has these steps:
     1. an alarm undoes the last step: it withdraws the canary, or makes the previous version stable again. The round
        ends. As long as there is an alarm, later rounds do nothing at all: a problem that the previous version has too
        must be solved by a person
-    2. a canary that was served since the last round without an alarm becomes stable
+    2. a canary of an earlier round that was served for long enough without an alarm becomes stable; a younger one, or
+       one of another origin, waits, and the round ends
     3. the run of the stable version is updated with the events of the log
     4. an update that passes the gate becomes the next canary
     5. versions and runs that are no longer needed are deleted
@@ -19,6 +20,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +87,7 @@ def watch_once(
     items: Path | None = None,
     alarms: Alarms | None = None,
     keep: int = 5,
+    every_s: float = 600.0,
     tell: Tell = to_stderr,
 ) -> Promotions:
     """Does one round.
@@ -98,6 +101,7 @@ def watch_once(
         none.
       alarms: Returns the alarms; ``None`` for no check.
       keep: The number of latest versions, and of latest runs of updates, that are kept in addition to those in use.
+      every_s: A canary becomes stable when it has had its label for this time in seconds.
       tell: Called with a line for each step.
 
     Returns:
@@ -126,6 +130,12 @@ def watch_once(
             tell(f"rolled back: version {state.stable} is stable")
             return state
         if state.canary is not None:
+            if not _made_here(model, state.canary, updates):
+                tell(f"version {state.canary} is no canary of this watch: it waits for 'tfllmrec promote {model}'")
+                return state
+            if (age_s := time.time() - (state.canary_since_s or 0.0)) < every_s:
+                tell(f"version {state.canary} has been the canary for {age_s:.0f} s: expected {every_s:.0f} s")
+                return state
             state = promote(model)
             tell(f"promoted: version {state.stable} is stable")
         assert state.stable is not None
@@ -173,6 +183,13 @@ def _run_of(model: Path, version: int) -> Path:
             "RUN."
         )
     return Path(run)
+
+
+def _made_here(model: Path, version: int, updates: Path) -> bool:
+    """Returns whether a version was exported from a run in ``updates``."""
+    folder = version_folders(model).get(version)
+    run = None if folder is None else read_manifest(folder).get("run")
+    return run is not None and Path(run).parent == updates.resolve()
 
 
 class _Tried(BaseModel):

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from tfllmrec.columns import (
+    ARM,
     BEST_SCORE,
     CONTEXT,
     EVENT_KIND,
+    EXPERIMENT,
     HISTORY_IDS,
     ITEM,
     LETTERS,
@@ -59,6 +61,8 @@ CLAIMED, FIELDS = "claimed_s", "fields"
 APPLICATION, LAYOUT = 0x7466656C, 1
 #: Columns that may be empty in an event.
 OPTIONAL = (RATING, EVENT_KIND, REQUEST_ID)
+#: Columns of exposures that may be empty. A log of an earlier version has none of them until a writer opens it.
+ARMS = (EXPERIMENT, ARM)
 #: Number of rows that are read at once.
 PAGE = 10_000
 #: Lists are written within this time after they were made, unless a disk hung or a clock was set.
@@ -100,6 +104,7 @@ EXPOSURE_TYPES = {
     ITEM: pa.string(),
     POSITION: pa.int64(),
     PROPENSITY: pa.float64(),
+    **dict.fromkeys(ARMS, pa.string()),
 }
 #: Columns of the table of requests, in order.
 REQUEST_TYPES = {
@@ -264,7 +269,9 @@ class LogReader:
             the order of receipt.
         """
         upto = self.last(table) if upto is None else upto
-        listed = ", ".join((*columns, NUMBER, TIMESTAMP if by_time else NUMBER))
+        absent = () if self.has_arms() else ARMS
+        names = ("NULL" if name in absent else name for name in columns)
+        listed = ", ".join((*names, NUMBER, TIMESTAMP if by_time else NUMBER))
         after: tuple[float, int] = (float("-inf"), 0)
         while True:
             if by_time:
@@ -289,6 +296,10 @@ class LogReader:
     def has_requests(self) -> bool:
         """Returns whether the log has the table of requests."""
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", REQUESTS))
+
+    def has_arms(self) -> bool:
+        """Returns whether the table of exposures has the columns :data:`ARMS`."""
+        return any(column[1] == ARM for column in self.rows(f"PRAGMA table_info({EXPOSURES})"))
 
     def between(self, table: str, columns: Sequence[str], after_s: float, upto_s: float) -> Iterator[list[Any]]:
         """Yields the rows whose time is above ``after_s`` and at most ``upto_s``, a page at a time.
@@ -353,12 +364,17 @@ class LogReader:
 
         Events have ``user_id``, ``item_id`` and ``timestamp_s``; rating, kind and ``request_id`` if any row has one;
         and at most :data:`MOST_FURTHER` further fields. A field holds numbers or truth values if all its values are
-        such, otherwise text.
+        such, otherwise text. Exposures have ``experiment`` and ``arm`` if any row has an arm.
         """
         upto = self.last(name) if upto is None else upto
         (count,) = self.rows(f"SELECT count(*) FROM {name} WHERE {NUMBER} > ? AND {NUMBER} <= ?", since, upto)[0]
         if name != EVENTS:
-            types = EXPOSURE_TYPES if name == EXPOSURES else REQUEST_TYPES
+            types = dict(EXPOSURE_TYPES if name == EXPOSURES else REQUEST_TYPES)
+            within = f"{NUMBER} > ? AND {NUMBER} <= ? AND {ARM} IS NOT NULL"
+            if name == EXPOSURES and not (
+                self.has_arms() and self.rows(f"SELECT 1 FROM {EXPOSURES} WHERE {within} LIMIT 1", since, upto)
+            ):
+                types = {column: kind for column, kind in types.items() if column not in ARMS}
             return LogTable(self, name, pa.schema(types), (), 0, since, upto, count)
         present = self.rows(
             f"SELECT {', '.join(f'count({column})' for column in OPTIONAL)} FROM {EVENTS} WHERE {NUMBER} > ? AND "
