@@ -393,6 +393,10 @@ def make_split(
     queries, each with its own context. Times do not separate queries, because nearly every event has its own; the time
     of a query with several targets is that of the first one.
 
+    In some kinds of split, such as ``random`` and ``cold_items``, histories hold events that are later than a target.
+    If the data has an order, the texts that users wrote with such events (reviews, tags) are removed, because they may
+    describe the target. An event is late if it is later than the first target of the query.
+
     Args:
       dataset: The data set; some users must have the events that the kind needs. For ``fixed`` it must have been read
         with ``test_events``.
@@ -725,7 +729,8 @@ def _queries(
     """Creates the queries of ``users`` (user indices, ascending).
 
     If ``targets`` is ``None``, each user has one query without targets. Otherwise the queries of a user are in the
-    order of their first targets.
+    order of their first targets. If the data has an order, history events later than the first target lose their texts,
+    because these may describe the target.
     """
     if targets is None:
         of_query, asked = users, Ragged(np.empty(0, np.int64), np.zeros(len(users) + 1, np.int64))
@@ -747,11 +752,15 @@ def _queries(
         first = by_query[offsets[:-1]]
         of_query, first = own[first], rows[first]
 
-    of_history = _rows(dataset, history)
-    items = ragged_column(history, ITEM_INDEX, of_query)
-    fields: dict[str, Ragged | np.ndarray] = {
-        field.key: _by_user(history, encoded[field.key][of_history], of_query) for field in schema.of_history()
-    }
+    rows_of_history = _by_user(history, _rows(dataset, history), of_query)
+    items = Ragged(dataset.events[ITEM_INDEX].to_numpy()[rows_of_history.values], rows_of_history.offsets)
+    fields: dict[str, Ragged | np.ndarray] = {}
+    for field in schema.of_history():
+        values = encoded[field.key][rows_of_history.values]
+        if field.kind == "text" and targets is not None and dataset.ordered:
+            late = rows_of_history.values > np.repeat(first, items.lengths)
+            values = np.where(late, field.encode([""])[0], values)
+        fields[field.key] = Ragged(values, items.offsets)
     for field in schema.of("request"):
         known = encoded[f"event.{field.name}"]
         empty = np.full((len(of_query), *known.shape[1:]), field.padding, field.dtype)
@@ -765,7 +774,7 @@ def _queries(
         exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
         targets=asked,
         fields=fields,
-        weights=None if weights is None else _by_user(history, weights[of_history], of_query),
+        weights=None if weights is None else Ragged(weights[rows_of_history.values], items.offsets),
     )
 
 
