@@ -113,6 +113,7 @@ ODD_CELLS = [
     *[("dwell", lambda i: i / 7, odd, "number", odd) for odd in ("error", "inf", "1e400", "12 s")],
     ("dwell", lambda i: i / 7, "n/a", "number", None),
     ("hour", lambda i: i % 24, "n/a", "category", None),
+    ("views", lambda i: 1000 + 17 * i, "error", "number", "error"),
     ("shipped", lambda i: f"2021-03-{1 + i % 28:02d}", "late", "time", "late"),
     *[("look", lambda i: str(VECTOR), odd, "vector", None) for odd in ("null", "None", "n/a", "[]", "[NaN, NaN, NaN]")],
     *[("look", lambda i: str(VECTOR), odd, "vector", odd) for odd in ("[0.1, 0.5]", "[NaN, 0.5, -1.0]", "none yet")],
@@ -128,6 +129,11 @@ def test_one_odd_cell_does_not_change_the_kind_and_is_reported(name, of, odd, ki
     assert [(finding.table, finding.count, finding.example) for finding in findings] == (
         [("events", 1, repr(found))] if found else []
     )
+
+
+def test_repeated_whole_numbers_among_other_values_are_codes():
+    made_in = schema_of(events(120, made_in=lambda i: "V" if i == 30 else 1950 + i % 40))["event.made_in"]
+    assert made_in.kind == "category" and "V" in made_in.vocabulary
 
 
 def test_many_odd_cells_change_the_kind_unless_it_is_asked_for():
@@ -151,6 +157,11 @@ def test_the_error_names_the_first_vector_of_another_length():
         ConfigError, match=r"expected vectors of one length, such as \[0.1, 0.2\], found '\[0.3, 0.2\]'"
     ):
         schema_of(frame, look={"kind": "vector"})
+
+
+@pytest.mark.parametrize("cell", [", ".join(["123"] * 400), "   ".join(["0.1"] * 400)])
+def test_a_long_cell_that_is_nearly_a_vector_takes_no_time(cell):
+    assert schema_of(events(look=lambda i: f"[{cell}, nan]"))["event.look"].kind != "vector"
 
 
 def test_vectors_that_are_asked_for_may_be_whole_numbers():

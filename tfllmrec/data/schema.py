@@ -109,9 +109,10 @@ _CODE_WORDS = {
 }
 #: Words in the names of columns whose large numbers are times.
 _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
-#: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them.
-NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
+#: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them. A text matches
+#: in one way only: otherwise Python would take exponential time for a long vector that ends with something else.
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:(?:\s*[,;]\s*|\s+){NUMBER})+\s*[\])]?\s*"
 _VECTOR_MARKS = str.maketrans("[](),;", "      ")
 
 
@@ -530,6 +531,7 @@ def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
         return "vector"
     codes, found = pd.factorize(filled)
     distinct = pd.Series(found)
+    repeated = len(distinct) <= max(MAX_CODES, len(filled) // 2)
 
     def mostly(read: np.ndarray, odd: np.ndarray) -> bool:
         """Returns whether the distinct values were read, apart from a few cells."""
@@ -539,7 +541,8 @@ def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
     if mostly(plain, odd):
         plain = plain[np.isfinite(plain)]
         whole = bool((plain == np.floor(plain)).all())
-        if whole and (len(distinct) <= MAX_CODES or _CODE_WORDS.intersection(words)):
+        codes_among_words = repeated and odd.any()  # such as the years of films, of which a few are unknown
+        if whole and (len(distinct) <= MAX_CODES or _CODE_WORDS.intersection(words) or codes_among_words):
             return "category"
         if whole and filled.astype("str").str.match(r"0\d").any():
             return "id"
@@ -547,7 +550,7 @@ def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
     if mostly(*times(distinct)):
         return "time"
     texts = distinct.astype("str")
-    if len(distinct) <= max(MAX_CODES, len(filled) // 2) and texts.str.len().mean() <= 40:
+    if repeated and texts.str.len().mean() <= 40:
         return "category"
     return "text" if (texts.str.count(r"\s") + 1).mean() >= 2 else "id"
 
