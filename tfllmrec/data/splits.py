@@ -187,7 +187,7 @@ class Split:
           own query.
         - A validation history contains no test target and, except for cold_users and cold_domain, only training events.
         - Queries of one user have the same history and differ in the fields of the request.
-        - A query excludes its history, or nothing if re-use is the task.
+        - A query excludes its history except events of weight 0, or nothing if re-use is the task.
 
         For single kinds:
 
@@ -271,7 +271,7 @@ class Split:
                 user = self._user(users[again.argmax()])
                 raise DataError(self._leak(f"two queries of user {user} have the same fields of the request"))
         excluded = self.dataset.n_items * queries.exclude.row_of_value + queries.exclude.values
-        known = self.dataset.n_items * queries.history.row_of_value + queries.history.values
+        known = self.dataset.n_items * queries.had.row_of_value + queries.had.values
         if not np.array_equal(excluded, known[:0] if self.dataset.repeats else known):
             expected = (
                 "an item, though re-use is the task" if self.dataset.repeats else "something else than its history"
@@ -768,14 +768,15 @@ def _queries(
     for field in schema.of("user"):
         fields[field.key] = encoded[field.key][of_query]
     weights = _event_weights(schema, encoded)
-    return Queries(
+    queries = Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,
-        exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
+        exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)),
         targets=asked,
         fields=fields,
         weights=None if weights is None else Ragged(weights[rows_of_history.values], items.offsets),
     )
+    return queries if dataset.repeats else replace(queries, exclude=queries.had)
 
 
 def _rows(dataset: Dataset, events: pd.DataFrame) -> np.ndarray:
