@@ -56,6 +56,24 @@ def test_no_history_has_a_tag_of_the_time_of_its_target_or_later():
         assert queries.fields["event.tags_written"][row].tolist() == said
 
 
+@pytest.mark.parametrize("kind", ["leave_random_out", "random", "cold_items"])
+def test_no_history_has_a_text_of_the_users_future(kind):
+    rng = np.random.default_rng(0)
+    events = [
+        (f"u{user:02}", f"i{item}", 3, 10 * step)
+        for user in range(20)
+        for step, item in enumerate(rng.permutation(12)[:8])
+    ]
+    dataset = tagged([(user, item, f"at {time}", time + 5.0) for user, item, _, time in events], events)
+    split = make_split(dataset, SplitConfig(kind=kind, validation_share=0.2, test_share=0.2), 1)
+    time_of = dataset.events.set_index(["user_id", "item_index"])["timestamp_s"].map(int)
+    for queries in (split.validation, split.test):
+        texts = queries.fields["event.tags_written"]
+        for row, user in enumerate(queries.user_ids):
+            known, first = time_of[user][queries.history[row]], time_of[user][queries.targets[row]].min()
+            assert texts[row].tolist() == [f"at {time}" if time < first else "" for time in known]
+
+
 def test_the_data_set_stays_as_it_is_where_tags_have_no_place():
     timeless = [(*tag[:3], np.nan) for tag in TAGS]
     strangers = [("c", *tag[1:]) for tag in TAGS]

@@ -108,6 +108,62 @@ def test_a_setting_that_does_not_fit_is_refused_when_the_data_is_read(fields, me
         dataset_from_frames(frame, users=users, config=config)
 
 
+VECTOR = [0.1, 0.5, -1.0]
+ODD_CELLS = [
+    *[("dwell", lambda i: i / 7, odd, "number", odd) for odd in ("error", "inf", "1e400", "12 s")],
+    ("dwell", lambda i: i / 7, "n/a", "number", None),
+    ("hour", lambda i: i % 24, "n/a", "category", None),
+    ("views", lambda i: 1000 + 17 * i, "error", "number", "error"),
+    ("shipped", lambda i: f"2021-03-{1 + i % 28:02d}", "late", "time", "late"),
+    *[("look", lambda i: str(VECTOR), odd, "vector", None) for odd in ("null", "None", "n/a", "[]", "[NaN, NaN, NaN]")],
+    *[("look", lambda i: str(VECTOR), odd, "vector", odd) for odd in ("[0.1, 0.5]", "[NaN, 0.5, -1.0]", "none yet")],
+    ("look", lambda i: VECTOR, [np.nan, 0.5, -1.0], "vector", "0.5, -1"),
+]
+
+
+@pytest.mark.parametrize(("name", "of", "odd", "kind", "found"), ODD_CELLS, ids=[str(case[2]) for case in ODD_CELLS])
+def test_one_odd_cell_does_not_change_the_kind_and_is_reported(name, of, odd, kind, found):
+    dataset = dataset_from_frames(events(**{name: lambda i: odd if i == 30 else of(i)}))
+    assert {f.name: f.kind for f in dataset.schema}[name] == kind
+    findings = [finding for finding in dataset.report.findings if f"column '{name}': not a {kind}" in finding.what]
+    assert [(finding.table, finding.count, finding.example) for finding in findings] == (
+        [("events", 1, repr(found))] if found else []
+    )
+
+
+def test_repeated_whole_numbers_among_other_values_are_codes():
+    made_in = schema_of(events(120, made_in=lambda i: "V" if i == 30 else 1950 + i % 40))["event.made_in"]
+    assert made_in.kind == "category" and "V" in made_in.vocabulary
+
+
+def test_many_odd_cells_change_the_kind_unless_it_is_asked_for():
+    frame = events(dwell=lambda i: "error" if i % 10 == 0 else i / 7)
+    assert schema_of(frame)["event.dwell"].kind == "id"
+    config = DataConfig(fields={"dwell": FieldConfig(kind="number")})
+    dataset = dataset_from_frames(frame, config=config)
+    counts = [finding.count for finding in dataset.report.findings if "column 'dwell'" in finding.what]
+    again = dataset.extend(frame.assign(time=frame["time"] + 1e8, user="new"), config=config)
+    counts += [finding.count for finding in again.report.findings if "column 'dwell'" in finding.what]
+    assert counts == [6, 7]  # of all events, not of the new ones alone
+
+
+def test_a_column_of_words_for_nothing_is_neither_numbers_nor_times():
+    assert schema_of(events(dwell=lambda i: "unknown"))["event.dwell"].kind == "category"
+
+
+def test_the_error_names_the_first_vector_of_another_length():
+    frame = events(look=lambda i: "[0.3, 0.2]" if i % 10 == 4 else "[0.1, 0.5, -1.0]")
+    with pytest.raises(
+        ConfigError, match=r"expected vectors of one length, such as \[0.1, 0.2\], found '\[0.3, 0.2\]'"
+    ):
+        schema_of(frame, look={"kind": "vector"})
+
+
+@pytest.mark.parametrize("cell", [", ".join(["123"] * 400), "   ".join(["0.1"] * 400)])
+def test_a_long_cell_that_is_nearly_a_vector_takes_no_time(cell):
+    assert schema_of(events(look=lambda i: f"[{cell}, nan]"))["event.look"].kind != "vector"
+
+
 def test_vectors_that_are_asked_for_may_be_whole_numbers():
     look = schema_of(events(look=lambda i: [i, 2, 3]), look={"kind": "vector"})["event.look"]
     assert look.width == 3 and look.encode(["[1, 2, 3]"]).tolist() == [[1, 2, 3]]

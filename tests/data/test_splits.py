@@ -561,6 +561,16 @@ def test_only_choices_are_targets(kind):
         assert {of_pair[pair] for pair in asked} == {"view"}
 
 
+def test_what_was_only_shown_may_be_recommended():
+    kinds = ["view", "impression", "dislike", "view", "view"]
+    data = dataset({"u": ["a", "b", "c", "d", "e"]}, kind=kinds)
+    split = make_split(data, SplitConfig(kind="leave_last_out"), seed=0)
+    assert ids(split, split.test.history[0]) == ["a", "b", "c", "d"]
+    assert ids(split, split.test.exclude[0]) == ["a", "c", "d"]
+    with pytest.raises(DataError, match="excludes something else than its history"):
+        replace(split, test=replace(split.test, exclude=split.test.history)).check()
+
+
 def test_names_that_say_nothing_give_no_weights():
     split = make_split(dataset({"u": ["a", "b", "c", "d"]}, kind=["x"] * 4), SplitConfig(kind="leave_last_out"), seed=0)
     assert split.test.weights is None and not split.findings

@@ -115,6 +115,20 @@ def test_events_that_share_the_context_of_the_request_count_more_as_the_oracle_s
         hybrid(["meaning", "behaviour"], fields=False, context={"device": 1.0})
 
 
+def test_gates_learn_among_the_items_that_lists_may_have():
+    model = hybrid(["meaning", "behaviour"], fields=False)
+
+    def loss(kind):
+        query = {
+            key: tf.constant(values) for key, values in model.query_inputs(queries([[0, 3]], [[VIEW, kind]])).items()
+        }
+        return float(model._gate_loss(query, tf.constant([[N, 5]]), tf.constant([[False, True]]), None))
+
+    # The item-item weights are not set, so the kinds only decide which items are left out of the softmax.
+    assert loss(DISLIKE) == pytest.approx(loss(VIEW))
+    assert loss(SHOWN) > loss(VIEW) + 0.01
+
+
 def trained(weighted):
     """After item i every user dislikes i + 4 and then buys i + 1."""
     rows, kinds = [], []

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.config import DataConfig, ModelConfig, SplitConfig
+from tfllmrec.config import DataConfig, ItemWeightSettings, ModelConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames
 from tfllmrec.data.splits import make_split
 
@@ -66,6 +66,43 @@ def served(model, split, tmp_path_factory):
     from tfllmrec.serving.saved_model import SavedModel
 
     return SavedModel.open(export(model, split, tmp_path_factory.mktemp("fields") / "shop"))
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_the_served_model_excludes_what_the_evaluation_masks(read):
+    """Also if the model itself does not read the kinds of events."""
+    import tensorflow as tf
+
+    from tfllmrec.models.hybrid import Catalogue, Hybrid
+    from tfllmrec.serving.signatures import ServingModel
+
+    rows = [
+        (f"u{user}", f"i{(user + step) % N}", 60 * step, kind)
+        for user in range(6)
+        for step, kind in enumerate(["view", "impression", "dislike", "view", "view"])
+    ]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "kind"])
+    split = make_split(dataset_from_frames(events), SplitConfig(kind="leave_last_out"), 42)
+    items, queries = split.dataset.items, split.test
+    text = np.zeros((N, 2), np.float32)
+    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4, fields=read)
+    settings = ItemWeightSettings(kinds=read)
+    hybrid = Hybrid(Catalogue.of(items, text, split.schema), split.train_counts, config, settings, schema=split.schema)
+    assert ("event.kind" in hybrid.reads) == read
+    ids = items["item_id"].to_numpy()
+    served = ServingModel(hybrid, ids, text, None, queries, schema=split.schema)
+    histories = [ids[row].tolist() for row in queries.history]
+    kinds = ["view", "impression", "dislike", "view"]
+    answer = served.recommend_full(
+        history=tf.constant(histories), event_fields=tf.constant([[f"kind={kind}" for kind in kinds]] * len(histories)),
+        k=tf.constant([N] * len(histories)),
+    )  # fmt: skip
+    wanted = [{*ids} - {*ids[row]} for row in queries.exclude]
+    assert [{item.decode() for item in row} - {""} for row in answer["item_ids"].numpy()] == wanted
+    assert all(history[1] in row for history, row in zip(histories, wanted, strict=True))
+    if read:
+        found = hybrid.recommend(k=N, histories=histories, event_fields=[[{"kind": kind} for kind in kinds]] * 6)
+        assert [{*rows["item_id"]} for _, rows in found.groupby("query")] == wanted
 
 
 def test_every_kind_of_field_is_read(model):

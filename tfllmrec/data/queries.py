@@ -118,7 +118,7 @@ class Queries:
     Attributes:
       user_ids: Object ``[B]``, for reports only; no model needs to know the user.
       history: Int64 item indices, oldest first.
-      exclude: Int64 item indices that must not be recommended: the history, or nothing if re-use is the task.
+      exclude: Int64 item indices that must not be recommended: :attr:`had`, or nothing if re-use is the task.
       targets: Int64 item indices of what the user did next; empty rows if this is unknown (a live request).
       fields: Encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key. ``event.NAME`` is a Ragged
         with one value for each history entry. ``request.NAME`` and ``user.NAME`` are arrays ``[B]`` or ``[B, width]``;
@@ -179,6 +179,11 @@ class Queries:
     def choices(self) -> Ragged:
         """The history events with a weight above 0, that is, without rejections and impressions."""
         return self.history if self.weights is None else self.history.where(self.weights.values > 0)
+
+    @property
+    def had(self) -> Ragged:
+        """The history events with a weight other than 0: events of weight 0, such as impressions, bar no item."""
+        return self.history if self.weights is None else self.history.where(self.weights.values != 0)
 
     @property
     def ratings(self) -> Ragged:

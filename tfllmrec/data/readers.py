@@ -57,7 +57,9 @@ from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.files.vector_files import with_vectors
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.held_out import is_row_range, mark_events, note_marked, rows_of_range
+from tfllmrec.data.schema import unreadable
 from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.wording import shown
 
 _EVENTS = ("events", EVENT_COLUMNS, (USER, ITEM))
 
@@ -402,9 +404,28 @@ def _with_test_events(dataset: Dataset, name: str, named: RawTable, config: Data
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    """Returns the data set, after a check that ``data.fields`` fit it: errors then appear before hours of training."""
-    _ = dataset.schema
-    return dataset
+    """Returns the data set, after a check that ``data.fields`` fit it: errors then appear before hours of training.
+
+    The report has a finding for each column with unreadable cells; it replaces that of an earlier reading.
+    """
+    tables = {
+        "event": ("events", dataset.events),
+        "request": ("events", dataset.events),
+        "user": ("users", dataset.users),
+        "item": ("items", dataset.items),
+    }
+    found = CleaningReport()
+    for field in dataset.schema:
+        name, (table, rows) = field.name, tables[field.owner]
+        odd = unreadable(field, rows[name])
+        expected = f"vector of {field.width} numbers" if field.kind == "vector" else field.kind
+        what = f"column {name!r}: not a {expected}, so read as missing; data.fields.{name}.kind sets another kind"
+        found.add(table, what, int(odd.sum()), "kept", shown(rows[name][odd.argmax()]))
+    if not found.findings:
+        return dataset
+    again = {(finding.table, finding.what) for finding in found.findings}
+    earlier = [finding for finding in dataset.report.findings if (finding.table, finding.what) not in again]
+    return replace(dataset, report=replace(dataset.report, findings=earlier + found.findings))
 
 
 def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -> None:

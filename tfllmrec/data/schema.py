@@ -43,7 +43,7 @@ from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.event_kinds import kind_weight
 from tfllmrec.data.cleaning.names import SEPARATOR, category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
-from tfllmrec.data.cleaning.values import numbers, strings
+from tfllmrec.data.cleaning.values import NO_NUMBER, numbers, strings
 from tfllmrec.data.files.column_names import words_of_name
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import ConfigError, ModelError
@@ -61,6 +61,8 @@ MAX_VOCABULARY = 10_000
 MAX_NAMES = 32
 #: Whole numbers with at most this many distinct values are categories: hours, age groups, days of a month.
 MAX_CODES = 32
+#: The largest share of the cells of a column of numbers, times or vectors that may be something else.
+MAX_ODD = 0.05
 #: The number of bins of a number; their edges are evenly spaced quantiles.
 BINS = 16
 #: A number more than this many spreads from the median is an outlier, and is clipped.
@@ -107,9 +109,10 @@ _CODE_WORDS = {
 }
 #: Words in the names of columns whose large numbers are times.
 _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
-#: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them.
-NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
+#: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them. A text matches
+#: in one way only: otherwise Python would take exponential time for a long vector that ends with something else.
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:(?:\s*[,;]\s*|\s+){NUMBER})+\s*[\])]?\s*"
 _VECTOR_MARKS = str.maketrans("[](),;", "      ")
 
 
@@ -386,9 +389,10 @@ def infer_schema(
     """Recognises the fields of clean tables.
 
     The kind follows from the values of a column: numbers, times, vectors of equal length, few distinct values
-    (category), long texts, and otherwise ids. A column of the events belongs to the request if its name is a usual word
-    for context (hour, device, city, weather, ...). Any other column may be known only after the event, and a model that
-    read it before would see the future. ``data.fields`` overrides both.
+    (category), long texts, and otherwise ids. Up to :data:`MAX_ODD` of the cells of a column of numbers, times or
+    vectors may be something else (:func:`unreadable`). A column of the events belongs to the request if its name is a
+    usual word for context (hour, device, city, weather, ...). Any other column may be known only after the event, and a
+    model that read it before would see the future. ``data.fields`` overrides both.
 
     Args:
       events: As in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics come from the given events,
@@ -475,9 +479,11 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
         case "vector":
             width = _vector_width(filled, asked=want.kind == "vector")
             if not width:
+                widths = _widths(filled)
+                odd = widths.index[widths != widths[widths > 0].mode().max()]
                 raise ConfigError(
                     f"data.fields.{name}.kind: expected vectors of one length, such as [0.1, 0.2], found "
-                    f"{filled.iloc[0]!r}."
+                    f"{shown(next(iter(odd), filled.iloc[0]))}."
                 )
             field = replace(field, width=width)
     if want.default is not None and kind != "text" and missing(field.encode([want.default]))[0]:
@@ -523,19 +529,28 @@ def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
         return "id"
     if _vector_width(filled):
         return "vector"
-    distinct = pd.Series(filled.unique())
-    plain, bad = numbers(distinct)
-    if not bad.any():
+    codes, found = pd.factorize(filled)
+    distinct = pd.Series(found)
+    repeated = len(distinct) <= max(MAX_CODES, len(filled) // 2)
+
+    def mostly(read: np.ndarray, odd: np.ndarray) -> bool:
+        """Returns whether the distinct values were read, apart from a few cells."""
+        return bool(np.isfinite(read).any() and odd[codes].mean() <= MAX_ODD)
+
+    plain, odd = numbers(distinct)
+    if mostly(plain, odd):
+        plain = plain[np.isfinite(plain)]
         whole = bool((plain == np.floor(plain)).all())
-        if whole and (len(distinct) <= MAX_CODES or _CODE_WORDS.intersection(words)):
+        codes_among_words = repeated and odd.any()  # such as the years of films, of which a few are unknown
+        if whole and (len(distinct) <= MAX_CODES or _CODE_WORDS.intersection(words) or codes_among_words):
             return "category"
         if whole and filled.astype("str").str.match(r"0\d").any():
             return "id"
         return "time" if (plain > EARLY_S).mean() > 0.9 and _TIME_WORDS.intersection(words) else "number"
-    if not times(distinct)[1].any():
+    if mostly(*times(distinct)):
         return "time"
     texts = distinct.astype("str")
-    if len(distinct) <= max(MAX_CODES, len(filled) // 2) and texts.str.len().mean() <= 40:
+    if repeated and texts.str.len().mean() <= 40:
         return "category"
     return "text" if (texts.str.count(r"\s") + 1).mean() >= 2 else "id"
 
@@ -573,20 +588,47 @@ def _event_weights(kinds: Sequence[str], asked: Mapping[str, float]) -> dict[str
 
 
 def _vector_width(filled: pd.Series, asked: bool = False) -> int:
-    """Returns the length of the vectors that all cells hold, at least 2; 0 if they hold something else.
+    """Returns the length of the vectors that the cells hold, at least 2; 0 if they hold something else.
 
     Lists of whole numbers may be ids, so at least half of the cells must have a decimal point, unless ``asked`` is
     true.
     """
-    if filled.dtype.kind in "fi" or filled.empty:
+    widths = _widths(filled)
+    if widths.empty or (not asked and widths.index.str.contains(".", regex=False).mean() < 0.5):
         return 0
-    some = filled.iloc[evenly_spread(len(filled), 1000)]
-    if not all(re.fullmatch(VECTOR, cell) for cell in some):
-        return 0
-    if not asked and some.str.contains(".", regex=False).mean() < 0.5:
-        return 0
-    widths = {len(re.findall(NUMBER, cell)) for cell in some}
-    return widths.pop() if len(widths) == 1 else 0
+    width = int(widths.mode().max())
+    return width if (widths != width).mean() <= MAX_ODD else 0
+
+
+def _widths(filled: pd.Series) -> pd.Series:
+    """Returns the length of the vector in each of up to 1,000 cells, by cell; 0 for anything else but a vector.
+
+    Cells that say that there is no vector, such as ``n/a`` and ``[]``, are left out.
+    """
+    if filled.dtype.kind in "fi":
+        return pd.Series([], dtype=np.int64)
+    some = [cell for cell in filled.iloc[evenly_spread(len(filled), 1000)] if not _says_nothing(cell)]
+    widths = [len(re.findall(NUMBER, cell)) if re.fullmatch(VECTOR, cell) else 0 for cell in some]
+    return pd.Series(widths, index=pd.Index(some, dtype="str"), dtype=np.int64)
+
+
+def _says_nothing(cell: str) -> bool:
+    """Returns whether a cell says that there is no number, no time or no vector."""
+    return cell.lower() in NO_NUMBER or NO_NUMBER.issuperset(cell.lower().translate(_VECTOR_MARKS).split())
+
+
+def unreadable(field: Field, values: pd.Series) -> np.ndarray:
+    """Returns which cells have a value that is no number, time or vector, though the field is; bool ``[R]``.
+
+    They count as missing. Words for "nothing", such as ``n/a``, are not among them.
+    """
+    odd = np.zeros(len(values), dtype=bool)
+    if field.kind not in ("number", "time", "vector") or values.dtype.kind == "f":
+        return odd
+    texts = strings(values)
+    rows = np.flatnonzero(missing(replace(field, default=None).encode(texts)) & (texts != "").to_numpy())
+    odd[rows] = [not _says_nothing(cell) for cell in texts.iloc[rows]]
+    return odd
 
 
 def _vectors(values: pd.Series, width: int) -> np.ndarray:

@@ -187,7 +187,7 @@ class Split:
           own query.
         - A validation history contains no test target and, except for cold_users and cold_domain, only training events.
         - Queries of one user have the same history and differ in the fields of the request.
-        - A query excludes its history, or nothing if re-use is the task.
+        - A query excludes its history except events of weight 0, or nothing if re-use is the task.
 
         For single kinds:
 
@@ -271,7 +271,7 @@ class Split:
                 user = self._user(users[again.argmax()])
                 raise DataError(self._leak(f"two queries of user {user} have the same fields of the request"))
         excluded = self.dataset.n_items * queries.exclude.row_of_value + queries.exclude.values
-        known = self.dataset.n_items * queries.history.row_of_value + queries.history.values
+        known = self.dataset.n_items * queries.had.row_of_value + queries.had.values
         if not np.array_equal(excluded, known[:0] if self.dataset.repeats else known):
             expected = (
                 "an item, though re-use is the task" if self.dataset.repeats else "something else than its history"
@@ -392,6 +392,10 @@ def make_split(
     Held-out events of one user that differ in a field of the request, such as the device, are targets of different
     queries, each with its own context. Times do not separate queries, because nearly every event has its own; the time
     of a query with several targets is that of the first one.
+
+    In some kinds of split, such as ``random`` and ``cold_items``, histories hold events that are later than a target.
+    If the data has an order, the texts that users wrote with such events (reviews, tags) are removed, because they may
+    describe the target. An event is late if it is later than the first target of the query.
 
     Args:
       dataset: The data set; some users must have the events that the kind needs. For ``fixed`` it must have been read
@@ -725,7 +729,8 @@ def _queries(
     """Creates the queries of ``users`` (user indices, ascending).
 
     If ``targets`` is ``None``, each user has one query without targets. Otherwise the queries of a user are in the
-    order of their first targets.
+    order of their first targets. If the data has an order, history events later than the first target lose their texts,
+    because these may describe the target.
     """
     if targets is None:
         of_query, asked = users, Ragged(np.empty(0, np.int64), np.zeros(len(users) + 1, np.int64))
@@ -747,11 +752,15 @@ def _queries(
         first = by_query[offsets[:-1]]
         of_query, first = own[first], rows[first]
 
-    of_history = _rows(dataset, history)
-    items = ragged_column(history, ITEM_INDEX, of_query)
-    fields: dict[str, Ragged | np.ndarray] = {
-        field.key: _by_user(history, encoded[field.key][of_history], of_query) for field in schema.of_history()
-    }
+    rows_of_history = _by_user(history, _rows(dataset, history), of_query)
+    items = Ragged(dataset.events[ITEM_INDEX].to_numpy()[rows_of_history.values], rows_of_history.offsets)
+    fields: dict[str, Ragged | np.ndarray] = {}
+    for field in schema.of_history():
+        values = encoded[field.key][rows_of_history.values]
+        if field.kind == "text" and targets is not None and dataset.ordered:
+            late = rows_of_history.values > np.repeat(first, items.lengths)
+            values = np.where(late, field.encode([""])[0], values)
+        fields[field.key] = Ragged(values, items.offsets)
     for field in schema.of("request"):
         known = encoded[f"event.{field.name}"]
         empty = np.full((len(of_query), *known.shape[1:]), field.padding, field.dtype)
@@ -759,14 +768,15 @@ def _queries(
     for field in schema.of("user"):
         fields[field.key] = encoded[field.key][of_query]
     weights = _event_weights(schema, encoded)
-    return Queries(
+    queries = Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,
-        exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
+        exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)),
         targets=asked,
         fields=fields,
-        weights=None if weights is None else _by_user(history, weights[of_history], of_query),
+        weights=None if weights is None else Ragged(weights[rows_of_history.values], items.offsets),
     )
+    return queries if dataset.repeats else replace(queries, exclude=queries.had)
 
 
 def _rows(dataset: Dataset, events: pd.DataFrame) -> np.ndarray:

@@ -73,13 +73,17 @@ def queries_of(
     known = [[row for row, _ in history] for history in events]
     unknown = [len(history) - len(found) for history, found in zip(past, known, strict=True)]
     others = [index[item] for item in listed_strings("exclude", exclude) if item in index]
+    fields = _fields_of(model, users, dataset, past, events, context, event_fields)
     queries = Queries.from_histories(
         known,
         None if marks is None else [[own[place] for _, place in of] for of, own in zip(events, marks, strict=True)],
-        exclude=[others if model.repeats else [*history, *others] for history in known],
-        fields=_fields_of(model, users, dataset, past, events, context, event_fields),
+        fields=fields,
     )
-    return queries, unknown
+    kind = model.schema.kind_of_event
+    if kind is not None and isinstance(codes := fields.get(kind.key), Ragged):
+        queries = replace(queries, weights=Ragged(kind.code_weights[codes.values], codes.offsets))
+    rows = [others if model.repeats else [*history, *others] for history in queries.had]
+    return replace(queries, exclude=Ragged.from_rows(rows, np.int64)), unknown
 
 
 def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None) -> list[Answer[Recommendation]]:

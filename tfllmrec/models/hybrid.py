@@ -768,6 +768,7 @@ class Hybrid(MeasuredModel):
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), items, transpose_b=True))
         sparse = self.behaviour_without_holdout(known, weights)
         logits = self.gates(dense, sparse, self.counts_without_holdout, training=True)
+        known = self._had(known, weights)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
         masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis]) & (not self.repeats)
@@ -800,6 +801,7 @@ class Hybrid(MeasuredModel):
         sparse = self.behaviour_without_holdout.of_items(known, items, weights)
         counts = rows_of(self.counts_without_holdout, items)
         logits = self.gates(dense, sparse, counts, training=True, items=items)
+        known = self._had(known, weights)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(
                 input=rows_of(places(items, self.n_items), known), size=tf.size(items) + 1, weights=tf.zeros((0,)),
@@ -812,6 +814,10 @@ class Hybrid(MeasuredModel):
         own_logits = tf.gather(logits, own, batch_dims=1)[:, tf.newaxis]
         every = tf.concat([own_logits, drawn_logits], axis=1)
         return mean_loss(self.gate_task.per_example_of_logits(every, tf.zeros_like(target)))
+
+    def _had(self, known: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+        """Returns the items without those of events of weight 0, as in :attr:`tfllmrec.data.queries.Queries.had`."""
+        return known if weights is None else tf.where(weights == 0, self.n_items, known)
 
     # Inference ------------------------------------------------------------------------------------------------------
 
@@ -1168,7 +1174,7 @@ class Hybrid(MeasuredModel):
           ratings: The ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
             rating.
           exclude: Ids of items that are not recommended to anyone. Items of a user's own history are not recommended
-            either, unless users use items again (``repeats``).
+            either, unless users use items again (``repeats``) or the event has a kind of weight 0.
           dataset: The source of titles, users' events and their fields. Without it, lists show ids instead of titles.
           context: Fields of each request and its user, by name. With ``users``, the fields of the user come from the
             data and may be left out.

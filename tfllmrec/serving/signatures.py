@@ -191,9 +191,13 @@ class ServingModel(tf.Module):
         self.n_categories = len(members)
         self.category_of = static_table({"": NOTHING} | numbers, self.n_categories)
         schema = Schema() if schema is None else schema
-        reads = {RATING_KEY, *model.reads}  # interests and ranking read ratings
+        kind = schema.kind_of_event
+        #: The field that tells which events of a history bar their items; ``None``: all do.
+        self._kind = kind if kind is not None and (kind.code_weights == 0).any() and not repeats else None
+        of_kind = set() if self._kind is None else {self._kind.key}
+        reads = {RATING_KEY, *model.reads} | of_kind  # interests and ranking read ratings
         #: Keys of the fields that have an effect.
-        self.reads = tuple(sorted(reads - set(model.ignored)))
+        self.reads = tuple(sorted(reads - set(model.ignored) | of_kind))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
         self.context_decoder = FieldDecoder(schema.of_query(), reads, CONTEXT_NAMES)
         if len(self.event_decoder.fields) > ENTRIES:
@@ -322,7 +326,7 @@ class ServingModel(tf.Module):
         self.alike = build_index(vectors, np.vstack([searched, compared]), index, categories=categories, exclude=itself)
 
     def _asked(self, model: Servable, histories: Queries) -> tuple[np.ndarray, np.ndarray]:
-        """Returns query vectors of sampled histories, float32 ``[Q, D]``, and these histories, int32 ``[Q, L]``."""
+        """Returns query vectors of sampled histories, float32 ``[Q, D]``, and their items, int32 ``[Q, L]``."""
         some = histories.take(evenly_spread(len(histories), SAMPLED))
         longest = max(int(some.history.lengths.max(initial=1)), 1)
         length = min(longest, model.history_length)
@@ -333,7 +337,7 @@ class ServingModel(tf.Module):
             ).numpy()
             for few in list(some.batches(AT_ONCE)) or [some]
         ]
-        return np.concatenate(asked), some.history.padded(longest, self.n_items)
+        return np.concatenate(asked), some.had.padded(longest, self.n_items)
 
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the signatures by the names that clients use."""
@@ -346,6 +350,8 @@ class ServingModel(tf.Module):
     @_signature(HISTORY, RATINGS, EXCLUDE, K)
     def recommend(self, history, ratings, exclude, k):
         """Returns the best ``k`` items, without those in ``exclude`` and, unless ``repeats``, those in the history.
+
+        In :meth:`recommend_full`, items of the history whose events have a kind of weight 0 may be listed.
 
         Args:
           history: String ``[B, L]``, oldest first.
@@ -465,7 +471,11 @@ class ServingModel(tf.Module):
         """Returns the arguments of ``self.best.top_k``, except ``k``."""
         excluded = self.index_of.lookup(exclude)
         if not self.repeats:
-            excluded = tf.concat([query["history"], excluded], axis=1)
+            had = query["history"]
+            if self._kind is not None:  # as in Queries.had
+                weights = tf.gather(self._kind.code_weights, query[self._kind.key])
+                had = tf.where(weights == 0, self.n_items, had)
+            excluded = tf.concat([had, excluded], axis=1)
         return {"exclude": excluded, **filters, **self.folded.requests(self.item_vectors, query)}
 
     def _ordered(

@@ -21,7 +21,8 @@ WORDS_FOR_NOTHING = (
     "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
     "tbd", "tba", "no title", "no description", "not available", "not found",
 )  # fmt: skip
-_NO_NUMBER = ("", "\\n", "<na>", "nat", *WORDS_FOR_NOTHING)  # in place of a number or a time; compared without case
+#: Spellings of a missing number, time or vector; compared without case.
+NO_NUMBER = frozenset(["", "\\n", "<na>", "nat", *WORDS_FOR_NOTHING])
 _ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an unnamed index
 _SCALAR = re.compile(r"\b(?:np|numpy)\.(?:str|bytes|bool|u?int|float)[0-9]*_?\(((?:'[^']*'|\"[^\"]*\"|[^()'\"])*)\)")
 _ARRAY = re.compile(
@@ -157,7 +158,7 @@ def distinct_texts(values: pd.Series) -> tuple[np.ndarray, pd.Series]:
     """Returns codes ``[R]`` (-1: missing) that index the distinct strings, and these, so that each is parsed once."""
     codes, found = pd.factorize(strings(values))
     distinct = pd.Series(found, dtype="str")
-    there = ~distinct.str.lower().isin(_NO_NUMBER).to_numpy(dtype=bool)
+    there = ~distinct.str.lower().isin(NO_NUMBER).to_numpy(dtype=bool)
     return np.where(there, np.cumsum(there) - 1, -1)[codes], distinct[there].reset_index(drop=True)
 
 
