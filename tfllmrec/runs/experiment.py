@@ -378,7 +378,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     encoder = run.text_encoder(tell)
     texts = template.texts(run.split.items)
     for name, each in zip(encoder_names(config.text.encoder), encoder.encoders, strict=True):
-        found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts)
+        found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts, name)
         if not found.works:
             tell(
                 f"warning: text.encoder {name} cannot read these texts ({found}), so that items with different texts "

@@ -11,6 +11,8 @@ def test_scripts_by_share():
     assert found == {"LATIN": pytest.approx(4 / 9), "CYRILLIC": pytest.approx(3 / 9), "CJK": pytest.approx(2 / 9)}
     assert in_words(found) == "LATIN 44%, CYRILLIC 33%, CJK 22%"
     assert scripts_of(["12", ""]) == {} and in_words({}) == "none"
+    assert scripts_of(["様々なカメラ", "ｶﾞ", "か\u3099"]) == {"CJK": 2 / 8, "KATAKANA": 4 / 8, "HIRAGANA": 2 / 8}
+    assert scripts_of(["5 μm β-carotene kidʼs 1ª"]) == {"LATIN": 1.0} and scripts_of(["τσάι α"]) == {"GREEK": 1.0}
 
 
 def test_a_sample_is_spread_evenly(monkeypatch):
