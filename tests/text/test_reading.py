@@ -94,6 +94,26 @@ def test_an_unknown_encoder_cannot_read_a_script_that_it_spells(text, size, work
     assert reading_of(Pieces(size), [text]).works is works
 
 
+class Apart(Spelling):
+    """Like Spelling, but separates unknown characters from the words beside them."""
+
+    def __call__(self, texts):
+        return super().__call__(["".join(c if c.isascii() else f" {c} " for c in text) for text in texts])
+
+
+@pytest.mark.parametrize("tokenize", [Spelling(), Apart()])
+@pytest.mark.parametrize(
+    "text", ["🎄 gifts", "⛺ tent", "❤️ gift ✨", "🎸", "★★★ “tea” — 5 €", "Wi‑Fi", "\U0001faea tea"]
+)
+def test_symbols_need_not_be_known(tokenize, text):
+    assert reading_of(tokenize, [text], "minilm").works
+
+
+def test_a_symbol_that_makes_its_word_unknown_is_a_fault():
+    assert not reading_of(Spelling(), ["🎄gifts"]).works
+    assert reading_of(Apart(), ["🎄gifts", "gift\u200cs"]).works
+
+
 def test_many_unknown_pieces_cannot_be_read():
     assert Reading({"LATIN": 1.0}, (), 0.05, 0.3).works and not Reading({"LATIN": 1.0}, (), 0.06, 0.3).works
 

@@ -79,11 +79,14 @@ def reading_of(tokenize: Tokenize, texts: Sequence[str], encoder: str = "") -> R
       texts: The texts of the items; empty ones are skipped.
       encoder: The name of the encoder, as in ``text.encoder``; empty if it is unknown.
     """
-    sample = [text for text in sample_of([text for text in texts if text]) if any(map(str.isalnum, text))]
+    unknown, word = tokenize([UNKNOWN, f"a{UNKNOWN}"])
+    unknown = unknown[-1:]
+    apart = not np.isin(word, unknown).all()
+    sample = [_without_symbols(text, apart) for text in sample_of([text for text in texts if text])]
+    sample = [text for text in sample if text]
     if not sample:
         return Reading({}, (), 0.0, 0.0)
     all_pieces = np.concatenate([*tokenize(sample), np.empty(0, np.int32)])
-    unknown = tokenize([UNKNOWN])[0][-1:]
     share = float(np.isin(all_pieces, unknown).mean()) if len(all_pieces) else 1.0
     scripts = scripts_of(sample)
     if bundled := _BUNDLED.get(encoder):
@@ -91,6 +94,19 @@ def reading_of(tokenize: Tokenize, texts: Sequence[str], encoder: str = "") -> R
     else:
         unread = [script for script in scripts if script not in UNLIMITED and _is_spelled(tokenize, sample, script)]
     return Reading(scripts, tuple(unread), share, len(all_pieces) / sum(map(_letters, sample)))
+
+
+def _without_symbols(text: str, apart: bool) -> str:
+    """Removes punctuation, symbols and pictures: whether they are known says nothing about the words.
+
+    Args:
+      text: A text.
+      apart: Whether the tokenizer separates unknown symbols from words. Otherwise a symbol makes its word unknown, and
+        only symbols that stand alone are removed.
+    """
+    removed = "PSC" if apart else "P"
+    words = "".join(" " if category(c)[0] in removed else c for c in text).split()
+    return " ".join(word for word in words if any(map(str.isalnum, word)))
 
 
 def _is_spelled(tokenize: Tokenize, texts: Sequence[str], script: str) -> bool:
