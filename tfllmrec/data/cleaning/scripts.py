@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-import pandas as pd
-
-from tfllmrec.data.findings import Finding
 from tfllmrec.data.sampling import evenly_spread
 
 #: A cuneiform sign, which is in no encoder's vocabulary.
@@ -38,22 +35,19 @@ def scripts_of(texts: Sequence[str]) -> dict[str, float]:
     return {script: count / total for script, count in counts.most_common()}
 
 
-def script_doubts(texts: pd.Series) -> list[Finding]:
-    """Returns a finding if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
+def script_doubts(scripts: dict[str, float]) -> list[str]:
+    """Returns a warning if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
 
     Args:
-      texts: The texts of the items, named like their column.
+      scripts: The share of each script in the texts of the items, see :func:`scripts_of`.
     """
-    scripts = scripts_of(texts.tolist())
     foreign = 1 - scripts.get("LATIN", 0.0)
     if not scripts or foreign <= MOST_FOREIGN:
         return []
-    what = (
-        f"{foreign:.0%} of the letters in {texts.name} are not Latin ({in_words(scripts)}), and the default text "
+    return [
+        f"{foreign:.0%} of the letters in the texts of items are not Latin ({in_words(scripts)}), and the default text "
         "encoder, minilm, was trained on English; text.encoder=e5 reads about 100 languages"
-    )
-    has_any = texts.map(lambda text: any(script != "LATIN" for script in _scripts_in(text)))
-    return [Finding("items", what, int(has_any.sum()), "doubted")]
+    ]
 
 
 def _scripts_in(text: str) -> Iterator[str]:
