@@ -202,8 +202,8 @@ class TextConfig(Section):
 
     encoder: str = Field(
         "minilm",
-        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the "
-        "first of minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a "
+        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (minilm "
+        "if it can read the items and they seem to be English, else e5), or a TF Hub handle (URL or folder) of a "
         "BERT encoder. Joined by +, as in 'minilm+e5': the vectors of several encoders, concatenated.",
     )
     preprocessor: str | None = Field(

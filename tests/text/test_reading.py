@@ -118,14 +118,57 @@ def test_many_unknown_pieces_cannot_be_read():
     assert Reading({"LATIN": 1.0}, (), 0.05, 0.3).works and not Reading({"LATIN": 1.0}, (), 0.06, 0.3).works
 
 
+class Vocabulary:
+    """A tokenizer that knows some words as a whole, and cuts other ones in two."""
+
+    def __init__(self, words):
+        self.words = words.split()
+
+    def __call__(self, texts):
+        return [
+            np.array([UNKNOWN not in w for w in t.split() for _ in range(1 + (w not in self.words))]) for t in texts
+        ]
+
+
+@pytest.mark.parametrize(
+    ("titles", "share"),
+    [
+        (["green jacket", "Kabellose Maus grün"], 2 / 5),
+        (["green jacket", "jacket green blau"], 4 / 5),
+        (["red tea jacket"], 1),  # short words are not counted
+        (["KABELLOSE jacket", "GTIN XKLMPQ B07XJABCD"], 1),  # nor possible codes
+        (["gru\u0308ngru\u0308n"], 0),  # one word
+    ],
+)
+def test_the_share_of_words_that_an_english_vocabulary_has(titles, share):
+    knows = Vocabulary("green jacket")
+    found = reading_of(knows, titles * 50, "minilm")
+    assert found.whole_words == pytest.approx(share) and found.may_not_be_english == (share < 0.55)
+    assert found.works and str(found).endswith(f", {share:.0%} of the Latin words in the vocabulary")
+    assert reading_of(knows, titles * 50, "e5").whole_words is None is reading_of(knows, titles * 50).whole_words
+
+
+def test_few_words_do_not_tell_the_language():
+    assert not reading_of(Vocabulary(""), ["warme Jacke"], "minilm").may_not_be_english
+    assert not reading_of(Vocabulary(""), ["warm " * 49 + "тёплая"], "minilm").may_not_be_english
+    assert reading_of(Vocabulary(""), ["warm " * 50], "minilm").may_not_be_english
+    assert not reading_of(Vocabulary(""), ["A-113 XZ9", "B07XJ8C8F5", "KX-TG7875S"] * 100, "minilm").may_not_be_english
+
+
 def test_the_advice_is_another_encoder():
     assert "text.encoder=e5" in advice("minilm") and "text.encoder=e5" in advice(None)
     assert "text.encoder=e5" not in advice("e5") and "TF Hub" in advice("e5")
 
 
-def test_the_first_encoder_that_can_read_is_taken(monkeypatch):
-    monkeypatch.setattr(reading, "_tokenizer", lambda name: Spelling("" if name == AUTO[0] else "茶"))
-    assert choose_encoder(["red cars"])[0] == AUTO[0]
-    name, said = choose_encoder(["茶 茶", "茶"])
-    assert name == AUTO[1] and said.startswith(f"text.encoder {AUTO[1]}: scripts CJK 100%; 0% of the pieces")
-    assert choose_encoder(["帐"])[0] == AUTO[-1]  # none can
+@pytest.mark.parametrize(
+    ("texts", "name", "reason"),
+    [
+        (["green jacket"] * 50, "minilm", "scripts LATIN 100%; 0% of the pieces"),
+        (["茶 帐篷"], "e5", "minilm cannot read these texts (scripts CJK 100%, not read: CJK; 0% of the pieces"),
+        (["Kabellose Maus"] * 50, "e5", "these texts may not be English, which minilm reads (scripts LATIN 100%; 0%"),
+    ],
+)
+def test_auto_takes_the_first_encoder_if_it_can_read_the_texts(monkeypatch, texts, name, reason):
+    monkeypatch.setattr(reading, "_tokenizer", {AUTO[0]: Vocabulary("green jacket")}.__getitem__)
+    chosen, said = choose_encoder(texts)
+    assert chosen == name and said.startswith(f"text.encoder {name}: {reason}")

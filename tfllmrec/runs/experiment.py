@@ -384,6 +384,11 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
                 f"warning: text.encoder {name} cannot read these texts ({found}), so that items with different texts "
                 f"may get equal vectors. {advice(name)}"
             )
+        elif found.may_not_be_english:
+            tell(
+                f"warning: these texts may not be English, the only language that text.encoder {name} was trained on: "
+                f"it knows {found.whole_words:.0%} of their words, of English titles 70% or more. {advice(name)}"
+            )
     # Written before the vectors, so that these never exist without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint, "widths": encoder.widths}))
     with show_progress("Encoding item texts", "texts") as progress:
