@@ -129,12 +129,14 @@ class Asset:
       name: Its name in configs.
       sources: The sources, tried in this order. They may provide different files, each a complete set.
       languages: The languages of the texts that weights were trained on.
+      scripts: The scripts of these languages, by their names in Unicode.
     """
 
     kind: str
     name: str
     sources: tuple[Source, ...]
     languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
 
 
 def _vocabulary(tokenizer_json: bytes) -> bytes:
@@ -166,10 +168,15 @@ _XLM_R = (
     "Swahili, Swedish, Tamil, Telugu, Thai, Turkish, Ukrainian, Urdu, Uyghur, Uzbek, Vietnamese, Welsh, "
     "Western Frisian, Xhosa, Yiddish"
 )
+_XLM_R_SCRIPTS = (
+    "ARABIC ARMENIAN BENGALI CJK CYRILLIC DEVANAGARI ETHIOPIC GEORGIAN GREEK GUJARATI GURMUKHI HANGUL HEBREW HIRAGANA "
+    "KANNADA KATAKANA KHMER LAO LATIN MALAYALAM MYANMAR ORIYA SINHALA TAMIL TELUGU THAI"
+)
 _USE_LANGUAGES = (
     "Arabic, Chinese (simplified), Chinese (traditional), Dutch, English, French, German, Italian, Japanese, Korean, "
     "Polish, Portuguese, Russian, Spanish, Thai, Turkish"
 )
+_USE_SCRIPTS = "ARABIC CJK CYRILLIC HANGUL HIRAGANA KATAKANA LATIN THAI"
 
 ASSETS = (
     Asset(
@@ -228,6 +235,7 @@ ASSETS = (
             ),
         ),
         ("English",),
+        ("LATIN",),
     ),
     Asset(
         "weights",
@@ -248,6 +256,7 @@ ASSETS = (
             ),
         ),
         tuple(_XLM_R.split(", ")),
+        tuple(_XLM_R_SCRIPTS.split()),
     ),
     Asset(
         "weights",
@@ -262,6 +271,7 @@ ASSETS = (
             ),
         ),
         tuple(_USE_LANGUAGES.split(", ")),
+        tuple(_USE_SCRIPTS.split()),
     ),
 )
 

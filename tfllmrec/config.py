@@ -233,10 +233,10 @@ class TextConfig(Section):
 
     encoder: str = Field(
         "minilm",
-        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the "
-        "first of minilm and e5 that can read the items), or a TF Hub handle of a BERT encoder (URL, or "
-        "folder with a slash, such as ./bert). Joined by +, as in 'minilm+e5': the vectors of several "
-        "encoders, concatenated.",
+        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (minilm "
+        "if it can read the items and they seem to be English, else e5), or a TF Hub handle of a BERT encoder (URL, or "
+        "folder with a slash, such as ./bert). Joined by +, as in 'minilm+e5': the vectors of several encoders, "
+        "concatenated.",
     )
     preprocessor: str | None = Field(
         None, description="TF Hub handle of the encoder's preprocessor; bundled encoders have their own."

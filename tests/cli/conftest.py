@@ -91,7 +91,7 @@ class FakeModel:
         return to_frame([self._best([*history, *exclude], k) for history in histories or [[]]])
 
     def reading(self, text):
-        return None if text == "hashed" else Reading({"LATIN": 1.0}, float(not text.isascii()), 0.25, 100)
+        return None if text == "hashed" else Reading({"LATIN": 1.0}, (), float(not text.isascii()), 0.25)
 
     def rank(self, history, items, ratings=None, **fields):
         self.fields = fields

@@ -110,6 +110,15 @@ def test_missing_data_exits_3(program, folder):
     assert "none.csv" in answer.err
 
 
+def test_describe_warns_of_scripts_that_the_default_encoder_cannot_read(program, tmp_path):
+    (tmp_path / "e.csv").write_text("user,item,timestamp\nu,a,1\nu,b,2\n")
+    (tmp_path / "i.csv").write_text("item,title,description\na,SKU 1,Зелёный чай\nb,SKU 2,Чай\n", "utf-8")
+    files = ("--events", tmp_path / "e.csv", "--items", tmp_path / "i.csv")
+    warning = "warning: 68% of the letters in the texts of items are not Latin (CYRILLIC 68%, LATIN 32%)"
+    assert " ".join(program("data", "describe", *files).out.split()).count(warning) == 1
+    assert warning.removeprefix("warning: ") in program("data", "describe", *files, "--json").out
+
+
 def test_describe_and_prepare_warn_of_a_doubtful_order(program, tmp_path):
     rows = [f"u{u},{i},{i}" for u in range(30) for i in range(1 + u % 3, 10)]  # sorted by item id within each user
     (tmp_path / "e.csv").write_text("\n".join(["user,item,order", *rows]))

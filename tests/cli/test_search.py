@@ -36,7 +36,7 @@ def test_a_query_that_the_encoder_cannot_read_is_told(program, libraries, saved_
     answer = program("search", saved_model, "帐篷", "--json")
     assert "warning: the text encoder of the model cannot read the query" in answer.err
     assert "100% of the pieces stand for unknown characters" in answer.err and "text.encoder=e5" in answer.err
-    figures = {"scripts": {"LATIN": 1.0}, "pieces_per_letter": 0.25, "letters": 100}
+    figures = {"scripts": {"LATIN": 1.0}, "unread": [], "pieces_per_letter": 0.25, "whole_words": None}
     assert json.loads(answer.out)["reading"] == {"works": False, "unknown": 1.0, **figures}
     answer = program("search", saved_model, "tent", "--json")
     assert answer.err == "" and json.loads(answer.out)["reading"] == {"works": True, "unknown": 0.0, **figures}

@@ -569,14 +569,22 @@ def test_an_encoder_that_cannot_read_the_items_is_told(chain_config, cache, tmp_
     told = []
     with start_run(in_cyrillic(chain_config, tmp_path), tmp_path / "run", base=tmp_path, tell=told.append) as given:
         encode(*given, told.append)
-    (doubt,) = (line for line in told if "are not Latin" in line)
-    assert doubt.startswith("data: warning: 100% of the letters in title are not Latin (CYRILLIC 100%)")
     (warning,) = (line for line in told if "cannot read these texts" in line)
     assert "scripts CYRILLIC 100%" in warning and "Set text.encoder=e5" in warning
     told.clear()
     with start_run(chain_config, tmp_path / "latin", base=tmp_path, tell=told.append) as given:
         encode(*given, told.append)
-    assert not any("cannot read" in line or "not Latin" in line for line in told)
+    assert not any("cannot read" in line for line in told)
+
+
+def test_items_that_may_not_be_english_are_told(chain_config, cache, tmp_path, monkeypatch):
+    german = reading.Reading({"LATIN": 1.0}, (), 0.0, 0.35, 0.43)
+    monkeypatch.setattr(reading, "reading_of", lambda *of: german)
+    told = []
+    with start_run(chain_config, tmp_path / "run", base=tmp_path, tell=told.append) as given:
+        encode(*given, told.append)
+    (warning,) = (line for line in told if line.startswith("warning: these texts may not be English"))
+    assert "it knows 43% of their words" in warning and "Set text.encoder=e5" in warning
 
 
 @pytest.mark.long

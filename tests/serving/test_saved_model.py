@@ -278,7 +278,14 @@ def test_the_encoder_inside_says_how_it_reads_a_query(saved):
     assert saved.reading("red toy").works and saved.reading("").works
     found = saved.reading("red 帐篷 toy")
     assert found.unknown == 2 / 4  # the pieces are red, [UNK], [UNK], toy
-    assert (found.pieces_per_letter, found.letters) == (4 / 8, 3 + 2 + 3) and not found.works
+    assert found.pieces_per_letter == 4 / 8 and not found.works
+
+
+def test_a_query_of_known_pieces_in_a_script_of_other_languages_is_not_read(saved, monkeypatch):
+    assert saved.reading("red café").works and saved.reading("red ре").unread == ()
+    monkeypatch.setitem(saved.manifest, "config", {"text": {"encoder": "minilm"}})
+    assert saved.reading("red café").works
+    assert saved.reading("red ре").unread == ("CYRILLIC",) and not saved.reading("red ре").works
 
 
 def test_search_and_similar(saved):

@@ -184,9 +184,9 @@ def print_features(name: str, report: FeatureReport) -> None:
 
 
 def print_description(dataset: Dataset) -> None:
-    """Prints the figures of :meth:`Dataset.describe` as a table, then the cleaning report, whose doubts come last."""
+    """Prints the figures of :meth:`Dataset.describe` as a table, then the cleaning report, and the doubts last."""
     described = dataset.describe()
-    del described["doubts"]  # the report has them in full
+    doubts = described.pop("doubts")[len(dataset.report.doubts()) :]  # the report has the others
     fields = described.pop("schema")
     rows = [
         (key.replace("_", " "), f"{value:.1%}" if key == "items_with_text" else _worded(value))
@@ -194,7 +194,7 @@ def print_description(dataset: Dataset) -> None:
     ]
     rows += [("" if place else "schema", field) for place, field in enumerate(fields)]
     print_table(dataset.name, ("figure", "value"), rows, words=("figure", "value"))
-    for line in dataset.report.lines():
+    for line in [*dataset.report.lines(), *(f"warning: {doubt}" for doubt in doubts)]:
         say(line)
 
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfllmrec.columns import (
-    CATEGORIES,
     DESCRIPTION,
     EVENT_KIND,
     EVENT_TYPES,
@@ -24,7 +23,6 @@ from tfllmrec.columns import (
     ITEM_INDEX,
     NAME_COLUMNS,
     RATING,
-    TAGS,
     TAGS_WRITTEN,
     TEST_EVENT,
     TIMESTAMP,
@@ -34,7 +32,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
-from tfllmrec.data.cleaning.scripts import scripts_of
+from tfllmrec.data.cleaning.scripts import script_doubts, scripts_of
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.event_tags import tags_of_events
@@ -355,16 +353,18 @@ class Dataset:
         events_per_user and events_per_item (min, 25 %, median, 75 %, 90 %, max, mean; items without events included),
         ratings ({value: events}, empty without ratings), kinds ({kind: events}, most frequent first, empty without
         kinds), items_with_text (share), mean_text_characters (over items with text, including all tags), scripts (the
-        share of each script among the letters of the first text column, from a sample), tags, tags_with_time,
-        cold_items (items without events), time_span (ISO dates; None without times), repeated_pairs (events whose user
-        had that item before), tied_users (users with events that no column separates in time), schema (one line per
-        field), doubts (reasons to doubt the data, such as the order of the events).
+        share of each script among the letters of the items' texts, from a sample), tags, tags_with_time, cold_items
+        (items without events), time_span (ISO dates; None without times), repeated_pairs (events whose user had that
+        item before), tied_users (users with events that no column separates in time), schema (one line per field),
+        doubts (reasons to doubt the data, such as the order of the events, and whether the scripts need another text
+        encoder than the default).
         """
         events = self.events
         items = with_tags(self.items, self.tags)
-        text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in items]
+        text = [c for c in (TITLE, DESCRIPTION, *NAME_COLUMNS) if c in items]
         shown = [items[c].map(names_as_text) if c in NAME_COLUMNS else items[c] for c in text]
         lengths = sum((texts.str.len().to_numpy(dtype=np.int64) for texts in shown), np.zeros(self.n_items, np.int64))
+        scripts = scripts_of([" ".join(texts) for texts in zip(*shown, strict=True)])
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
         kinds = events[EVENT_KIND][events[EVENT_KIND] != ""].value_counts()
@@ -386,7 +386,7 @@ class Dataset:
             "kinds": {str(kind): int(n) for kind, n in kinds.items()},
             "items_with_text": float((lengths > 0).mean()),
             "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
-            "scripts": scripts_of(shown[0].tolist()) if shown else {},
+            "scripts": scripts,
             "tags": len(self.tags),
             "tags_with_time": int(self.tags[TIMESTAMP].notna().sum()),
             "cold_items": int((per_item == 0).sum()),
@@ -394,7 +394,7 @@ class Dataset:
             "repeated_pairs": int(events.duplicated([USER_INDEX, ITEM_INDEX]).sum()),
             "tied_users": self.report.tied_users,
             "schema": self.schema.lines(),
-            "doubts": self.report.doubts(),
+            "doubts": [*self.report.doubts(), *script_doubts(scripts)],
         }
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import (
-    DESCRIPTION,
     DOMAIN,
     EVENT_TYPES,
     ITEM,
@@ -25,7 +24,6 @@ from tfllmrec.columns import (
     ORDER,
     TAG,
     TIMESTAMP,
-    TITLE,
     USER,
     USER_INDEX,
 )
@@ -43,7 +41,6 @@ from tfllmrec.data.cleaning.recognition import (
     check_mapping,
     name_columns,
 )
-from tfllmrec.data.cleaning.scripts import script_doubts
 from tfllmrec.data.cleaning.tags import clean_tags, no_tags
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.titles import usable_titles
@@ -435,8 +432,6 @@ def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -
         return
     bare = (items[text] == "").all(axis=1).to_numpy() & came
     report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))
-    if (column := next((c for c in (TITLE, DESCRIPTION) if c in items), None)) is not None:
-        report.findings += script_doubts(items[column])
     untitled = ~usable_titles(items) & came
     report.add(
         "items",

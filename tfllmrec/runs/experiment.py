@@ -380,11 +380,16 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     encoder = run.text_encoder(tell)
     texts = template.texts(run.split.items)
     for name, each in zip(encoder_names(config.text.encoder), encoder.encoders, strict=True):
-        found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts)
+        found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts, name)
         if not found.works:
             tell(
                 f"warning: text.encoder {name} cannot read these texts ({found}), so that items with different texts "
                 f"may get equal vectors. {advice(name)}"
+            )
+        elif found.may_not_be_english:
+            tell(
+                f"warning: these texts may not be English, the only language that text.encoder {name} was trained on: "
+                f"it knows {found.whole_words:.0%} of their words, of English titles 70% or more. {advice(name)}"
             )
     # Written before the vectors, so that these never exist without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint, "widths": encoder.widths}))

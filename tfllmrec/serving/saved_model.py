@@ -28,6 +28,7 @@ from tfllmrec.models.two_tower_servable import USER_FIELD, with_user_ids
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
+from tfllmrec.text.bundled import encoder_names
 from tfllmrec.text.preprocessor import pieces_of
 from tfllmrec.text.reading import Reading, reading_of
 from tfllmrec.wording import nearest
@@ -242,7 +243,12 @@ class SavedModel:
         """
         tower = getattr(self._loaded, "text_to_vector", None)
         towers = [getattr(each, "preprocessor", None) for each in getattr(tower, "towers", [tower])]
-        readings = [reading_of(partial(pieces_of, preprocessor), [text]) for preprocessor in towers if preprocessor]
+        encoder = (self.manifest.get("config") or {}).get("text", {}).get("encoder", "")
+        readings = [
+            reading_of(partial(pieces_of, preprocessor), [text], name)
+            for name, preprocessor in zip(encoder_names(encoder), towers, strict=False)
+            if preprocessor
+        ]
         return max(readings, key=lambda reading: reading.works, default=None)
 
     def search_tokens(

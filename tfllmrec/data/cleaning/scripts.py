@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 
-import pandas as pd
-
-from tfllmrec.data.findings import Finding
 from tfllmrec.data.sampling import evenly_spread
 
 #: A cuneiform sign, which is in no encoder's vocabulary.
@@ -27,34 +25,43 @@ def sample_of(texts: Sequence[str]) -> list[str]:
 
 
 def scripts_of(texts: Sequence[str]) -> dict[str, float]:
-    """Returns the share of letters by Unicode's name of the script (``LATIN``, ``CJK``) in a sample, largest first."""
-    counts = Counter(_script_of(letter) for text in sample_of(texts) for letter in text if letter.isalpha())
+    """Returns the share of letters by Unicode's name of the script (``LATIN``, ``CJK``) in a sample, largest first.
+
+    Full-width and stylistic variants count as plain letters. Not counted are modifiers, such as U+02BC for an
+    apostrophe, and a Greek letter by itself, which is a symbol (``5 μm``).
+    """
+    counts = Counter(script for text in sample_of(texts) for script in _scripts_in(text))
     total = counts.total() or 1
     return {script: count / total for script, count in counts.most_common()}
 
 
-def script_doubts(texts: pd.Series) -> list[Finding]:
-    """Returns a finding if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
+def script_doubts(scripts: dict[str, float]) -> list[str]:
+    """Returns a warning if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
 
     Args:
-      texts: The texts of the items, named like their column.
+      scripts: The share of each script in the texts of the items, see :func:`scripts_of`.
     """
-    scripts = scripts_of(texts.tolist())
     foreign = 1 - scripts.get("LATIN", 0.0)
     if not scripts or foreign <= MOST_FOREIGN:
         return []
-    what = (
-        f"{foreign:.0%} of the letters in {texts.name} are not Latin ({in_words(scripts)}), and the default text "
+    return [
+        f"{foreign:.0%} of the letters in the texts of items are not Latin ({in_words(scripts)}), and the default text "
         "encoder, minilm, was trained on English; text.encoder=e5 reads about 100 languages"
-    )
-    has_any = texts.map(lambda text: any(letter.isalpha() and _script_of(letter) != "LATIN" for letter in text))
-    return [Finding("items", what, int(has_any.sum()), "doubted")]
+    ]
 
 
-def _script_of(letter: str) -> str:
-    """Returns the first word of the letter's Unicode name; full-width and stylistic variants count as plain letters."""
-    plain = unicodedata.normalize("NFKC", letter)[0]
-    return unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
+def _scripts_in(text: str) -> Iterator[str]:
+    scripts = [script_of(c) if c.isalpha() else "" for c in unicodedata.normalize("NFKC", text)]
+    for before, script, after in zip(["", *scripts], scripts, [*scripts[1:], ""], strict=False):
+        if script not in ("", "MODIFIER") and (script != "GREEK" or script in (before, after)):
+            yield script
+
+
+@cache
+def script_of(character: str) -> str:
+    """Returns the script of a character: the first word of its Unicode name, or ``CJK`` for iteration marks."""
+    script = unicodedata.name(character, "UNKNOWN").split(" ")[0].split("-")[0]
+    return "CJK" if script == "IDEOGRAPHIC" else script
 
 
 def in_words(scripts: dict[str, float]) -> str:
