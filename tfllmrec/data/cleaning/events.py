@@ -11,7 +11,13 @@ import pandas as pd
 
 from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind, weights_of_kinds
+from tfllmrec.data.cleaning.event_kinds import (
+    UNKNOWN_WEIGHT,
+    count_kinds,
+    event_kinds,
+    is_known_kind,
+    weights_of_kinds,
+)
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
@@ -214,11 +220,11 @@ def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collecti
     """Reports events whose kind is unknown or missing, or known only by one of its words."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
-    what = "the kind of event is not known: an event of a known kind, of the same user and item, replaces it"
-    if unknown.any():
-        what += (
-            f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"
-        )
+    what = (
+        f"the kind of event is not known: it counts as a weak choice, with weight {UNKNOWN_WEIGHT}, and an event of a "
+        f"known kind, of the same user and item, replaces it ({count_kinds(kind[unknown & rows.keep])}); "
+        "data.fields.kind.weights can say how much each kind counts"
+    )
     rows.note(unknown, what, "kept", EVENT_KIND)
     by_word = (strength > 0) & ~kind.isin([k for k in kind.unique() if k in weights or is_known_kind(k)]).to_numpy()
     if by_word.any():
