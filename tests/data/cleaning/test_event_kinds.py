@@ -88,6 +88,51 @@ def test_of_equal_kinds_the_later_one_stays(one, other):
         assert made([("u", "a", kind, n) for n, kind in enumerate(kinds)]).events.kind.tolist() == kinds[1:]
 
 
+@pytest.mark.parametrize(
+    ("one", "later", "left"),
+    [
+        *[("view", no, no) for no in ("block", "reject", "dismiss", "Dislike", "don't like", "bounce")],
+        ("click", "mute", "mute"),
+        ("like", "rejected", "rejected"),
+        ("cart", "delete", "delete"),
+        ("install", "uninstall", "uninstall"),
+        ("subscribe", "unsubscribe", "unsubscribe"),
+        ("purchase", "refund", "refund"),
+        ("order", "order_cancelled", "order_cancelled"),
+        ("purchase", "dislike", "dislike"),
+        ("purchase", "cancel_like", "purchase"),
+        ("borrow", "return", "borrow"),
+        ("play", "skip", "play"),
+        ("dislike", "purchase", "purchase"),
+        ("dislike", "view", "dislike"),
+        ("refund", "purchase", "purchase"),
+    ],
+)
+def test_a_later_rejection_or_undoing_counts(one, later, left):
+    known = [("u", "a", one, 1), ("v", "a", "view", 0)]
+    data = made([*known, ("u", "a", later, 2)])
+    assert sorted(data.events.kind) == sorted([left, "view"])
+    grown = made(known).extend(
+        pd.DataFrame([("u", "a", later, 2)], columns=["user", "item", "event_type", "timestamp"])
+    )
+    assert sorted(grown.events.kind) == sorted(data.events.kind)
+
+
+def test_what_comes_before_a_rejection_is_reported():
+    data = made([("u", "a", "purchase", 1), ("u", "a", "dislike", 2), ("u", "a", "view", 3), ("u", "b", "like", 4)])
+    assert kept(data) == [("a", "dislike", 2), ("b", "like", 4)]
+    assert finding(data, "the same user refused the item later ('purchase': 1)").action == "dropped"
+    unordered = made([("u", "a", "purchase"), ("u", "a", "dislike")], "user item event_type")
+    assert unordered.events.kind.tolist() == ["purchase"]  # nothing says which came later
+
+
+def test_weights_hold_for_other_spellings():
+    rows = [("u", "a", "View", 1), ("u", "a", "HIDE", 2), ("u", "b", "View", 3)]
+    data = made(rows, fields={"kind": {"weights": {"view": 1, "hide": -0.1}}})
+    assert kept(data) == [("a", "View", 1), ("b", "View", 3)] and not data.choices.tolist().count(False)
+    assert not any("known" in found.what for found in data.report.findings)
+
+
 def test_strengths():
     assert 0 == kind_strength("") == kind_strength("1") == kind_strength("activate")
     ranks = [kind_strength(kind) for kind in ("Impressions", "page-view", "WishList", "bought")]

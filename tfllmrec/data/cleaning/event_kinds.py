@@ -24,6 +24,7 @@ MOST_WORDS = 3
 SYMBOLS = "👍👎❤♥"
 #: Characters that are left out of names, as a regular expression for Python and TensorFlow: apostrophes and marks.
 LEFT_OUT = "['’‘ʼ`´\u0300-\u036f\ufe0f]"
+_REFUSED = -0.5  # an event of at most this weight refuses the item, whatever the user did with it before
 _MOST_KINDS = 50  # a column with more distinct values holds something else, such as ids
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN_WORDS = re.compile(rf"(?:[^\w{SYMBOLS}]|_)+")
@@ -36,8 +37,12 @@ def _words(kind: str) -> list[str]:
 
 
 def plain_kind(kind: str) -> str:
-    """Returns a kind as spellings are compared: ``"Add-to-Cart"`` and ``"addToCart"`` -> ``"addcart"``."""
-    return "".join(_words(kind))
+    """Returns a kind as spellings are compared: ``"Add-to-Cart"`` and ``"addToCart"`` -> ``"addcart"``.
+
+    Numbers are compared as they are, because -1 is not 1.
+    """
+    plain = "".join(_words(kind))
+    return kind if plain.isdecimal() else plain
 
 
 def _plain(names: str, endings: tuple[str, ...] = ("", "s")) -> list[str]:
@@ -128,10 +133,32 @@ def is_known_kind(kind: str) -> bool:
     return plain_kind(kind) in GROUP_OF_NAME
 
 
-def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -> tuple[pd.Series, np.ndarray]:
-    """Returns the kinds in a column as str ``[R]`` (``""``: missing), and their strengths as float64 ``[R]``.
+class AskedWeights:
+    """The weights of kinds in ``data.fields``; another spelling of a kind has the weight of that kind.
 
-    The strength of an unknown kind is 0.
+    Args:
+      weights: The weights by kind, on the scale of :func:`kind_weight`.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = {plain_kind(kind): weight for kind, weight in weights.items()} | dict(weights)
+
+    def of(self, kind: str) -> float | None:
+        """Returns the weight that is asked for, ``None`` if there is none."""
+        return self._weights.get(kind, self._weights.get(plain_kind(kind)))
+
+    def weight(self, kind: str) -> float:
+        """Returns the weight that is asked for, or else :func:`kind_weight`."""
+        asked = self.of(kind)
+        return kind_weight(kind) if asked is None else asked
+
+
+def event_kinds(
+    values: pd.Series, weights: Mapping[str, float] | None = None
+) -> tuple[pd.Series, np.ndarray, np.ndarray]:
+    """Returns the kinds in a column, and their strengths and weights: str ``[R]`` and twice float64 ``[R]``.
+
+    A missing kind is ``""``. The strength of an unknown kind is 0.
 
     Args:
       values: The column.
@@ -141,15 +168,28 @@ def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -
     kinds = strings(values)
     kinds = kinds.mask(kinds.isin(MISSING), "")
     codes, distinct = pd.factorize(kinds)
-    given = weights or {}
+    asked = AskedWeights(weights or {})
 
     def strength_of(kind: str) -> float:
-        if kind in given:
-            return 1 + 4 * abs(given[kind])
+        if (weight := asked.of(kind)) is not None:
+            return 1 + 4 * abs(weight)
         by_name = kind_strength(kind)
         return 1 + by_name if by_name else 0
 
-    return kinds, np.array([strength_of(kind) for kind in distinct], dtype=np.float64)[codes]
+    strengths = np.array([strength_of(kind) for kind in distinct], dtype=np.float64)
+    return kinds, strengths[codes], np.array([asked.weight(kind) for kind in distinct], dtype=np.float64)[codes]
+
+
+def before_a_refusal(pair: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns bool ``[E]``: the events after which the same user refused the item, such as a purchase before a dislike.
+
+    Args:
+      pair: A number for each user and item, ``[E]``, in the order of the events.
+      weight: The weights of the events, float64 ``[E]``.
+    """
+    place = np.arange(len(pair))
+    last = pd.Series(np.where(weight <= _REFUSED, place, -1)).groupby(pair).transform("max")
+    return place < last.to_numpy()
 
 
 def weights_of_kinds(fields: Mapping[str, FieldConfig]) -> Mapping[str, float]:

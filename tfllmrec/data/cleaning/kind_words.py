@@ -45,7 +45,8 @@ GROUPS = (
     Group(
         4,
         0.0,
-        "refund refunded cancel cancelled canceled cancellation unsubscribed",
+        "refund refunded order_refunded cancel cancelled canceled cancellation order_cancelled order_canceled "
+        "cancel_order",
         "reembolso reembolsado cancelado annuler annule remboursement remboursé storno storniert rimborso annullato "
         "возврат отмена отменил отменён 退款 退货 退貨 取消订单 取消訂單 返金 返品 キャンセル",
     ),
