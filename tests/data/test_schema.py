@@ -8,7 +8,7 @@ from tfllmrec.config import DataConfig, FieldConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Ragged
-from tfllmrec.data.schema import Field, Schema, infer_schema
+from tfllmrec.data.schema import UNKNOWN_CODE, Field, Schema, infer_schema
 from tfllmrec.errors import ConfigError
 
 
@@ -191,7 +191,25 @@ def test_kinds_of_events_have_weights():
 def test_rejections_count_against_an_item():
     kind = schema_of(events(kind=lambda i: ["like", "dislike", "skip", "impression"][i % 4]))["event.kind"]
     assert kind.weights == {"like": 0.75, "dislike": -0.75, "skip": -0.25, "impression": 0.0}
-    assert kind.code_weights[kind.encode(["dislike", "new"])].tolist() == [-0.75, 0.75]
+    assert kind.code_weights[kind.encode(["dislike", "new"])].tolist() == [-0.75, 0.25]
+
+
+def test_a_kind_that_is_not_in_the_data_has_the_weight_that_training_would_give_it():
+    data = events(kind=lambda i: ["view", "PURCHASE", "shown"][i % 3])
+    kind = schema_of(data, kind={"weights": {"view": 0.1}})["event.kind"]
+    spellings = ["View", "purchase", "click", "Dislike", "don't like", "skip", "refund", "like", "new"]
+    weights = kind.code_weights[kind.encode(spellings)].tolist()
+    assert weights == [pytest.approx(0.1), 1, 0.5, -0.75, -0.75, -0.25, 0, 0.75, 0.25]
+    known = schema_of(events(kind=lambda i: spellings[i % 9]), kind={"weights": {"view": 0.1}})["event.kind"]
+    assert known.code_weights[known.encode(spellings)].tolist() == weights
+    assert (
+        kind.encode(["purchase", "Bought", "View"]).tolist() == kind.encode(["PURCHASE", "PURCHASE", "view"]).tolist()
+    )
+    assert kind.size > kind.encode(["Dislike"])[0] >= kind.size_in_data == 5 and kind.encode(["new"]).tolist() == [
+        UNKNOWN_CODE
+    ]
+    alike = schema_of(events(kind=lambda i: "like"))["event.kind"]
+    assert alike.weights is None and alike.encode(["Liked", "dislike"]).tolist() == [2, UNKNOWN_CODE]
 
 
 def test_a_schema_is_stored_and_read_back():
