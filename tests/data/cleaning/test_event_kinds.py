@@ -305,6 +305,25 @@ def test_what_was_not_done_replaces_nothing():
     assert kind_strength("not_purchased") == kind_strength("impression") and kind_weight("not_purchased") == 0
 
 
+@pytest.mark.parametrize("column", ["feedback", "actionName", "verb", "signal", "Event Category", "evt"])
+def test_columns_with_further_names_are_kinds(column):
+    frame = pd.DataFrame({"user": "u", "item": ["a", "b"], column: ["click", "dislike"], "timestamp": [1, 2]})
+    assert kept(dataset_from_frames(frame)) == [("a", "click", 1), ("b", "dislike", 2)]
+
+
+def test_a_column_of_another_name_that_holds_kinds_is_told():
+    frame = pd.DataFrame({"user": "u", "item": ["a", "b", "c"], "Evento": ["view", "buy", "view"], "order": [1, 2, 3]})
+    data = dataset_from_frames(frame)
+    found = finding(data, "column 'Evento' looks like the kind of event ('view': 2, 'buy': 1)")
+    assert found.action == "kept" and found.count == 3 and "data.columns.kind=Evento" in found.what
+    assert set(data.events.kind) == {""} and data.events.Evento.tolist() == ["view", "buy", "view"]
+    for values in (["shipped", "refunded", "cancelled"], ["yes", "no", "no"], ["red", "view", "blue"], ["buy"] * 3):
+        assert not dataset_from_frames(frame.assign(Evento=values)).report.findings
+    assert not dataset_from_frames(frame.assign(event=["view", "cart", "view"])).report.findings
+    mapped = dataset_from_frames(frame, config=DataConfig(columns={"kind": "Evento"}))
+    assert mapped.events.kind.tolist() == ["view", "buy", "view"] and not mapped.report.findings
+
+
 def test_kinds_in_columns_of_their_own_are_doubted():
     frame = pd.DataFrame(
         {"user": "u", "item": ["a", "b", "c"], "is_click": [1, 0, 1], "cart": [0, 0, 1], "age": [0, 1, 1]}
