@@ -67,6 +67,27 @@ def test_a_field_belongs_to_its_table_and_a_context_to_the_request():
         schema["user.size"]
 
 
+@pytest.mark.parametrize("owner", ["request", "event"])
+def test_usual_names_say_whether_a_value_is_known_before_the_event(owner):
+    names = {
+        "request": "day_of_week DayOfWeek time-of-day timezone tz is_mobile isMobile user_agent UserAgent screen tab "
+        "screen_name page_type lat user_lng search_query searchTerm utm_source Week local_time city",
+        "event": "dwell screen_time tab_count page_views section keyword watched_on_mobile delivery_day agent",
+    }[owner].split()
+    frame = events(**{name: lambda i: "ab"[i % 2] for name in names})
+    assert {field.name: field.owner for field in schema_of(frame) if field.name in names} == dict.fromkeys(names, owner)
+
+
+def test_a_line_says_what_requests_cannot_have():
+    frame = events(dwell=lambda i: i % 5, device=lambda i: "ab"[i % 2], kind=lambda i: ["view", "buy"][i % 2])
+    note = (
+        "known only after the event, so that requests cannot have them: dwell; if one is known before, set "
+        "data.fields.NAME.owner=request"
+    )
+    assert schema_of(frame).lines()[-1] == note
+    assert note not in schema_of(frame, dwell={"owner": "request"}).lines()
+
+
 def test_a_column_whose_name_another_one_took_is_no_context():
     deeds = schema_of(events(kind=lambda i: f"deed {i}"))  # not the kinds of events, so not "kind"
     assert [field.key for field in deeds if field.name.startswith("source")] == ["event.source_kind"]

@@ -80,15 +80,24 @@ RATING_KEY = f"event.{RATING}"
 #: names.
 _EARLIER_NAMES = {"mean": "median", "deviation": "spread"}
 _KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
-#: Names of event columns that are known before the event happens, and words that mark such names.
-_CONTEXT_NAMES = frozenset(["time", "date", "day", "hour", "month", "state", "page", "place", "query", "source"])
+#: Names of event columns that are known before the event happens, without punctuation, and words that mark such names.
+_CONTEXT_NAMES = frozenset(
+    name
+    for names in (
+        "time date day week month quarter hour minute dayofweek dayofmonth dayofyear weekofyear timeofday partofday",
+        "localtime timezone utcoffset state page pagetype pagename place query searchquery searchterm searchterms",
+        "searchkeyword searchkeywords source trafficsource entrypoint screen screenname screentype tab tabname",
+        "useragent operatingsystem",
+    )
+    for name in names.split()
+)
 _CONTEXT_WORDS = frozenset(
     word
     for words in (
-        "hour daytime daypart weekday weekend isweekend dow month season holiday",
-        "device platform os browser app client channel carrier network language locale",
-        "referrer medium campaign surface placement slot scene homework companion mood",
-        "location city region country geo latitude longitude weather temperature",
+        "hour daytime daypart weekday weekend isweekend dow month season holiday tz timezone",
+        "device platform os browser app mobile ismobile client channel carrier network language locale",
+        "referrer referer utm medium campaign surface placement slot scene homework companion mood",
+        "location city region country geo latitude longitude lat lon lng weather temperature humidity",
     )
     for word in words.split()
 )
@@ -405,8 +414,14 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """Returns one line of description for each field."""
-        return [field.line() for field in self.fields]
+        """Returns one line of description for each field, and one on the fields that requests cannot have."""
+        known = (RATING, EVENT_KIND, TAGS_WRITTEN)
+        later = [field.name for field in self.of("event") if field.name not in known and not field.weights]
+        note = (
+            f"known only after the event, so that requests cannot have them: {', '.join(later)}; if one is known "
+            "before, set data.fields.NAME.owner=request"
+        )
+        return [*(field.line() for field in self.fields), *([note] if later else [])]
 
     def as_dict(self) -> list[dict[str, Any]]:
         """Returns the fields as plain JSON types, without attributes that have their default."""
@@ -561,11 +576,11 @@ def _owner_of_event_column(name: str) -> Owner:
     if name in (RATING, EVENT_KIND):
         return "event"
     # A column is called ``source_NAME`` if another column took the name NAME.
-    words = set(words_of_name(name.removeprefix("source_")))
+    words = words_of_name(name.removeprefix("source_"))
     if name == TIMESTAMP:
         return "request"
-    context = (len(words) == 1 and words <= _CONTEXT_NAMES) or words & _CONTEXT_WORDS
-    return "request" if context and not words & _OUTCOME_WORDS else "event"
+    context = "".join(words) in _CONTEXT_NAMES or _CONTEXT_WORDS.intersection(words)
+    return "request" if context and not _OUTCOME_WORDS.intersection(words) else "event"
 
 
 def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
