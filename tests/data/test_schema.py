@@ -8,7 +8,7 @@ from tfllmrec.config import DataConfig, FieldConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Ragged
-from tfllmrec.data.schema import Field, Schema, infer_schema
+from tfllmrec.data.schema import UNKNOWN_CODE, Field, Schema, infer_schema
 from tfllmrec.errors import ConfigError
 
 
@@ -65,6 +65,27 @@ def test_a_field_belongs_to_its_table_and_a_context_to_the_request():
     assert schema["event.device"].vocabulary == schema["request.device"].vocabulary == ("d0", "d1")
     with pytest.raises(KeyError, match=r"user\.size: expected one of event\.dwell"):
         schema["user.size"]
+
+
+@pytest.mark.parametrize("owner", ["request", "event"])
+def test_usual_names_say_whether_a_value_is_known_before_the_event(owner):
+    names = {
+        "request": "day_of_week DayOfWeek time-of-day timezone tz is_mobile isMobile user_agent UserAgent screen tab "
+        "screen_name page_type lat user_lng search_query searchTerm utm_source Week local_time city",
+        "event": "dwell screen_time tab_count page_views section keyword watched_on_mobile delivery_day agent",
+    }[owner].split()
+    frame = events(**{name: lambda i: "ab"[i % 2] for name in names})
+    assert {field.name: field.owner for field in schema_of(frame) if field.name in names} == dict.fromkeys(names, owner)
+
+
+def test_a_line_says_what_requests_cannot_have():
+    frame = events(dwell=lambda i: i % 5, device=lambda i: "ab"[i % 2], kind=lambda i: ["view", "buy"][i % 2])
+    note = (
+        "known only after the event, so that requests cannot have them: dwell; if one is known before, set "
+        "data.fields.NAME.owner=request"
+    )
+    assert schema_of(frame).lines()[-1] == note
+    assert note not in schema_of(frame, dwell={"owner": "request"}).lines()
 
 
 def test_a_column_whose_name_another_one_took_is_no_context():
@@ -247,7 +268,25 @@ def test_kinds_of_events_have_weights():
 def test_rejections_count_against_an_item():
     kind = schema_of(events(kind=lambda i: ["like", "dislike", "skip", "impression"][i % 4]))["event.kind"]
     assert kind.weights == {"like": 0.75, "dislike": -0.75, "skip": -0.25, "impression": 0.0}
-    assert kind.code_weights[kind.encode(["dislike", "new"])].tolist() == [-0.75, 0.75]
+    assert kind.code_weights[kind.encode(["dislike", "new"])].tolist() == [-0.75, 0.25]
+
+
+def test_a_kind_that_is_not_in_the_data_has_the_weight_that_training_would_give_it():
+    data = events(kind=lambda i: ["view", "PURCHASE", "shown"][i % 3])
+    kind = schema_of(data, kind={"weights": {"view": 0.1}})["event.kind"]
+    spellings = ["View", "purchase", "click", "Dislike", "don't like", "skip", "refund", "like", "new"]
+    weights = kind.code_weights[kind.encode(spellings)].tolist()
+    assert weights == [pytest.approx(0.1), 1, 0.5, -0.75, -0.75, -0.25, 0, 0.75, 0.25]
+    known = schema_of(events(kind=lambda i: spellings[i % 9]), kind={"weights": {"view": 0.1}})["event.kind"]
+    assert known.code_weights[known.encode(spellings)].tolist() == weights
+    assert (
+        kind.encode(["purchase", "Bought", "View"]).tolist() == kind.encode(["PURCHASE", "PURCHASE", "view"]).tolist()
+    )
+    assert kind.size > kind.encode(["Dislike"])[0] >= kind.size_in_data == 5 and kind.encode(["new"]).tolist() == [
+        UNKNOWN_CODE
+    ]
+    alike = schema_of(events(kind=lambda i: "like"))["event.kind"]
+    assert alike.weights is None and alike.encode(["Liked", "dislike"]).tolist() == [2, UNKNOWN_CODE]
 
 
 def test_a_schema_is_stored_and_read_back():

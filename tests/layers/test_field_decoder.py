@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from tfllmrec.data.cleaning.kind_words import GROUPS
 from tfllmrec.data.schema import Field
 from tfllmrec.layers.field_decoder import FieldDecoder
 
@@ -95,6 +96,45 @@ def test_entries_that_cannot_be_read_are_counted():
     assert unread == [3, 4, 1, 1, 0]  # a value that a category does not have is the unknown one
     np.testing.assert_array_equal(values["user.age"], np.array([25, np.nan, 1, np.nan, np.nan], np.float32))
     assert values["request.device"].tolist() == [0, 0, 1, 2, 0]
+
+
+SHOP = Field(
+    "kind", "event", "category", ("view", "PURCHASE", "-1"), weights={"view": 0.5, "PURCHASE": 1.0, "-1": 0.25}
+)
+OPINIONS = Field("kind", "event", "category", ("like", "dislike"), weights={"like": 0.2, "dislike": -1.0})
+ONLY_LIKES = Field("kind", "event", "category", ("like",))
+REACTIONS = Field("reaction", "event", "category", ("a", "like"), weights={"a": 1.0, "like": 0.75})
+SPELLINGS = [
+    "Dislike", "DISLIKE", "hide", "thumbs_down", "thumbs-down", "video_disliked", "don't like", "Don’t Like", "👎",
+    "👍🏻", "❤️", "impression", "purchase", "Purchases", "product purchased", "bought", "PURCHASE", "addToCart", "View",
+    "PAGE VIEW", "page_view", "skip", "zzz", "1", "+1", "-1", "", "?", "_", "unlike", "undo like", "refund",
+    "not_purchased", "ver", "tv_ver", "boarding_pass_view", "AÑADIR al carrito", "anadir al carrito",
+    "Gefällt mir nicht", "購入", "カートに追加", "Не нравится", "НЕ НРАВИТСЯ", "j'aime", "e\u0301", "İ", "user", "to",
+    "a", "A", "ad_click_2", "\ud7ff", "x\nview", "1view",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "field", [SHOP, OPINIONS, ONLY_LIKES, REACTIONS], ids=["shop", "opinions", "likes", "reactions"]
+)
+def test_kinds_in_any_spelling_are_decoded_as_training_encodes_them(field):
+    every = [f"{group.names} {group.in_other_languages} {group.as_a_whole}".split() for group in GROUPS]
+    names = [name for group in every for name in group]
+    cells = [*SPELLINGS, *names, *(name.upper() for name in names), *(f"not {name}" for name in names)]
+    cells += [f"{name} {other}" for name, other in zip(names, RNG.permutation(names), strict=True)]
+    decoder = FieldDecoder([field], {field.key})
+    values, unread = decoder(tf.constant([[f"{field.name}={cell}"] for cell in cells]))
+    expected = field.encode(cells)
+    same(values[field.key].numpy(), expected)
+    assert unread.numpy().tolist() == (expected == 1).astype(int).tolist()
+    assert field.encode(field.words(expected)).tolist() == expected.tolist()
+
+
+def test_kinds_that_are_no_utf8_are_unread():
+    values, unread = FieldDecoder([SHOP], {SHOP.key})(
+        tf.constant([[b"kind=\xff\xfe"], [b"kind= "], [b"kind=\xc3View"]])
+    )
+    assert values["event.kind"].numpy().tolist() == [0, 0, 0] and unread.numpy().tolist() == [1, 0, 1]
 
 
 def test_the_last_of_several_counts():

@@ -127,6 +127,15 @@ def test_an_unknown_value_is_a_missing_one_unless_training_has_some(field):
     assert np.abs(unknown - missing).max() > 1e-3
 
 
+def test_a_kind_of_event_that_only_requests_have_is_a_missing_one():
+    kind = Field("kind", "event", "category", ("view", "buy"), weights={"view": 0.5, "buy": 1.0})
+    rejected, missing, view, seen = encoded(kind, ["Disliked", "", "view", "seen"])
+    np.testing.assert_array_equal(rejected, missing)
+    np.testing.assert_array_equal(view, seen)
+    codes = tf.constant(kind.encode(["Disliked", "", "seen"]))
+    assert is_given(kind, codes).numpy().tolist() == [False, False, True]
+
+
 ABOUT = Field("about", "user", "text", width=5)
 
 

@@ -22,9 +22,7 @@ KIND = Field(
     weights={"view": 0.5, "dislike": -0.75, "purchase": 1.0, "impression": 0.0},
 )  # fmt: skip
 DEVICE = Field("device", "request", "category", vocabulary=("phone", "tv"))
-WEIGHTS = np.array(
-    [0.5, 0.5, 0.5, -0.75, 1.0, 0.0], np.float32
-)  # by code; missing as view, unknown as the weakest choice
+WEIGHTS = np.array([0.5, 0.25, 0.5, -0.75, 1.0, 0.0], np.float32)  # by code; missing as view
 NEIGHBOURS = PrunedWeights(np.stack([np.arange(N), (np.arange(N) + 1) % N], 1), np.tile([0.1, 0.4], (N, 1)))
 
 

@@ -24,7 +24,7 @@ from tfllmrec.columns import (
     USER,
     USER_INDEX,
 )
-from tfllmrec.data.cleaning.event_kinds import event_kinds
+from tfllmrec.data.cleaning.event_kinds import before_a_refusal, event_kinds
 from tfllmrec.data.cleaning.events import hash_of_pairs
 from tfllmrec.data.cleaning.order_checks import by_id
 from tfllmrec.data.findings import CleaningReport
@@ -162,8 +162,11 @@ def extended_events(
     kept = ~again
     if repeats != "all":
         pair = pd.Series(user * (int(item.max(initial=0)) + 1) + events[ITEM_INDEX].to_numpy())
-        strength = pd.Series(np.where(kept, event_kinds(events[EVENT_KIND], weights)[1], -1))
-        kept &= (strength == strength.groupby(pair).transform("max")).to_numpy()
+        _, strength, weight = event_kinds(events[EVENT_KIND], weights)
+        if ordered and repeats == "last":
+            kept &= ~before_a_refusal(pair.to_numpy(), np.where(kept, weight, 0))
+        present = pd.Series(np.where(kept, strength, -1))
+        kept &= (present == present.groupby(pair).transform("max")).to_numpy()
         kept[kept] = ~pair[kept].duplicated(keep=repeats).to_numpy()
         merged = int((~kept & ~again).sum())
         what = f"the same user and item in known and new events (kept: the strongest kind, then the {repeats})"

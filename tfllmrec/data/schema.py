@@ -40,7 +40,14 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import FieldConfig
-from tfllmrec.data.cleaning.event_kinds import kind_weight
+from tfllmrec.data.cleaning.event_kinds import (
+    GROUP_OF_NAME,
+    UNKNOWN_WEIGHT,
+    AskedWeights,
+    group_of_kind,
+    plain_kind,
+)
+from tfllmrec.data.cleaning.kind_words import GROUPS
 from tfllmrec.data.cleaning.names import SEPARATOR, category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import NO_NUMBER, numbers, strings
@@ -75,15 +82,24 @@ RATING_KEY = f"event.{RATING}"
 #: names.
 _EARLIER_NAMES = {"mean": "median", "deviation": "spread"}
 _KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
-#: Names of event columns that are known before the event happens, and words that mark such names.
-_CONTEXT_NAMES = frozenset(["time", "date", "day", "hour", "month", "state", "page", "place", "query", "source"])
+#: Names of event columns that are known before the event happens, without punctuation, and words that mark such names.
+_CONTEXT_NAMES = frozenset(
+    name
+    for names in (
+        "time date day week month quarter hour minute dayofweek dayofmonth dayofyear weekofyear timeofday partofday",
+        "localtime timezone utcoffset state page pagetype pagename place query searchquery searchterm searchterms",
+        "searchkeyword searchkeywords source trafficsource entrypoint screen screenname screentype tab tabname",
+        "useragent operatingsystem",
+    )
+    for name in names.split()
+)
 _CONTEXT_WORDS = frozenset(
     word
     for words in (
-        "hour daytime daypart weekday weekend isweekend dow month season holiday",
-        "device platform os browser app client channel carrier network language locale",
-        "referrer medium campaign surface placement slot scene homework companion mood",
-        "location city region country geo latitude longitude weather temperature",
+        "hour daytime daypart weekday weekend isweekend dow month season holiday tz timezone",
+        "device platform os browser app mobile ismobile client channel carrier network language locale",
+        "referrer referer utm medium campaign surface placement slot scene homework companion mood",
+        "location city region country geo latitude longitude lat lon lng weather temperature humidity",
     )
     for word in words.split()
 )
@@ -186,28 +202,65 @@ class Field:
         return self.kind not in ("text", "id") or self.is_read_text
 
     @property
-    def size(self) -> int:
-        """The number of codes of a category: one for missing, one for unknown, and the vocabulary."""
+    def size_in_data(self) -> int:
+        """The number of codes that the data can have: one for missing, one for unknown, and the vocabulary."""
         return len(self.vocabulary) + 2
+
+    @property
+    def size(self) -> int:
+        """The number of codes of a category: :attr:`size_in_data`, and for a kind of event with weights those of
+        :data:`GROUPS`, which only requests can have."""
+        return self.size_in_data + (len(GROUPS) if self.weights else 0)
+
+    @property
+    def is_kind_of_event(self) -> bool:
+        """Whether the values are kinds of events, which may be spelt in other ways than in the vocabulary."""
+        return self.kind == "category" and (bool(self.weights) or (self.owner, self.name) == ("event", EVENT_KIND))
 
     @cached_property
     def code_weights(self) -> np.ndarray:
         """Float32 ``[size]``: the weight of each code of a kind of event.
 
-        A missing kind counts as the most frequent kind that is a choice, because requests may leave kinds out; an
-        unknown kind counts as the weakest choice.
+        A missing kind counts as the most frequent kind that is a choice, because requests may leave kinds out. Any
+        other kind counts as it would in the training data.
         """
         weights = self.weights or {}
         known = [weights.get(value, 1.0) for value in self.vocabulary]
-        choices = [weight for weight in known if weight > 0] or [1.0]
-        return np.array([choices[0], min(choices), *known], np.float32)
+        choice = next((weight for weight in known if weight > 0), 1.0)
+        usual = [group.weight for group in GROUPS] if self.weights else []
+        return np.array([choice, UNKNOWN_WEIGHT, *known, *usual], np.float32)
+
+    @cached_property
+    def codes_of_groups(self) -> list[int]:
+        """The code of a kind that is not in the vocabulary, for each of :data:`GROUPS`.
+
+        It is the code of the most frequent kind of the group if that kind has the weight of the group. Otherwise it is
+        a code that only has a weight, ``size_in_data + g`` for the group g, or :data:`UNKNOWN_CODE` without weights.
+        """
+        weights = self.weights or {}
+        codes = [self.size_in_data + place if weights else UNKNOWN_CODE for place in range(len(GROUPS))]
+        for code, value in reversed([*enumerate(self.vocabulary, start=2)]):
+            place = group_of_kind(value)
+            if place is not None and weights.get(value, GROUPS[place].weight) == GROUPS[place].weight:
+                codes[place] = code
+        return codes
+
+    @cached_property
+    def codes_of_kinds(self) -> dict[str, int]:
+        """The codes of plain names of kinds, see :func:`plain_kind`: the usual ones, and those of the vocabulary."""
+        codes = {name: self.codes_of_groups[place] for name, place in GROUP_OF_NAME.items()}
+        for code, value in reversed([*enumerate(self.vocabulary, start=2)]):
+            plain = plain_kind(value)
+            codes |= {plain: code} if plain and not plain.isdecimal() else {}
+        return codes
 
     def encode(self, values: pd.Series | Sequence[str]) -> np.ndarray:
         """Encodes cells as the values that models read.
 
         ===========  ===========================================================================================
         category     int32 ``[R]``; 0: missing, 1: not in the vocabulary, from 2 on: the vocabulary in order.
-                     ``[R, width]``, padded with 0, if a cell holds several names
+                     ``[R, width]``, padded with 0, if a cell holds several names. Kinds of events may be spelt in
+                     other ways, see :attr:`codes_of_groups`
         number       float32 ``[R]``, as in the file; NaN: missing, or not a number in the range of float32
         time         float64 ``[R]``, seconds since 1970 UTC; NaN: missing, or not a time
         vector       float32 ``[R, width]``; NaN: missing, or another number of values
@@ -249,6 +302,10 @@ class Field:
             codes = pd.Index(self.vocabulary).get_indexer(pd.Index(texts)).astype(np.int32) + 2
             codes[codes == 1] = UNKNOWN_CODE
             codes[(texts == "").to_numpy()] = MISSING_CODE
+            if self.is_kind_of_event:
+                unknown = codes == UNKNOWN_CODE
+                code_of = {kind: self._code_of_kind(kind) for kind in texts[unknown].unique()}
+                codes[unknown] = texts[unknown].map(code_of)
             return codes
         code_of = {value: code for code, value in enumerate(self.vocabulary, start=2)}
         codes = np.full((len(texts), self.width), MISSING_CODE, np.int32)
@@ -256,6 +313,12 @@ class Field:
             for column, name in enumerate(category_names(cell)[: self.width]):
                 codes[row, column] = code_of.get(name, UNKNOWN_CODE)
         return codes
+
+    def _code_of_kind(self, kind: str) -> int:
+        """Returns the code of a kind that is not spelt as in the vocabulary."""
+        place = group_of_kind(kind)
+        by_words = UNKNOWN_CODE if place is None else self.codes_of_groups[place]
+        return self.codes_of_kinds.get(plain_kind(kind), by_words)
 
     def words(self, values: np.ndarray) -> list[str]:
         """Returns encoded values as a request writes them: the inverse of :meth:`encode`; ``""`` for missing values."""
@@ -265,6 +328,10 @@ class Field:
                 while unknown in self.vocabulary:
                     unknown += "?"
                 known = np.array(["", unknown, *self.vocabulary], object)
+                if self.is_kind_of_event:
+                    named = {code: name for name, code in self.codes_of_kinds.items()}
+                    usual = [named.get(code, "") for code in range(self.size_in_data, self.size)]
+                    known = np.array([*known, *usual], object)
                 if not self.width:
                     return known[values].tolist()
                 return [SEPARATOR.join(known[row[row != MISSING_CODE]]) for row in values]
@@ -350,8 +417,14 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """Returns one line of description for each field."""
-        return [field.line() for field in self.fields]
+        """Returns one line of description for each field, and one on the fields that requests cannot have."""
+        known = (RATING, EVENT_KIND, TAGS_WRITTEN)
+        later = [field.name for field in self.of("event") if field.name not in known and not field.weights]
+        note = (
+            f"known only after the event, so that requests cannot have them: {', '.join(later)}; if one is known "
+            "before, set data.fields.NAME.owner=request"
+        )
+        return [*(field.line() for field in self.fields), *([note] if later else [])]
 
     def as_dict(self) -> list[dict[str, Any]]:
         """Returns the fields as plain JSON types, without attributes that have their default."""
@@ -509,11 +582,11 @@ def _owner_of_event_column(name: str) -> Owner:
     if name in (RATING, EVENT_KIND):
         return "event"
     # A column is called ``source_NAME`` if another column took the name NAME.
-    words = set(words_of_name(name.removeprefix("source_")))
+    words = words_of_name(name.removeprefix("source_"))
     if name == TIMESTAMP:
         return "request"
-    context = (len(words) == 1 and words <= _CONTEXT_NAMES) or words & _CONTEXT_WORDS
-    return "request" if context and not words & _OUTCOME_WORDS else "event"
+    context = "".join(words) in _CONTEXT_NAMES or _CONTEXT_WORDS.intersection(words)
+    return "request" if context and not _OUTCOME_WORDS.intersection(words) else "event"
 
 
 def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
@@ -568,7 +641,8 @@ def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig, eve
         named += _most_frequent(kinds[kinds != ""])
     field = replace(field, vocabulary=tuple(dict.fromkeys([*_most_frequent(texts), *named])))
     if name == EVENT_KIND or want.weights:
-        weights = _event_weights(field.vocabulary, want.weights or {})
+        asked = AskedWeights(want.weights or {})
+        weights = {kind: asked.weight(kind) for kind in field.vocabulary}
         # Weights are ignored if no value has a positive one, or if recognised weights are all equal.
         if max(weights.values(), default=0.0) > 0 and (want.weights or len(set(weights.values())) > 1):
             field = replace(field, weights=weights)
@@ -580,11 +654,6 @@ def _most_frequent(values: pd.Series) -> tuple[str, ...]:
     counts = values.value_counts()
     counts = counts.iloc[np.lexsort([counts.index.to_numpy(str), -counts.to_numpy()])]
     return tuple(map(str, counts.index[:MAX_VOCABULARY]))
-
-
-def _event_weights(kinds: Sequence[str], asked: Mapping[str, float]) -> dict[str, float]:
-    """Returns the weight of each kind of event: the one in ``asked``, else that of :func:`kind_weight`."""
-    return {kind: asked.get(kind, kind_weight(kind)) for kind in kinds}
 
 
 def _vector_width(filled: pd.Series, asked: bool = False) -> int:

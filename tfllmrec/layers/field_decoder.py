@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.data.cleaning.event_kinds import GROUP_OF_PART, LEFT_OUT, MOST_WORDS, NOISE, SYMBOLS
+from tfllmrec.data.cleaning.kind_words import GROUPS
 from tfllmrec.data.cleaning.names import SEPARATOR
 from tfllmrec.data.schema import MISSING_CODE, NUMBER, UNKNOWN_CODE, VECTOR, Field
 from tfllmrec.layers.static_table import static_table
@@ -57,6 +59,7 @@ class FieldDecoder(tf.Module):
             for code, value in enumerate(field.vocabulary, start=2)
         }
         self._codes = static_table(codes, UNKNOWN_CODE)
+        self._kinds = {field.key: _KindDecoder(field) for field in self.fields if field.is_kind_of_event}
 
     def missing(self, shape: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the values of missing fields, ``[*shape]`` or ``[*shape, width]``, by the keys of the fields."""
@@ -74,7 +77,8 @@ class FieldDecoder(tf.Module):
         Returns:
           The values of the fields that the model reads, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``,
           the number of unreadable entries, whose name is not the name of a field, or whose value does not fit the kind
-          of the field or is not in its vocabulary. Such a value of a category is decoded as the unknown category.
+          of the field or is not in its vocabulary. Such a value of a category is decoded as the unknown category. Kinds of
+          events are known in any spelling, and by names of the same meaning.
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
         names, texts = names_and_texts(entries)
@@ -102,6 +106,9 @@ class FieldDecoder(tf.Module):
 
     def _decoded(self, field: Field, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the values of ``texts``, string ``[R]``, and whether each is readable, bool ``[R]``."""
+        if field.key in self._kinds:
+            codes = self._kinds[field.key](texts, self._categories(field, texts))
+            return codes, codes != UNKNOWN_CODE
         if field.kind == "category":
             codes = self._categories(field, texts)
             known = codes != UNKNOWN_CODE
@@ -127,6 +134,39 @@ class FieldDecoder(tf.Module):
         )
         codes = codes.to_tensor(MISSING_CODE, shape=(None, field.width))
         return tf.where(texts[:, tf.newaxis] == "", MISSING_CODE, codes)
+
+
+class _KindDecoder(tf.Module):
+    """Finds the codes of kinds of events that are not spelt as in the vocabulary, as :meth:`Field.encode` does."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(name="kind_decoder")
+        self._codes = static_table(field.codes_of_kinds, -1)
+        self._groups = static_table(GROUP_OF_PART, len(GROUPS))
+        self._noise = static_table(dict.fromkeys(NOISE, 1), 0)
+        self._codes_of_groups = tf.constant([*field.codes_of_groups, UNKNOWN_CODE], tf.int32)
+
+    def __call__(self, texts: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+        """Replaces unknown codes.
+
+        Args:
+          texts: The kinds, string ``[R]``.
+          codes: Their codes by the vocabulary, int32 ``[R]``.
+        """
+        unknown = tf.where(codes == UNKNOWN_CODE)
+        words = self._words(tf.gather_nd(texts, unknown))
+        parts = tf.strings.ngrams(words, tuple(range(1, MOST_WORDS + 1)), separator="")
+        group = tf.reduce_min(tf.ragged.map_flat_values(self._groups.lookup, parts), axis=1)
+        by_parts = tf.gather(self._codes_of_groups, tf.minimum(group, len(GROUPS)))
+        found = self._codes.lookup(tf.strings.reduce_join(words, axis=1))
+        return tf.tensor_scatter_nd_update(codes, unknown, tf.where(found < 0, by_parts, found))
+
+    def _words(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Splits kinds, string ``[R]``, into the words by which they are compared."""
+        texts = tf.strings.regex_replace(texts, "([a-z0-9])([A-Z])", r"\1 \2")
+        texts = tf.strings.lower(tf.strings.regex_replace(texts, LEFT_OUT, ""), encoding="utf-8")
+        words = tf.strings.split(tf.strings.regex_replace(texts, rf"[^\p{{L}}\p{{N}}{SYMBOLS}]+", " "))
+        return tf.ragged.boolean_mask(words, tf.ragged.map_flat_values(self._noise.lookup, words) == 0)
 
 
 def names_and_texts(entries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -24,7 +24,7 @@ class FieldEncoder(tf.keras.layers.Layer):
 
     - category: An embedding of the code, or the mean embedding where a cell holds several names. A value that does not
       occur in the training data counts as missing, unless the vocabulary was cut: then the training data have such
-      values.
+      values. So does a kind of event that only requests have.
     - number: A dense map of the position of the value within each bin between two quantiles (0 below the bin, 1 above
       it) and of its distance from the median, in units of the spread and clipped at 5 (piecewise-linear encoding:
       Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep learning").
@@ -55,7 +55,7 @@ class FieldEncoder(tf.keras.layers.Layer):
         glorot = tf.keras.initializers.GlorotUniform
         if self.field.kind == "category":
             normal = tf.keras.initializers.RandomNormal(stddev=0.05, seed=self.seed)
-            self.table = self.add_weight("table", (self.field.size, self.dim), initializer=normal)
+            self.table = self.add_weight("table", (self.field.size_in_data, self.dim), initializer=normal)
         else:
             self.kernel = self.add_weight("kernel", (self._features, self.dim), initializer=glorot(self.seed))
             self.missing = self.add_weight("missing", (self.dim,), initializer="zeros")
@@ -69,6 +69,7 @@ class FieldEncoder(tf.keras.layers.Layer):
     def call(self, values: tf.Tensor) -> tf.Tensor:
         """Maps encoded values, ``[...]`` or ``[..., width]``, to vectors ``[..., D]``."""
         if self.field.kind == "category":
+            values = tf.where(values < self.field.size_in_data, values, MISSING_CODE)
             if not self.field.dropped:  # then the training data have no unknown values, whose vector would be random
                 values = tf.where(values == UNKNOWN_CODE, MISSING_CODE, values)
             return self._mean(values) if self.field.width else tf.gather(self.table, values)
@@ -85,7 +86,7 @@ class FieldEncoder(tf.keras.layers.Layer):
         # A product with a sparse matrix: a gather would also read the padding, and take ``width`` times the memory.
         at = tf.where(codes != MISSING_CODE)
         names = tf.stack([at[:, 0], tf.cast(tf.gather_nd(codes, at), tf.int64)], axis=1)
-        shape = tf.cast([tf.shape(codes)[0], self.field.size], tf.int64)
+        shape = tf.cast([tf.shape(codes)[0], self.field.size_in_data], tf.int64)
         table = tf.cast(self.table, tf.float32)
         sums = tf.sparse.sparse_dense_matmul(tf.SparseTensor(names, tf.ones(tf.shape(at)[0]), shape), table)
         number = tf.reduce_sum(tf.cast(codes != MISSING_CODE, tf.float32), axis=1, keepdims=True)
@@ -283,5 +284,5 @@ def is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
     if values.dtype.is_floating:
         there = tf.math.is_finite(values)
     else:
-        there = values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)
+        there = (values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)) & (values < field.size_in_data)
     return tf.reduce_any(there, axis=-1) if field.width else there

@@ -34,6 +34,7 @@ from tfllmrec.data.queries import LONGEST, Queries, Ragged
 from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
+from tfllmrec.layers.field_encoder import is_given
 from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.id_table import IdTable, placeholder_ids
@@ -590,8 +591,7 @@ class Hybrid(MeasuredModel):
             return state
         scene = query[self.scene.key]
         # Scenes that do not occur in training have no trained gate. Fields that do not help are not read at all.
-        is_known = scene > (MISSING_CODE if self.scene.dropped else UNKNOWN_CODE)
-        scene = tf.where(is_known & (self.query_fusion.reads > 0), scene, MISSING_CODE)
+        scene = tf.where(is_given(self.scene, scene) & (self.query_fusion.reads > 0), scene, MISSING_CODE)
         known = self.scene_experts(state, scene, training=training)
         if fields_given is None:
             return known

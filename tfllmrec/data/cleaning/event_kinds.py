@@ -3,92 +3,113 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import EVENT_KIND
 from tfllmrec.config import FieldConfig
+from tfllmrec.data.cleaning.kind_words import GROUPS, NEGATIONS, OPINIONS
 from tfllmrec.data.cleaning.values import MISSING, strings
 
-# Kinds of events by strength, weakest first; the kinds in one string are equally strong. Like and dislike are equally
-# strong, and so are adding to the cart and removing from it: the later event is the user's newer opinion.
-_BY_STRENGTH = (
-    # The system showed the item, or the user skipped it.
-    "impression impressed imp exposure exposed shown displayed served delivered view_list view_search_results skip "
-    "skipped ignore ignored no_click non_click",
-    # The user looked at the item.
-    "view viewed viewing pv page_view pageview visit visited browse browsed click clicked click_out clickout "
-    "click_through clickthrough tap tapped detail details detail_view detail_page see seen open opened read reading "
-    "watch watched play played playing stream streamed listen listened hover hovered select selected preview "
-    "previewed prod_view",
-    # The user saved the item for later, expressed an opinion on it, or began to check out.
-    "cart carted in_cart add added add_cart added_cart add_to_cart addtocart addcart atc sc_add basket add_to_basket "
-    "addtobasket add_to_bag addtobag bag remove removed remove_from_cart removefromcart removed_from_cart "
-    "remove_cart removed_cart remove_basket remove_bag "
-    "fav favor favorite favorited favourite favourited add_to_favorites add_to_favourites collect collected wish "
-    "wishlist wish_list wishlisted add_to_wishlist addtowishlist added_wishlist save saved bookmark bookmarked like "
-    "liked thumbs_up thumb_up upvote upvoted heart love loved dislike disliked unlike unliked thumbs_down thumb_down "
-    "downvote downvoted hide hidden not_interested share shared repost reposted retweet retweeted forward forwarded "
-    "follow followed unfollow comment commented comment_created reply replied rate rated rating review reviewed "
-    "checkout begin_checkout start_checkout initiate_checkout checkout_started add_payment_info add_shipping_info",
-    # The user bought or otherwise obtained the item.
-    "purchase purchased buy bought buying transaction transact order ordered order_completed order_placed place_order "
-    "purchase_completed checkout_completed complete_checkout payment pay paid sale sold conversion convert converted "
-    "subscribe subscribed subscription booking booked reserve reserved reservation rent rented rental borrow borrowed "
-    "install installed download downloaded apply applied",
-)
-# Weight -> kinds of events in which the user rejected or skipped the item.
-_REJECTIONS = {
-    -0.75: "dislike disliked thumbs_down thumb_down downvote downvoted hide hidden not_interested block blocked reject "
-    "rejected mute muted",
-    -0.25: "skip skipped ignore ignored dismiss dismissed",
-}
-# The system acted, or the user undid an earlier action: such an event counts neither for nor against the item.
-_NEITHER = (
-    "impression impressed imp exposure exposed shown displayed served delivered view_list view_search_results no_click "
-    "non_click remove removed remove_from_cart removefromcart removed_from_cart remove_cart removed_cart remove_basket "
-    "remove_bag delete deleted unlike unliked unfollow unfollowed unsubscribe unsubscribed uninstall uninstalled"
-)
-_NOISE = {"product", "products", "item", "items", "event", "user", "to", "from", "the"}
+#: The weight of an event whose kind is not known.
+UNKNOWN_WEIGHT = 0.25
+#: Words that say nothing about the kind.
+NOISE = ("product", "products", "item", "items", "event", "user", "to", "from", "the")
+#: The largest number of consecutive words of a name that are looked up together.
+MOST_WORDS = 3
+#: Symbols that count as words.
+SYMBOLS = "👍👎❤♥"
+#: Characters that are left out of names, as a regular expression for Python and TensorFlow: apostrophes and marks.
+LEFT_OUT = "['’‘ʼ`´\u0300-\u036f\ufe0f]"
+_REFUSED = -0.5  # an event of at most this weight refuses the item, whatever the user did with it before
 _MOST_KINDS = 50  # a column with more distinct values holds something else, such as ids
-_TAKEN_BACK = {
-    *("cancel", "cancelled", "canceled", "cancellation", "refund", "refunded", "return", "returned"),
-    *("not", "never", "fail", "failed", "failure", "declined", "abandon", "abandoned", "error", "intent"),
-}
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
+_BETWEEN_WORDS = re.compile(rf"(?:[^\w{SYMBOLS}]|_)+")
 
 
 def _words(kind: str) -> list[str]:
     """Returns the words by which spellings are compared: ``"Product Added To Cart"`` -> ``["added", "cart"]``."""
-    words = _BETWEEN_WORDS.split(_CAMEL_CASE.sub(" ", kind).lower())
-    return [word for word in words if word and word not in _NOISE]
+    words = _BETWEEN_WORDS.split(re.sub(LEFT_OUT, "", _CAMEL_CASE.sub(" ", kind)).lower())
+    return [word for word in words if word and word not in NOISE]
 
 
-_STRENGTHS = {
-    "".join(_words(kind)): level for level, kinds in enumerate(_BY_STRENGTH, start=1) for kind in kinds.split()
-}
-_AGAINST = {
-    "".join(_words(kind)): weight for weight, kinds in {**_REJECTIONS, 0.0: _NEITHER}.items() for kind in kinds.split()
-}
+def plain_kind(kind: str) -> str:
+    """Returns a kind as spellings are compared: ``"Add-to-Cart"`` and ``"addToCart"`` -> ``"addcart"``.
+
+    Numbers are compared as they are, because -1 is not 1.
+    """
+    plain = "".join(_words(kind))
+    return kind if plain.isdecimal() else plain
+
+
+def _plain(names: str, endings: tuple[str, ...] = ("", "s")) -> list[str]:
+    """Returns the plain forms of names: with accents and without, and each with the endings."""
+    spellings = [spelling for name in names.split() for spelling in (name, unicodedata.normalize("NFKD", name))]
+    return [plain_kind(spelling) + ending for spelling in spellings for ending in endings]
+
+
+def _groups_of_names() -> tuple[dict[str, int], dict[str, int]]:
+    """Returns the place in :data:`GROUPS` of each plain name, and of each one that may be a part of longer names."""
+    whole: dict[str, int] = {}
+    part: dict[str, int] = {}
+    derived: dict[str, int] = {}
+    not_done = next(place for place, group in enumerate(GROUPS) if group.as_a_part)
+    refused = next(place for place, group in enumerate(GROUPS) if group.weight < 0)
+    undone = {group.strength: place for place, group in enumerate(GROUPS) if group.undoes}
+    for place, group in enumerate(GROUPS):
+        names, alone = _plain(f"{group.names} {group.in_other_languages}"), _plain(group.as_a_whole)
+        whole |= dict.fromkeys([*names, *alone], place)
+        part |= dict.fromkeys([*names, *_plain(group.as_a_part, ("",))], place)
+        if group.weight and group.strength > 1:
+            un_names = [f"un{name}" for name in (*_plain(group.names), *alone)]
+            derived |= dict.fromkeys(un_names, undone.get(group.strength, not_done))
+    for no in _plain(NEGATIONS, ("",)):
+        for opinion in _plain(OPINIONS, ("",)):
+            derived |= dict.fromkeys([no + opinion, opinion + no], refused)
+    return derived | whole, derived | part
+
+
+#: The place in :data:`GROUPS` of each plain name, and of each plain name that may be a part of a longer name.
+GROUP_OF_NAME, GROUP_OF_PART = _groups_of_names()
+
+
+def _groups_within(kind: str) -> list[int]:
+    """Returns the places of the groups of a name's words, and of up to :data:`MOST_WORDS` words together."""
+    words = _words(kind)
+    parts = ["".join(words[i : i + n]) for n in range(1, MOST_WORDS + 1) for i in range(len(words) - n + 1)]
+    return [GROUP_OF_PART[part] for part in parts if part in GROUP_OF_PART]
+
+
+def group_of_kind(kind: str) -> int | None:
+    """Returns the place of a kind in :data:`GROUPS`, ``None`` if it is unknown.
+
+    It is the place of the whole name, or else the first one of its words.
+    """
+    return GROUP_OF_NAME.get(plain_kind(kind), min(_groups_within(kind), default=None))
 
 
 def kind_strength(kind: str) -> int:
     """Returns the strength of a kind of event: 1 to 4, or 0 for an unknown or an empty kind.
 
     Case, punctuation, a plural "s" and words such as "product" do not matter. An unknown kind is as strong as its
-    strongest known word; with a word such as "cancelled", it has strength 0.
+    strongest known word, unless another word decides on its weight, see :func:`kind_weight`. What undoes an event is as
+    strong as that event.
 
     >>> kind_strength("AddToCart") == kind_strength("carts") > kind_strength("Product Viewed") > 0
     True
+    >>> kind_strength("cancel_like") == kind_strength("like") < kind_strength("cancel_order")
+    True
     """
-    words = _words(kind)
-    if is_known_kind(kind) or _TAKEN_BACK.intersection(words):
-        return _strength("".join(words))
-    return max(map(_strength, words), default=0)
+    place = group_of_kind(kind)
+    if place is None:
+        return 0
+    if GROUPS[place].undoes and not is_known_kind(kind):
+        undone = [GROUPS[part].strength for part in _groups_within(kind) if GROUPS[part].weight]
+        return max([each for each in undone if each > 2], default=GROUPS[place].strength)
+    return GROUPS[place].strength
 
 
 def kind_weight(kind: str) -> float:
@@ -96,34 +117,48 @@ def kind_weight(kind: str) -> float:
 
     The weight is 1 for a purchase, 0.75 for a cart or a like, 0.5 for a view, and 0.25 for an unknown kind. It is 0 for
     an impression, and for an event that undoes or cancels another one. It is below 0 for a rejection, such as a dislike
-    or a skip. If a name has several words, one that stands for a rejection decides.
+    or a skip. If a name has several words, one that stands for a rejection decides, and before it one that undoes it.
 
     >>> [kind_weight(kind) for kind in ("purchase", "like", "view", "impression", "skip", "dislike")]
     [1.0, 0.75, 0.5, 0.0, -0.25, -0.75]
-    >>> kind_weight("video_disliked")
-    -0.75
+    >>> [kind_weight(kind) for kind in ("video_disliked", "don't like", "undo dislike")]
+    [-0.75, -0.75, 0.0]
     """
-    words = _words(kind)
-    spellings = {*words, *(first + second for first, second in pairwise(words)), "".join(words)}
-    against = [_AGAINST[one] for word in spellings for one in {word, word.removesuffix("s")} if one in _AGAINST]
-    if against or _TAKEN_BACK.intersection(words):
-        return min(against, default=0.0)
-    return max(kind_strength(kind), 1) / 4
+    place = group_of_kind(kind)
+    return UNKNOWN_WEIGHT if place is None else GROUPS[place].weight
 
 
 def is_known_kind(kind: str) -> bool:
     """Returns whether ``kind`` is known as a whole, and not only one of its words."""
-    return _strength("".join(_words(kind))) > 0
+    return plain_kind(kind) in GROUP_OF_NAME
 
 
-def _strength(plain: str) -> int:
-    return _STRENGTHS.get(plain) or _STRENGTHS.get(plain.removesuffix("s"), 0)
+class AskedWeights:
+    """The weights of kinds in ``data.fields``; another spelling of a kind has the weight of that kind.
+
+    Args:
+      weights: The weights by kind, on the scale of :func:`kind_weight`.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = {plain_kind(kind): weight for kind, weight in weights.items()} | dict(weights)
+
+    def of(self, kind: str) -> float | None:
+        """Returns the weight that is asked for, ``None`` if there is none."""
+        return self._weights.get(kind, self._weights.get(plain_kind(kind)))
+
+    def weight(self, kind: str) -> float:
+        """Returns the weight that is asked for, or else :func:`kind_weight`."""
+        asked = self.of(kind)
+        return kind_weight(kind) if asked is None else asked
 
 
-def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -> tuple[pd.Series, np.ndarray]:
-    """Returns the kinds in a column as str ``[R]`` (``""``: missing), and their strengths as float64 ``[R]``.
+def event_kinds(
+    values: pd.Series, weights: Mapping[str, float] | None = None
+) -> tuple[pd.Series, np.ndarray, np.ndarray]:
+    """Returns the kinds in a column, and their strengths and weights: str ``[R]`` and twice float64 ``[R]``.
 
-    The strength of an unknown kind is 0.
+    A missing kind is ``""``. The strength of an unknown kind is 0.
 
     Args:
       values: The column.
@@ -133,15 +168,28 @@ def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -
     kinds = strings(values)
     kinds = kinds.mask(kinds.isin(MISSING), "")
     codes, distinct = pd.factorize(kinds)
-    given = weights or {}
+    asked = AskedWeights(weights or {})
 
     def strength_of(kind: str) -> float:
-        if kind in given:
-            return 1 + 4 * abs(given[kind])
+        if (weight := asked.of(kind)) is not None:
+            return 1 + 4 * abs(weight)
         by_name = kind_strength(kind)
         return 1 + by_name if by_name else 0
 
-    return kinds, np.array([strength_of(kind) for kind in distinct], dtype=np.float64)[codes]
+    strengths = np.array([strength_of(kind) for kind in distinct], dtype=np.float64)
+    return kinds, strengths[codes], np.array([asked.weight(kind) for kind in distinct], dtype=np.float64)[codes]
+
+
+def before_a_refusal(pair: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns bool ``[E]``: the events after which the same user refused the item, such as a purchase before a dislike.
+
+    Args:
+      pair: A number for each user and item, ``[E]``, in the order of the events.
+      weight: The weights of the events, float64 ``[E]``.
+    """
+    place = np.arange(len(pair))
+    last = pd.Series(np.where(weight <= _REFUSED, place, -1)).groupby(pair).transform("max")
+    return place < last.to_numpy()
 
 
 def weights_of_kinds(fields: Mapping[str, FieldConfig]) -> Mapping[str, float]:

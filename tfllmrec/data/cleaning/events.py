@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,15 @@ import pandas as pd
 
 from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind, weights_of_kinds
+from tfllmrec.data.cleaning.event_kinds import (
+    UNKNOWN_WEIGHT,
+    AskedWeights,
+    before_a_refusal,
+    count_kinds,
+    event_kinds,
+    is_known_kind,
+    weights_of_kinds,
+)
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
@@ -48,7 +56,8 @@ def clean_events(
 
     Ratings that are the same in every event, as in logs of clicks, carry no information and become NaN. With ``known``
     events they stay, because ratings may arrive one at a time. If repeated events of a user and item are merged, the
-    strongest kind of event is kept, and among equally strong events the last or the first one.
+    strongest kind of event is kept, and among equally strong events the last or the first one. If the last one is kept,
+    a rejection also replaces all earlier events.
 
     Args:
       raw: The file.
@@ -105,7 +114,7 @@ def clean_events(
     rating = _without_unrated(rating, known_ratings, config, rows)
     no_kind = pd.Series("", index=raw.frame.index, dtype="str")
     weights = weights_of_kinds(config.fields)
-    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, no_kind), weights)
+    kind, strength, weight = event_kinds(raw.frame.get(EVENT_KIND, no_kind), weights)
     if EVENT_KIND in raw.names:
         _note_weakest_kinds(kind, strength, weights, rows)
 
@@ -121,12 +130,15 @@ def clean_events(
     ties = [np.nan_to_num(rating, nan=-np.inf), place_in_list, of_list[first_of_list], of_pair[first_of_list]]
     by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
     if config.repeats != "all":
+        pair = user.astype(np.int64) * len(item_ids) + item
+        if ordered_by and config.repeats == "last":
+            refused = by_user[before_a_refusal(pair[by_user], weight[by_user])]
+            _drop_refused_events(refused, kind, rows)
         if strength.any():
-            _drop_weaker_events(user.astype(np.int64) * len(item_ids) + item, kind, strength, rows)
-            by_user = by_user[rows.keep[by_user]]
-        pair = pd.Series(user[by_user].astype(np.int64) * len(item_ids) + item[by_user])
+            _drop_weaker_events(pair, kind, strength, rows)
+        by_user = by_user[rows.keep[by_user]]
         repeated = np.zeros(len(user), dtype=bool)
-        repeated[by_user[pair.duplicated(keep=config.repeats).to_numpy()]] = True
+        repeated[by_user[pd.Series(pair[by_user]).duplicated(keep=config.repeats).to_numpy()]] = True
         kept = f"{'highest' if config.repeats == 'last' else 'lowest'} rating"
         if ordered_by:
             kept = f"{config.repeats}; among ties in time, the {kept}"
@@ -210,21 +222,32 @@ def _order_of_lists(
     return place_in_list.astype(np.float64)
 
 
-def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collection[str], rows: Rows) -> None:
+def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Mapping[str, float], rows: Rows) -> None:
     """Reports events whose kind is unknown or missing, or known only by one of its words."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
-    what = "the kind of event is not known: an event of a known kind, of the same user and item, replaces it"
-    if unknown.any():
-        what += (
-            f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"
-        )
+    what = (
+        f"the kind of event is not known: it counts as a weak choice, with weight {UNKNOWN_WEIGHT}, and an event of a "
+        f"known kind, of the same user and item, replaces it ({count_kinds(kind[unknown & rows.keep])}); "
+        "data.fields.kind.weights can say how much each kind counts"
+    )
     rows.note(unknown, what, "kept", EVENT_KIND)
-    by_word = (strength > 0) & ~kind.isin([k for k in kind.unique() if k in weights or is_known_kind(k)]).to_numpy()
+    asked = AskedWeights(weights)
+    as_a_whole = [k for k in kind.unique() if asked.of(k) is not None or is_known_kind(k)]
+    by_word = (strength > 0) & ~kind.isin(as_a_whole).to_numpy()
     if by_word.any():
         what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
         rows.note(by_word, what, "kept", EVENT_KIND)
     rows.note(missing, "no kind of event: of a user and item, an event of a known kind replaces it", "kept", EVENT_KIND)
+
+
+def _drop_refused_events(refused: np.ndarray, kind: pd.Series, rows: Rows) -> None:
+    """Drops the rows ``refused``: a dislike replaces what the user did with the item before, even a purchase."""
+    gone = np.zeros(len(kind), dtype=bool)
+    gone[refused] = True
+    if gone.any():
+        what = f"the same user refused the item later ({count_kinds(kind[gone])})"
+        rows.drop(gone, f"{what}: merged into the rejection", EVENT_KIND)
 
 
 def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:

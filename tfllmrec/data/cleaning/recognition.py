@@ -28,11 +28,13 @@ from tfllmrec.data.cleaning.event_kinds import (
     event_kinds,
     has_few_kinds,
     is_known_kind,
+    kind_weight,
 )
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
+from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.wording import nearest, nearest_hint
 
@@ -40,7 +42,7 @@ EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER, EVENT_KIND)
 TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
 ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
 
-
+_SAMPLE = 1000  # rows of a column that are searched for kinds of events
 _TRUE = ("1", "true", "1.0")
 
 
@@ -104,7 +106,8 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
         elif free:
             names[column] = free[0]
     if EVENT_KIND in wanted and EVENT_KIND not in names:
-        findings += _kinds_in_columns(raw, [name for name in present if name not in names.values()])
+        rest = [name for name in present if name not in names.values()]
+        findings += [*_kinds_in_columns(raw, rest), *_kinds_elsewhere(raw, rest)]
     if missing := [column for column in required if column not in names]:
         left = [name for name in present if name not in names.values()]
         plain_left = _by_plain_name(left)
@@ -141,6 +144,28 @@ def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
         "name in a column 'kind'"
     )
     return [Finding(raw.table, what, len(raw.frame), "doubted")]
+
+
+def _kinds_elsewhere(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
+    """Returns a finding on columns of other names whose values are kinds of events, judged by an even sample."""
+    sample = raw.frame.iloc[evenly_spread(len(raw.frame), _SAMPLE)]
+    return [
+        Finding(
+            raw.table,
+            f"column {name!r} looks like the kind of event ({count_kinds(event_kinds(raw.frame[name])[0])}), but is "
+            f"not used as such: map it ({shlex.quote(f'data.columns.kind={name}')}), or else all events count the "
+            "same, unless data.fields gives its values weights",
+            len(raw.frame),
+            "kept",
+            raw.example(0, name),
+        )
+        for name in columns
+        if has_few_kinds(sample[name]) and are_event_kinds(sample[name]) and _has_choices(sample[name])
+    ]
+
+
+def _has_choices(values: pd.Series) -> bool:
+    return any(is_known_kind(kind) and kind_weight(kind) > 0 for kind in strings(values).unique())
 
 
 def _is_flag(values: pd.Series) -> bool:

@@ -34,8 +34,9 @@ ALIASES: dict[str, list[str]] = {
         "review_time review_date rated_at date_added",
         ORDER: "order order_in_user sequence seq",
         EVENT_KIND: "kind event_kind event_type event_name interaction_type interaction action_type behavior_type "
-        "behaviour_type feedback_type activity_type user_action product_action event action behavior behaviour "
-        "activity type",
+        "behaviour_type feedback_type reaction_type signal_type activity_type action_name activity_name user_action "
+        "user_event event_action event_category product_action event evt action behavior behaviour activity verb "
+        "signal feedback type",
         TITLE: "title item_title movie_title product_title book_title name item_name product_name headline "
         "item product movie book article",
         DESCRIPTION: "description item_description product_description plot overview synopsis summary abstract body "
