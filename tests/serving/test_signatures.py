@@ -732,6 +732,15 @@ def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
     assert answer(staged.recommend, history=nobody, ratings=np.zeros((0, 0)), exclude=nobody, k=[])["item_ids"] == []
 
 
+def test_items_of_the_history_come_back_if_a_request_skips_their_exclusion(staged):
+    asked = {"history": HISTORIES, "k": [100] * 3, "exclude": [["i5"]] * 3}
+    plain = answer(staged.recommend_full, **asked)
+    again = answer(staged.recommend_full, **asked, skip=[["exclusion"], [""], ["exclusion"]])
+    assert set(again["item_ids"][0]) - set(plain["item_ids"][0]) == {b"i3", b"i9"}
+    assert again["item_ids"][1:] == plain["item_ids"][1:] and again["unread"] == [0] * 3
+    assert b"i5" not in again["item_ids"][0]
+
+
 def test_rules_apply_to_the_order_of_the_ranking_model(staged):
     asked = {"history": HISTORIES[:1], "k": [40]}
     ranked = [item for item in answer(staged.recommend_full, **asked)["item_ids"][0] if item]

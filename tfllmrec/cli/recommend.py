@@ -76,7 +76,11 @@ def recommend(
     ] = 0.0,
     skip: Annotated[
         list[str] | None,
-        typer.Option("--skip", metavar="STAGE", help="Stage to skip. ranking: keep the order of retrieval."),
+        typer.Option(
+            "--skip",
+            metavar="STAGE",
+            help="Stage to skip. exclusion: items of the history may come back; ranking: keep the order of retrieval.",
+        ),
     ] = None,
     more: Annotated[
         list[str] | None,

@@ -196,7 +196,8 @@ class Client:
           tail_share: The minimum share of tail items among the first n items, for every n, rounded down, as long as the
             best ``5 k`` items (50 to 500) contain any. The tail is all items except, by default, the 20 % with the most
             training events.
-          skip: Stages to skip: ``ranking`` keeps the order of retrieval.
+          skip: Stages to skip: with ``exclusion``, items of the history may come back; with ``ranking``, the lists keep
+            the order of retrieval.
           label_weights: Weights from -1 to 1 by label, as returned by :meth:`interests`. A weight of 1 raises the
             scores of items with the label by two standard deviations of the request's scores; -1 lowers them by as
             much. Labels that the model does not have count in ``unread``.

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError
 
 #: Stages of ``recommend`` that a request may skip.
-STAGES = ("ranking",)
+STAGES = ("exclusion", "ranking")
 #: The maximum number of items per list that get a reason; it bounds the work.
 MOST_REASONS = 100
 

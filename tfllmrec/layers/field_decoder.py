@@ -77,8 +77,8 @@ class FieldDecoder(tf.Module):
         Returns:
           The values of the fields that the model reads, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``,
           the number of unreadable entries, whose name is not the name of a field, or whose value does not fit the kind
-          of the field or is not in its vocabulary. Such a value of a category is decoded as the unknown category. Kinds of
-          events are known in any spelling, and by names of the same meaning.
+          of the field or is not in its vocabulary. Such a value of a category is decoded as the unknown category.
+          Kinds of events are known in any spelling, and by names of the same meaning.
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
         names, texts = names_and_texts(entries)

@@ -19,6 +19,7 @@ from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
+from tfllmrec.config import encoder_names
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.data.splits import ragged_column
@@ -28,7 +29,6 @@ from tfllmrec.models.two_tower_servable import USER_FIELD, with_user_ids
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
-from tfllmrec.text.bundled import encoder_names
 from tfllmrec.text.preprocessor import pieces_of
 from tfllmrec.text.reading import Reading, reading_of
 from tfllmrec.wording import nearest
@@ -162,7 +162,8 @@ class SavedModel:
           tail_share: The minimum share of tail items among the first n items, for every n, rounded down, as long as
             there are tail items among the best ``5 k`` items (50 to 500). By default, tail items are all items except
             the 20 % with the most training events.
-          skip: Stages to skip: with ``ranking``, the lists keep the order of retrieval.
+          skip: Stages to skip: with ``exclusion``, items of the history may come back; with ``ranking``, the lists keep
+            the order of retrieval.
           label_weights: A weight from -1 to 1 for each label, with labels as returned by :meth:`interests`. A weight of
             1 raises the scores of items with the label by two standard deviations of the request's scores; -1 lowers
             them by as much. Labels that the model does not have count in ``unread``.

@@ -55,7 +55,7 @@ DIVERSITY, TAIL_SHARE = (tf.TensorSpec((None,), tf.float32, name) for name in ("
 NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10])
 NO_CAP, NO_REASONS, NO_SHARE = tf.constant([0]), tf.constant([0]), tf.zeros(1)
 
-(RANKING,) = STAGES
+EXCLUSION, RANKING = STAGES
 #: The reason of a sponsored item.
 SPONSORED = "sponsored"
 #: Weight of a history in a search: one standard deviation of its scores counts as half a standard deviation of the
@@ -407,7 +407,8 @@ class ServingModel(tf.Module):
             first 32 categories. 0 means no cap. A list with a cap ends with its candidates, and after 100 items.
           tail_share: Float32 ``[B]``, s from 0 to 1: at least ``floor(s n)`` of the first n items are tail items, for
             each n up to 100, as long as there are tail candidates.
-          skip: String ``[B, S]``, stages to skip: ``ranking``. Other names count in ``unread``.
+          skip: String ``[B, S]``, stages to skip: with ``exclusion``, items of the history may come back; with
+            ``ranking``, lists keep the order of retrieval. Other names count in ``unread``.
           label_weights: String ``[B, W]``, entries ``label=weight`` with weights from -1 to 1. In retrieval, an item's
             score rises by w times two standard deviations of the row's scores over the whole catalogue, where w is the
             sum of the weights of its labels. In ranking, the logarithm of its click probability rises likewise, by w
@@ -426,10 +427,12 @@ class ServingModel(tf.Module):
         k = tf.maximum(k, 0)
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         weighed, unread_labels = self.label_weights.read(label_weights)
-        unread += tf.reduce_sum(tf.cast((skip != "") & (skip != RANKING), tf.int32), axis=1) + unread_labels
+        known_stage = tf.reduce_any(skip[..., tf.newaxis] == ["", *STAGES], axis=2)
+        unread += tf.reduce_sum(tf.cast(~known_stage, tf.int32), axis=1) + unread_labels
         unread += self._not_in_catalogue(categories, exclude, allow, pinned)
         ruled = self.business_rules(tf.shape(history)[0], context)
-        request = self._request(query, exclude, self._filters(allow, categories, ruled))
+        again = tf.reduce_any(skip == EXCLUSION, axis=1)
+        request = self._request(query, exclude, self._filters(allow, categories, ruled), again)
         request["pairs"] = tf.cond(
             tf.reduce_any(weighed.any), lambda: self._weighed_pairs(request, weighed), lambda: request["pairs"]
         )
@@ -467,14 +470,17 @@ class ServingModel(tf.Module):
 
         return tf.cond(tf.reduce_any(wanted > 0), told, lambda: none)
 
-    def _request(self, query: Query, exclude: tf.Tensor, filters: Mapping[str, tf.Tensor]) -> dict[str, Any]:
-        """Returns the arguments of ``self.best.top_k``, except ``k``."""
+    def _request(
+        self, query: Query, exclude: tf.Tensor, filters: Mapping[str, tf.Tensor], again: tf.Tensor | None = None
+    ) -> dict[str, Any]:
+        """Returns the arguments of ``self.best.top_k``, except ``k``; ``again``, bool ``[B]``, admits the history."""
         excluded = self.index_of.lookup(exclude)
         if not self.repeats:
             had = query["history"]
             if self._kind is not None:  # as in Queries.had
                 weights = tf.gather(self._kind.code_weights, query[self._kind.key])
                 had = tf.where(weights == 0, self.n_items, had)
+            had = had if again is None else tf.where(again[:, tf.newaxis], self.n_items, had)
             excluded = tf.concat([had, excluded], axis=1)
         return {"exclude": excluded, **filters, **self.folded.requests(self.item_vectors, query)}
 
