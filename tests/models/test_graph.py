@@ -5,6 +5,7 @@ from scipy import sparse
 
 from tfllmrec.config import DataConfig, GraphConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.graph import ItemGraph, Relation, shared_values
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
@@ -197,6 +198,14 @@ def test_a_graph_of_a_split_has_the_relations_that_are_asked_for(split, tmp_path
     assert by_name["category"] == {(0, 1), (0, 4), (1, 4), (2, 3), (2, 5), (3, 5)} and by_name["sequel"] == {(0, 5)}
     only = build_graph(split, text, GraphConfig(relations=["use"]), DataConfig())
     assert [each.name for each in only.relations] == ["use"]
+
+
+def test_items_of_one_domain_of_joined_data_are_not_joined_by_it(split):
+    joined = join_datasets({"shop": split.dataset, "outlet": split.dataset})
+    both = make_split(joined, SplitConfig(), seed=42)
+    assert "domain" in [field.name for field in both.schema.of("item") if field.kind == "category"]
+    graph = build_graph(both, unit(12), GraphConfig(relations=["values"]), DataConfig())
+    assert [each.name for each in graph.relations] == ["category"]
 
 
 def test_held_out_events_are_not_in_the_graph(split):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from tfllmrec.columns import CATEGORIES, ITEM
+from tfllmrec.columns import CATEGORIES, DOMAIN, ITEM
 from tfllmrec.config import DataConfig, GraphConfig
 from tfllmrec.data.graph import (
     MOST_RELATIONS,
@@ -68,7 +68,8 @@ def build_graph(
         found.append(use_relation(split.train_queries().choices, n_items, k, settings.support))
     if "values" in settings.relations:
         for field in split.schema.of("item"):
-            if field.kind == "category" and field.name in items:
+            # The domain of joined data says nothing about an item within its data set.
+            if field.kind == "category" and field.name in items and field.name != DOMAIN:
                 cells = items[field.name].fillna("").astype(str).tolist()
                 # Of a path of categories, only the last level is used: it says the most about an item.
                 path = field.name == CATEGORIES
