@@ -22,9 +22,14 @@ def test_a_complete_run_gets_a_graph(run):
     assert run.graph is None
     with pytest.raises(ModelError, match=r"has no graph: make one with 'tfllmrec graph "):
         graph_of(run.folder, None)
-    told = []
-    made = graph_of(run.folder, GraphConfig(relations=["text", "use"]), told.append)
-    assert [each.name for each in made.relations] == ["text", "use"] and len(told) == 2
+    (run.folder / "edges.csv").write_text("head,relation,tail\ni0,director,Kim\n")
+    told, edges = [], run.folder / "edges.csv"
+    made = graph_of(run.folder, GraphConfig(relations=["text", "use"], edges=edges), told.append)
+    assert [each.name for each in made.relations] == ["text", "use"]
+    assert told == [
+        "graph: edges.csv: 1 of 1 rows join nothing: 1 with a value of one item only (first: 'i0', 'Kim')",
+        "graph: relations without edges: director",
+    ]
     assert graph_of(run.folder, None).lines() == run.graph.lines() == made.lines()
 
 

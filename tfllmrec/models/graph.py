@@ -30,7 +30,7 @@ from tfllmrec.errors import ConfigError
 from tfllmrec.layers.item_cells import partition
 from tfllmrec.layers.item_propagation import Edges
 from tfllmrec.models.item_weights import interactions
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.text.centring import centred_unit
 
 #: Up to this many items, all texts are compared with each other; with more items, only texts of near cells are.
@@ -42,7 +42,12 @@ _ROWS = 4096
 
 
 def build_graph(
-    split: Split, text: np.ndarray, settings: GraphConfig, data: DataConfig, text_widths: Sequence[int] | None = None
+    split: Split,
+    text: np.ndarray,
+    settings: GraphConfig,
+    data: DataConfig,
+    text_widths: Sequence[int] | None = None,
+    tell: Tell = to_stderr,
 ) -> ItemGraph:
     """Builds the graph of a split's items from its training events, its catalogue, its texts and a file of edges.
 
@@ -52,6 +57,7 @@ def build_graph(
       settings: The relations, the number of neighbours, and the file of edges.
       data: Limits for the file of edges.
       text_widths: As in :func:`tfllmrec.text.centring.centred_unit`.
+      tell: Called with a line for each thing that is left out: rows of the file, and relations without edges.
 
     Returns:
       The graph with all relations that have edges.
@@ -75,7 +81,9 @@ def build_graph(
                 path = field.name == CATEGORIES
                 found.append(shared_values("category" if path else field.name, cells, k, last_only=path))
     if settings.edges is not None:
-        found += edges_of_file(settings.edges, items[ITEM].tolist(), data, k)
+        found += edges_of_file(settings.edges, items[ITEM].tolist(), data, k, tell)
+    if empty := [relation.name for relation in found if not len(relation)]:
+        tell(f"relations without edges: {', '.join(empty)}")
     found = [relation for relation in found if len(relation)]
     names = [relation.name for relation in found]
     if twice := [name for name in names if names.count(name) > 1]:
