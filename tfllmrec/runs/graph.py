@@ -37,7 +37,8 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
         "item_weights.graph": config.item_weights.graph,
         "model.propagation": config.model.propagation if config.model.propagation != "none" else None,
     }
-    if run.complete and config.graph.wanted and (used := [f"{name} {value}" for name, value in read.items() if value]):
+    used = [f"{name} {value}" for name, value in read.items() if value]
+    if run.complete and config.graph.says_more_than_events and used:
         raise ModelError(
             f"{run.folder}: its model was fitted with its graph ({', '.join(used)}), so the graph stays. "
             "Fit again with other settings of graph."
