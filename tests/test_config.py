@@ -547,9 +547,12 @@ def test_settings_of_a_graph_that_are_not_read_are_named(graph, lines):
     ("graph", "read"), [({}, False), ({"relations": ["use"]}, False), ({"relations": ["use", "text"]}, True)]
 )
 def test_uses_of_a_graph_without_relations_that_a_model_reads_are_named(graph, read):
-    config = parse_config({"graph": graph, "model": {"propagation": "lightgcn"}})
-    why = "model.propagation has no effect without graph.edges, or text or values among graph.relations"
-    assert settings_without_effect(config) == ([] if read else [why])
+    config = parse_config({"graph": graph, "model": {"propagation": "lightgcn"}, "item_weights": {"graph": 30.0}})
+    why = "has no effect without graph.edges, or text or values among graph.relations"
+    unread = ["model.propagation", *(["item_weights.graph"] if graph else [])]  # without any graph, a fit refuses it
+    assert settings_without_effect(config) == ([] if read else [f"{name} {why}" for name in unread])
+    config.model.propagation, config.item_weights.graph = "none", 0.0  # in the config of an update
+    assert settings_without_effect(config) == []
 
 
 def test_factors_of_domains_name_two_domains_of_joined_data():

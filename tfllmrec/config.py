@@ -912,7 +912,10 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True, scene
     elif "use" not in graph.relations:
         unread("graph", ["support"], "without use among graph.relations")
     if not graph.says_more_than_events:
-        unread("model", ["propagation"], "without graph.edges, or text or values among graph.relations")
+        why = "without graph.edges, or text or values among graph.relations"
+        unread("model", ["propagation"], why)
+        if graph.wanted and weights.graph:  # without any graph, the fit ends with an error
+            lines.append(f"item_weights.graph has no effect {why}")
     if not transfer.sources:
         unread("transfer", TransferConfig.model_fields.keys() - {"sources"}, "without transfer.sources")
         if weights.source:

@@ -19,6 +19,7 @@ def asked(monkeypatch):
             raise ModelError("bare has no graph: make one with 'tfllmrec graph bare'.")
         if graphml is not None:
             graphml.write_text("<graphml/>")
+        tell("graph: e.csv: 1 of 3 rows join nothing")
         return ItemGraph(3, (shared_values("author", ["x", "x", "y"], 5),))
 
     monkeypatch.setattr(library, "graph_of", graph_of)
@@ -28,6 +29,7 @@ def asked(monkeypatch):
 def test_builds_all_relations_and_prints_them(program, asked, tmp_path):
     answer = program("graph", tmp_path / "run")
     assert answer.out == "author (value): 1 edges, 2 of 3 items\n"
+    assert "graph: e.csv: 1 of 3 rows join nothing\n" in answer.err
     assert asked[0][1].relations == ["text", "use", "values"] and asked[0][1].edges is None
 
 

@@ -68,6 +68,27 @@ def test_a_file_joins_items_and_what_shares_a_value(tmp_path):
     assert (director.name, director.kind, edges(director)) == ("director", "value", {(0, 2): 1})
 
 
+def test_rows_that_join_nothing_are_counted_with_the_first_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_module, "LARGEST_GROUP", 2)
+    rows = "a,sequel,b\nA,sequel,B\nc,director,Kim\nKim,born,Seoul\nc,sequel,c\nd,sequel,\nc,series,\n"
+    rows += "a,type,film\nb,type,film\nc,type,film\na,series,X\nb,series,X\n1,2,3,4,5\n"
+    path, told = written(tmp_path, f"head,relation,tail\n{rows}"), []
+    found = edges_of_file(path, ["a", "b", "c", "d"], DataConfig(), 9, told.append)
+    assert {each.name: edges(each) for each in found if len(each)} == {"sequel": {(0, 1): 1}, "series": {(0, 1): 1}}
+    assert told == [
+        "edges: 1 dropped: found 5 fields, expected 3 (edges.csv:14, '1,2,3,4,5')",
+        "edges.csv: 9 of 12 rows join nothing: 2 with no item of the catalogue (first: 'A', 'B'); 2 with an item alone "
+        "(first: 'd', ''); 1 with the same item twice (first: 'c', 'c'); 1 with a value of one item only "
+        "(first: 'c', 'Kim'); 3 with a value of more than 2 items (first: 'a', 'film')",
+    ]
+
+
+def test_a_file_whose_rows_all_join_items_is_read_without_a_word(tmp_path):
+    told = []
+    edges_of_file(written(tmp_path, "head,tail\na,b\na,X\nb,X\n"), ["a", "b"], DataConfig(), 9, told.append)
+    assert not told
+
+
 def test_of_rows_that_are_there_again_the_largest_weight_counts(tmp_path):
     path = written(tmp_path, "head,tail,weight\na,b,2\na,b,1\nb,a,2\nc,d,1\n")
     (found,) = edges_of_file(path, ["a", "b", "c", "d"], DataConfig(), 9)

@@ -5,6 +5,7 @@ from scipy import sparse
 
 from tfllmrec.config import DataConfig, GraphConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.graph import ItemGraph, Relation, shared_values
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
@@ -166,6 +167,11 @@ def test_a_strength_without_a_graph_is_refused():
 
 @pytest.fixture
 def split():
+    return split_of()
+
+
+def split_of(fields=None, **columns):
+    """A split of six items; ``columns`` are further columns of the items, and ``fields`` their declared kinds."""
     import pandas as pd
 
     events = pd.DataFrame(
@@ -177,9 +183,11 @@ def split():
             "item": [f"i{i}" for i in range(6)],
             "title": list("abcdef"),
             "categories": ["Toys|Cars", "Toys|Cars", "Toys|Dolls", "Toys|Dolls", "Toys|Cars", "Toys|Dolls"],
+            **columns,
         }
     )
-    return make_split(dataset_from_frames(events, items, config=DataConfig(name="toys")), SplitConfig(), seed=42)
+    config = DataConfig(name="toys", fields={name: {"kind": kind} for name, kind in (fields or {}).items()})
+    return make_split(dataset_from_frames(events, items, config=config), SplitConfig(), seed=42)
 
 
 def test_a_graph_of_a_split_has_the_relations_that_are_asked_for(split, tmp_path):
@@ -197,6 +205,35 @@ def test_a_graph_of_a_split_has_the_relations_that_are_asked_for(split, tmp_path
     assert by_name["category"] == {(0, 1), (0, 4), (1, 4), (2, 3), (2, 5), (3, 5)} and by_name["sequel"] == {(0, 5)}
     only = build_graph(split, text, GraphConfig(relations=["use"]), DataConfig())
     assert [each.name for each in only.relations] == ["use"]
+
+
+def test_ids_and_lists_of_names_join_items_and_other_columns_are_named():
+    kinds = {"director_id": "id", "cast": "text", "remarks": "text", "price": "number"}
+    split = split_of(
+        kinds,
+        director_id=["d1", "d2", "d1", "d3", "d4", "d5"],
+        cast=["A B|C D", "E F|A B", "G H|I J", "K L|M N", "", "O P"],
+        remarks=["One | two", "Three four", "Five six", "Seven eight", "Seven eight", ""],
+        price=[1.5, 1.5, 2.5, 3.5, 4.5, 5.5],
+    )
+    told = []
+    graph = build_graph(split, unit(6), GraphConfig(relations=["values"]), DataConfig(), tell=told.append)
+    assert {each.name: pairs(each) for each in graph.relations if each.name != "category"} == {
+        "cast": {(0, 1)},
+        "director_id": {(0, 2)},
+    }
+    assert told == [
+        "columns without a relation: price (number), remarks (text). To join items by such a column, fit with "
+        "data.fields.NAME.kind=category"
+    ]
+
+
+def test_items_of_one_domain_of_joined_data_are_not_joined_by_it(split):
+    joined = join_datasets({"shop": split.dataset, "outlet": split.dataset})
+    both = make_split(joined, SplitConfig(), seed=42)
+    assert "domain" in [field.name for field in both.schema.of("item") if field.kind == "category"]
+    graph = build_graph(both, unit(12), GraphConfig(relations=["values"]), DataConfig())
+    assert [each.name for each in graph.relations] == ["category"]
 
 
 def test_held_out_events_are_not_in_the_graph(split):

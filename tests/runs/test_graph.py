@@ -22,9 +22,14 @@ def test_a_complete_run_gets_a_graph(run):
     assert run.graph is None
     with pytest.raises(ModelError, match=r"has no graph: make one with 'tfllmrec graph "):
         graph_of(run.folder, None)
-    told = []
-    made = graph_of(run.folder, GraphConfig(relations=["text", "use"]), told.append)
-    assert [each.name for each in made.relations] == ["text", "use"] and len(told) == 2
+    (run.folder / "edges.csv").write_text("head,relation,tail\ni0,director,Kim\n")
+    told, edges = [], run.folder / "edges.csv"
+    made = graph_of(run.folder, GraphConfig(relations=["text", "use"], edges=edges), told.append)
+    assert [each.name for each in made.relations] == ["text", "use"]
+    assert told == [
+        "graph: edges.csv: 1 of 1 rows join nothing: 1 with a value of one item only (first: 'i0', 'Kim')",
+        "graph: relations without edges: director",
+    ]
     assert graph_of(run.folder, None).lines() == run.graph.lines() == made.lines()
 
 
@@ -54,10 +59,12 @@ def test_the_graph_that_a_model_was_fitted_with_stays(run, line, changed, told):
         make_graph(Run(run.folder), GraphConfig(relations=["use"]))
 
 
-def test_a_model_does_not_read_a_graph_that_was_made_after_its_fit(run):
-    """It was told to read one, and there was none."""
+@pytest.mark.parametrize("relations", ["[]", "[use]"])
+def test_a_model_does_not_read_a_graph_that_was_made_after_its_fit(run, relations):
+    """It was told to read one, and there was none, or none that models read."""
     config = run.folder / "config.yaml"
-    config.write_text(config.read_text().replace("  propagation: none", "  propagation: lightgcn"))
+    text = config.read_text().replace("  propagation: none", "  propagation: lightgcn")
+    config.write_text(text.replace("  relations: []", f"  relations: {relations}"))
     assert [each.name for each in graph_of(run.folder, GraphConfig(relations=["text"])).relations] == ["text"]
     later = Run(run.folder)
     assert later.graph is not None and later.training_data.graph is None

@@ -392,7 +392,7 @@ def measured_by(strengths):
 )
 def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, chosen):
     monkeypatch.setattr(defaults, "item_weights_result", measured_by(gains))
-    graph = SimpleNamespace(relations=["use"])
+    graph = SimpleNamespace(relations=[SimpleNamespace(kind="text")])
     data, told = SimpleNamespace(graph=graph, source_histories=None, tried_item_weights={}, n_items=9), []
     start = ItemWeightSettings(graph=0.0, l2=7.0)
     settings, (line,) = defaults.choose_graph(data, ItemWeightSettings(), start, told.append)
@@ -412,7 +412,7 @@ def test_the_graph_is_tried_within_the_budget_of_the_search_and_nothing_is_solve
         monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", tries * 40**3)
         solved.clear()
         data, given = (
-            replace(data_of(chain_split), graph=SimpleNamespace(relations=["use"])),
+            replace(data_of(chain_split), graph=SimpleNamespace(relations=[SimpleNamespace(kind="text")])),
             ItemWeightSettings(rank="all"),
         )
         settings, _ = defaults.choose_item_weights(data, given, print)
@@ -427,10 +427,11 @@ def test_the_graph_is_tried_within_the_budget_of_the_search_and_nothing_is_solve
     assert (searched, strengths) == (0, []) and line.startswith("item_weights.graph 0 (not tried: 40 items; ")
 
 
-def test_without_a_graph_or_with_a_strength_nothing_is_tried(monkeypatch):
+def test_without_a_graph_that_models_read_or_with_a_strength_nothing_is_tried(monkeypatch):
     monkeypatch.setattr(defaults, "item_weights_result", None)
-    settings, graph = ItemWeightSettings(l2=7.0), SimpleNamespace(relations=["use"])
-    for graph_of_data, given in ((None, None), (graph, 5.0), (SimpleNamespace(relations=[]), None)):
+    settings = ItemWeightSettings(l2=7.0)
+    graph, use = (SimpleNamespace(relations=[SimpleNamespace(kind=kind)]) for kind in ("text", "use"))
+    for graph_of_data, given in ((None, None), (graph, 5.0), (use, None), (SimpleNamespace(relations=[]), None)):
         data = SimpleNamespace(graph=graph_of_data, source_histories=None)
         assert defaults.choose_graph(data, ItemWeightSettings(graph=given), settings, print) == (settings, [])
 

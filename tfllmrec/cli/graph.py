@@ -50,7 +50,7 @@ def graph(
     with working():
         named = {"relations": relations or ["text", "use", "values"], "edges": edges, "neighbours": neighbours}
         settings = None if keep else parse_config({"graph": named}, origin="command line").graph
-        built = graph_of(run, settings, lambda line: None, graphml)
+        built = graph_of(run, settings, note, graphml)
     if json:
         found = [{"name": each.name, "kind": each.kind, "edges": len(each)} for each in built.relations]
         print_json({"items": built.n_items, "relations": found})

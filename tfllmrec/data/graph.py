@@ -22,7 +22,8 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.durable import read_json, replacing, write_folder
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.wording import nearest_hint
+from tfllmrec.progress import Tell, to_stderr
+from tfllmrec.wording import nearest_hint, shown
 
 #: The origin of an edge: *text*: similar vectors; *use*: the same users; *value*: the same value of a column or of a
 #: triple; *link*: a row of a file that names both items.
@@ -342,24 +343,28 @@ def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.c
     return (groups @ weights @ groups.T).tocoo()
 
 
-def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neighbours: int) -> list[Relation]:
+def edges_of_file(
+    path: Path, item_ids: Sequence[str], config: DataConfig, neighbours: int, tell: Tell = to_stderr
+) -> list[Relation]:
     """Reads the relations from a file of triples or pairs.
 
     The columns are ``head``, ``relation``, ``tail`` and optionally ``weight``; without ``relation`` all rows belong to
     the relation ``link``. If both ends of a row are items, the row is an edge. If only one end is an item, the other
-    end is a value (a person, a subject), and items that share it are joined as by :func:`shared_values`. Rows without
-    an item have no effect.
+    end is a value (a person, a subject), and items that share it are joined as by :func:`shared_values`. Other rows,
+    and values that join nothing, have no effect.
 
     Args:
       path: A table in any format in which events are read.
       item_ids: The item ids of the catalogue, in its order.
       config: The ``data`` section, for its limits and encoding.
       neighbours: As in :meth:`Relation.of`.
+      tell: Called with a line that counts the rows without effect, by reason, and with the findings of the reading.
 
     Raises:
       DataError: The file cannot be read, lacks a column, names no item, or has a weight that is not a number above 0.
     """
-    frame = read_table(path, "edges", config).frame
+    raw = read_table(path, "edges", config)
+    frame = raw.frame
     found = list(map(str, frame.columns))
     if missing := [f"{name}{nearest_hint(name, found)}" for name in ("head", "tail") if name not in found]:
         raise DataError(
@@ -389,8 +394,25 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
         named = frame["relation"].fillna("").astype(str).to_numpy(object)
         names = np.where(named == "", names, named)
     n_items, relations = len(item_ids), []
-    linked, shared = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
-    values = np.where(head >= 0, ends[1], ends[0])
+    values, known = np.where(head >= 0, ends[1], ends[0]), np.maximum(head, tail)
+    linked, single = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
+    shared = single & (values != "")
+    groups = pd.DataFrame({"relation": names, "value": values, "item": known})[shared].groupby(["relation", "value"])
+    sizes = np.zeros(len(frame), np.int64)
+    sizes[shared] = groups["item"].transform("nunique")
+    without_effect = {
+        "no item of the catalogue": known < 0,
+        "an item alone": single & ~shared,
+        "the same item twice": linked & (head == tail),
+        "a value of one item only": sizes == 1,
+        f"a value of more than {LARGEST_GROUP} items": sizes > LARGEST_GROUP,
+    }
+    for finding in raw.findings:
+        tell(str(finding))
+    if counts := {why: int(rows.sum()) for why, rows in without_effect.items() if rows.any()}:
+        first = {why: [shown(end.iloc[np.argmax(without_effect[why])]) for end in ends] for why in counts}
+        said = [f"{count:,} with {why} (first: {', '.join(first[why])})" for why, count in counts.items()]
+        tell(f"{path.name}: {sum(counts.values()):,} of {len(frame):,} rows join nothing: {'; '.join(said)}")
     for name in dict.fromkeys(names):
         own, joined = (names == name) & linked, (names == name) & shared
         # For repeated rows the largest weight counts, as it does for the two directions of a pair.
@@ -398,6 +420,6 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
         links = links.groupby(["head", "tail"], as_index=False).max()
         places = (links["head"].to_numpy(), links["tail"].to_numpy())
         pairs = sparse.coo_array((links["weight"].to_numpy(), places), shape=(n_items, n_items)).tocsr()
-        pairs = (pairs + _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()).tocoo()
+        pairs = (pairs + _same_values(known[joined], values[joined], n_items).tocsr()).tocoo()
         relations.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
     return relations

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from tfllmrec.columns import CATEGORIES, ITEM
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, DOMAIN, ITEM, TITLE
 from tfllmrec.config import DataConfig, GraphConfig
+from tfllmrec.data.cleaning.names import SEPARATOR
 from tfllmrec.data.graph import (
     MOST_RELATIONS,
     READ,
@@ -30,7 +31,7 @@ from tfllmrec.errors import ConfigError
 from tfllmrec.layers.item_cells import partition
 from tfllmrec.layers.item_propagation import Edges
 from tfllmrec.models.item_weights import interactions
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.text.centring import centred_unit
 
 #: Up to this many items, all texts are compared with each other; with more items, only texts of near cells are.
@@ -42,7 +43,12 @@ _ROWS = 4096
 
 
 def build_graph(
-    split: Split, text: np.ndarray, settings: GraphConfig, data: DataConfig, text_widths: Sequence[int] | None = None
+    split: Split,
+    text: np.ndarray,
+    settings: GraphConfig,
+    data: DataConfig,
+    text_widths: Sequence[int] | None = None,
+    tell: Tell = to_stderr,
 ) -> ItemGraph:
     """Builds the graph of a split's items from its training events, its catalogue, its texts and a file of edges.
 
@@ -52,6 +58,7 @@ def build_graph(
       settings: The relations, the number of neighbours, and the file of edges.
       data: Limits for the file of edges.
       text_widths: As in :func:`tfllmrec.text.centring.centred_unit`.
+      tell: Called with a line for each thing that is left out: columns, rows of the file, and relations without edges.
 
     Returns:
       The graph with all relations that have edges.
@@ -67,14 +74,11 @@ def build_graph(
     if "use" in settings.relations:
         found.append(use_relation(split.train_queries().choices, n_items, k, settings.support))
     if "values" in settings.relations:
-        for field in split.schema.of("item"):
-            if field.kind == "category" and field.name in items:
-                cells = items[field.name].fillna("").astype(str).tolist()
-                # Of a path of categories, only the last level is used: it says the most about an item.
-                path = field.name == CATEGORIES
-                found.append(shared_values("category" if path else field.name, cells, k, last_only=path))
+        found += value_relations(split, k, tell)
     if settings.edges is not None:
-        found += edges_of_file(settings.edges, items[ITEM].tolist(), data, k)
+        found += edges_of_file(settings.edges, items[ITEM].tolist(), data, k, tell)
+    if empty := [relation.name for relation in found if not len(relation)]:
+        tell(f"relations without edges: {', '.join(empty)}")
     found = [relation for relation in found if len(relation)]
     names = [relation.name for relation in found]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -86,6 +90,40 @@ def build_graph(
             f"graph: expected at most {MOST_RELATIONS} relations, found {len(found)}. Leave some out of the file."
         )
     return ItemGraph(n_items, tuple(found))
+
+
+def value_relations(split: Split, neighbours: int, tell: Tell) -> list[Relation]:
+    """Joins items that share a value of a column: a relation for each category, column of ids and list of names.
+
+    A column of texts is a list of names if most of its filled cells have several names. Title, description and the
+    domain of joined data are not values that items share.
+
+    Args:
+      split: The split whose catalogue is read.
+      neighbours: As in :meth:`Relation.of`.
+      tell: Called with a line that names the columns of texts and numbers without a relation.
+    """
+    items, found, unused = split.items, [], []
+    for field in split.schema.of("item"):
+        if field.kind in ("vector", "time") or field.name in (TITLE, DESCRIPTION, DOMAIN):
+            continue
+        if field.name not in items:  # the schema of a transfer is that of its source
+            continue
+        cells = items[field.name].fillna("").astype(str)
+        if field.kind == "number" or (
+            field.kind == "text" and cells[cells != ""].str.contains(SEPARATOR, regex=False).mean() <= 0.5
+        ):
+            unused.append(f"{field.name} ({field.kind})")
+            continue
+        # Of a path of categories, only the last level is used: it says the most about an item.
+        path = field.name == CATEGORIES
+        found.append(shared_values("category" if path else field.name, cells.tolist(), neighbours, last_only=path))
+    if unused:
+        tell(
+            f"columns without a relation: {', '.join(unused)}. To join items by such a column, fit with "
+            "data.fields.NAME.kind=category"
+        )
+    return found
 
 
 def text_relation(vectors: np.ndarray, neighbours: int) -> Relation:

@@ -20,7 +20,7 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     Args:
       run: The run; its training events, catalogue and text vectors are read.
       settings: The relations, the file of edges and the number of neighbours.
-      tell: Called with a line of text for each relation.
+      tell: Called with a line for each thing that is left out, as in :func:`tfllmrec.models.graph.build_graph`.
 
     Raises:
       ConfigError: Two relations have the same name, or no relation is configured.
@@ -37,15 +37,16 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
         "item_weights.graph": config.item_weights.graph,
         "model.propagation": config.model.propagation if config.model.propagation != "none" else None,
     }
-    if run.complete and config.graph.wanted and (used := [f"{name} {value}" for name, value in read.items() if value]):
+    used = [f"{name} {value}" for name, value in read.items() if value]
+    if run.complete and config.graph.says_more_than_events and used:
         raise ModelError(
             f"{run.folder}: its model was fitted with its graph ({', '.join(used)}), so the graph stays. "
             "Fit again with other settings of graph."
         )
-    graph = build_graph(run.split, run.text, settings, run.config.data, run.text_widths)
+    graph = build_graph(
+        run.split, run.text, settings, run.config.data, run.text_widths, lambda line: tell(f"graph: {line}")
+    )
     graph.save(run.folder / GRAPH)
-    for line in graph.lines():
-        tell(f"graph: {line}")
     return graph
 
 
@@ -55,7 +56,7 @@ def graph_of_fit(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> Ite
     Args:
       run: A run that has its text vectors.
       settings: The graph settings of the fit.
-      tell: Called with a line of text for each relation.
+      tell: Called with a line for each relation, and for each thing that is left out.
 
     Raises:
       ModelError: The graph of an interrupted fit is damaged.
@@ -63,7 +64,10 @@ def graph_of_fit(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> Ite
     """
     if not settings.wanted:
         return None
-    return run.graph or make_graph(run, settings, tell)
+    graph = run.graph or make_graph(run, settings, tell)
+    for line in graph.lines():
+        tell(f"graph: {line}")
+    return graph
 
 
 def graph_of(
@@ -74,7 +78,7 @@ def graph_of(
     Args:
       folder: The run folder.
       settings: The graph settings; ``None`` to read the existing graph.
-      tell: Called with a line of text for each relation.
+      tell: As in :func:`make_graph`.
       graphml: File to which the graph is also written, as GraphML with the items' ids and titles.
 
     Raises:

@@ -382,14 +382,14 @@ class Run:
 
     @cached_property
     def training_data(self) -> TrainingData:
-        """The run's training events, validation queries and text vectors, and the graph that it was fitted with.
+        """The run's training events, validation queries and text vectors, and the graph that its model reads.
 
         Raises:
           ModelError: The text vectors are missing or damaged, or the graph is damaged.
         """
         from tfllmrec.models.fitting import TrainingData
 
-        graph = self.graph if self.config.graph.wanted else None  # a later graph is not the model's
+        graph = self.graph if self.config.graph.says_more_than_events else None  # a later graph is not the model's
         return TrainingData.of(self.split, self.text, self.config, self.text_widths, self.user_texts, graph)
 
     @property
@@ -533,7 +533,7 @@ class Run:
         from tfllmrec.training.fit import build_hybrid
 
         config, data = self.config, self.training_data
-        if config.model.propagation != "none" and config.graph.wanted and data.graph is None:
+        if config.model.propagation != "none" and config.graph.says_more_than_events and data.graph is None:
             raise ModelError(f"{self.folder / GRAPH} is missing, and the model reads it: {REMEDY}.")
         model = build_hybrid(data, config, blank=True)
         # Older runs did not store the weights that follow from the data: the ids, and the sampling of negatives.

@@ -11,6 +11,7 @@ import pandas as pd
 from tfllmrec.columns import TIMESTAMP
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig
 from tfllmrec.data.domains import domain_bits, domain_names, items_of_domain
+from tfllmrec.data.graph import READ
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
@@ -256,7 +257,7 @@ def ranks_from(rank: int | Literal["all"], n_items: int) -> tuple[int | None, in
 def open_views(data: TrainingData, given: ItemWeightSettings) -> dict[str, Sequence[float]]:
     """Returns the views whose strengths are chosen separately after the search, with the strengths to try."""
     views: dict[str, Sequence[float]] = {}
-    if given.graph is None and data.graph is not None and data.graph.relations:
+    if given.graph is None and data.graph is not None and any(each.kind in READ for each in data.graph.relations):
         views["graph"] = GRAPH_STRENGTHS
     if given.source is None and data.source_histories is not None and len(data.source_histories.values):
         views["source"] = SOURCE_STRENGTHS
