@@ -193,15 +193,35 @@ def in_films(rows_of_books=(), films=("u 1", "u 2", "u 3", "u 4"), **config):
     return make_split(join_datasets({"books": books, "films": seen}), SplitConfig(domain="films", **config), seed=1)
 
 
-def test_the_last_events_of_a_domain_are_held_out_and_later_ones_elsewhere_are_not_used():
+def test_the_last_events_of_a_domain_are_held_out_and_later_ones_elsewhere_are_not_trained_on():
     split = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)])
     items = split.dataset.items.item_id
     (history,), (target,) = split.test.history, split.test.targets
     assert list(items.iloc[target]) == ["films:4"]
-    assert list(items.iloc[history]) == ["films:1", "books:1", "films:2", "films:3"]
+    assert list(items.iloc[history]) == ["films:1", "books:1", "films:2", "films:3", "books:2"]
     assert list(items.iloc[split.validation.history[0]]) == ["films:1", "books:1", "films:2"]
     assert set(split.train.item_id) == {"films:1", "books:1", "films:2"}  # v's event is of another item: books:1
     assert split.test.candidates.tolist() == [name.startswith("films") for name in items]
+
+
+def test_what_is_solved_again_reads_the_events_elsewhere_until_the_test_event():
+    split = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)])
+    assert list(split.train_and_validation_events.item_id) == [
+        *("films:1", "books:1", "films:2", "films:3", "books:2"),
+        "books:1",  # of v
+    ]
+    test = split.test_events
+    with pytest.raises(DataError, match="test event of user 'u' is not later"):
+        replace(split, between=split.dataset.events.iloc[[-2]], test_events=test).check()
+
+
+def test_events_elsewhere_that_are_too_late_to_train_on_are_counted():
+    (found,) = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
+    assert str(found) == "events: 2 dropped: of 4 events in books: later than their user's validation event in films"
+    (found,) = in_films([("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
+    assert str(found).endswith("learns little of books: split.kind=leave_random_out trains on all its events")
+    assert not in_films([("u 1", 15)]).findings
+    assert not in_films([("u 2", 35)], kind="leave_random_out").findings
 
 
 def test_random_events_of_a_domain_are_held_out():

@@ -398,9 +398,10 @@ def choose_domains(
 ) -> tuple[ItemWeightSettings, list[str]]:
     """Sets ``domains``, the factors of the weights between pairs of domains of joined data.
 
-    For each pair of domains, one after the other, the best of :data:`DOMAIN_FACTORS` replaces 1 if its gain on
-    validation data is significant for all factors and pairs together (Bonferroni). A factor below 1 means that events
-    of the other domain do harm at their full weight (negative transfer); with 0, they are ignored.
+    For each pair of a domain of histories and one of targets, one after the other, the best of :data:`DOMAIN_FACTORS`
+    replaces 1 if its gain on validation data is significant for all factors and pairs together (Bonferroni). A factor
+    below 1 means that events of the other domain do harm at their full weight (negative transfer); with 0, they are
+    ignored.
 
     Args:
       data: Validation queries and training events. If the items have no domains, there is nothing to choose.
@@ -414,9 +415,11 @@ def choose_domains(
     names = domain_names(data.split.dataset.items)
     if settings.domains is not None or len(names) < 2:
         return settings, []
-    asked = np.unique(data.sample.targets.values)
-    wanted = [name for name in names if items_of_domain(data.split.dataset.items, name)[asked].any()]
-    pairs = [(a, b) for b in wanted for a in names if a != b]
+    known, wanted = (
+        [name for name in names if items_of_domain(data.split.dataset.items, name)[items.values].any()]
+        for items in (data.sample.history, data.sample.targets)
+    )
+    pairs = [(a, b) for b in wanted for a in known if a != b]
     weights = _solved(data, settings)
     chosen: dict[str, float] = {}
     said: list[str] = []
