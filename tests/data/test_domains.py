@@ -8,7 +8,7 @@ import pytest
 
 from tfllmrec.config import DataConfig, SplitConfig
 from tfllmrec.data import Dataset, dataset_from_frames, make_split
-from tfllmrec.data.domains import domain_names, items_of_domain, join_datasets, overlaps
+from tfllmrec.data.domains import domain_names, item_domains, items_of_domain, join_datasets, overlaps
 from tfllmrec.errors import ConfigError, DataError
 
 
@@ -69,7 +69,7 @@ def test_users_can_be_separate_and_items_shared():
         "3": "films",
     }
     assert items_of_domain(joined.items, "films").tolist() == [True, False, True]
-    assert domain_names(joined.items) == ["books", "films"]
+    assert domain_names(item_domains(joined.items, joined.schema)) == ["books", "films"]
 
 
 def test_a_shared_item_has_the_first_value_that_is_not_empty():
@@ -167,7 +167,7 @@ def test_users_without_an_event_to_ask_for_are_not_held_out():
 
 
 def test_cold_domain_needs_joined_data_and_a_domain():
-    with pytest.raises(ConfigError, match="needs joined data"):
+    with pytest.raises(ConfigError, match="needs a column 'domain'"):
         make_split(dataset("a", ["u 1", "u 2"]), SplitConfig(kind="cold_domain", domain="a"), 0)
     with pytest.raises(ConfigError, match="expected one of books, films, found 'music'"):
         make_split(users_of_both(), SplitConfig(kind="cold_domain", domain="music"), 0)
@@ -242,8 +242,29 @@ def test_a_split_that_reads_on_is_refused():
         replace(split, train=pd.concat([split.train, late])).check()
 
 
+def sites(*domains):
+    """One catalogue with a column ``domain``; three users with an event on each item."""
+    items = {"item": [str(i) for i in range(len(domains))], "domain": domains}
+    return dataset("sites", [f"{user} {i}" for user in "uvw" for i in items["item"]], items)
+
+
+def test_a_catalogue_with_a_column_of_that_name_is_not_joined():
+    own = sites(*[f"site{i}.com" for i in range(5)])
+    split = make_split(own, SplitConfig(), seed=1)
+    assert item_domains(split.items, split.schema) is None and domain_names(None) == []
+
+
+def test_a_domain_of_one_catalogue_may_be_asked_for():
+    split = make_split(sites("toys", "toys", "", "beauty", "toys"), SplitConfig(domain="toys"), seed=1)
+    assert set(split.test_events.domain) == set(split.validation_events.domain) == {"toys"}
+    assert split.test.candidates.tolist() == [True, True, False, False, True]
+    assert domain_names(item_domains(split.items, split.schema)) == ["toys", "beauty"]
+    with pytest.raises(ConfigError, match="expected one of beauty, toys, found 'music'"):
+        make_split(sites("toys", "", "beauty"), SplitConfig(domain="music"), seed=1)
+
+
 def test_a_domain_is_named_where_data_has_some():
-    with pytest.raises(ConfigError, match=r"split\.domain needs joined data"):
+    with pytest.raises(ConfigError, match=r"split\.domain needs a column 'domain'"):
         make_split(shops()["books"], SplitConfig(domain="books"), seed=1)
     with pytest.raises(ConfigError, match="expected one of books, films"):
         make_split(join_datasets(shops()), SplitConfig(domain="toys"), seed=1)

@@ -478,6 +478,13 @@ def test_a_domain_that_no_history_contains_has_no_factor():
     assert chosen.domains == {} and not said + told
 
 
+def test_factors_of_too_many_pairs_of_domains_stay_at_1(monkeypatch):
+    monkeypatch.setattr(defaults, "MOST_PAIRS_OF_DOMAINS", 0)
+    settings, told = ItemWeightSettings().settled().model_copy(update={"domains": None}), []
+    chosen, (line,) = defaults.choose_domains(two_shops(), settings, told.append)
+    assert chosen.domains == {} and not told and line.endswith("at most 0 pairs of domains to try, found 1")
+
+
 def test_a_map_between_domains_is_measured_as_it_is_served():
     data = two_domains()
     settings = ItemWeightSettings(decay=0.1, l2=10, co_occurrence=0, text=0, next_item=1, popularity=0, map=True)

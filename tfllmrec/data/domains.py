@@ -15,6 +15,7 @@ from tfllmrec.data.cleaning.order_checks import by_id
 from tfllmrec.data.cleaning.tags import no_tags
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.schema import Schema
 from tfllmrec.errors import ConfigError, DataError
 
 #: Separates the name of a domain from the id, in ids that are not shared.
@@ -148,11 +149,28 @@ def join_datasets(
     )
 
 
-def domain_names(items: pd.DataFrame) -> list[str]:
-    """Returns the domains of an items table, in the order of their first occurrence; empty if it is not joined."""
-    if DOMAIN not in items:
-        return []
-    return list(dict.fromkeys(name for names in items[DOMAIN].unique() for name in names.split(BOTH)))
+def item_domains(items: pd.DataFrame, schema: Schema) -> np.ndarray | None:
+    """Returns the domain of each item, object ``[N]``; ``None`` if the data is not joined.
+
+    Joined data has a column ``domain`` both in the items and in the events, where models may read it. A catalogue of
+    one domain may have such a column, too, with another meaning.
+    """
+    of_events = any(field.name == DOMAIN for field in schema.of("event", "request"))
+    return items[DOMAIN].to_numpy(object) if of_events and DOMAIN in items else None
+
+
+def domain_names(domains: np.ndarray | None) -> list[str]:
+    """Returns the names in the result of :func:`item_domains`, in the order of their first occurrence."""
+    cells = dict.fromkeys([] if domains is None else domains)
+    return list(dict.fromkeys(name for cell in cells if cell for name in cell.split(BOTH)))
+
+
+def with_event_domains(dataset: Dataset) -> Dataset:
+    """Returns a data set whose events have the domain of their item if only the items have a column ``domain``."""
+    if DOMAIN in dataset.events or DOMAIN not in dataset.items:
+        return dataset
+    cells = dataset.items[DOMAIN].to_numpy(object)[dataset.events[ITEM_INDEX]]
+    return replace(dataset, events=dataset.events.assign(**{DOMAIN: cells}).astype({DOMAIN: "str"}))
 
 
 def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
@@ -169,7 +187,7 @@ def domain_bits(domains: np.ndarray) -> np.ndarray:
     Raises:
       DataError: There are more than 62 domains.
     """
-    names = sorted({name for cell in set(domains) if cell for name in cell.split(BOTH)})
+    names = sorted(domain_names(domains))
     if len(names) > 62:
         raise DataError(f"Expected at most 62 domains, found {len(names)}. Join fewer of them.")
     of_cell = {cell: sum(1 << names.index(name) for name in cell.split(BOTH)) for cell in set(domains) if cell}

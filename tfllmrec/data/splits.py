@@ -14,7 +14,7 @@ from tfllmrec.columns import DOMAIN, ITEM, ITEM_INDEX, ORDER, TAG, TEST_EVENT, T
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.domains import items_of_domain
+from tfllmrec.data.domains import domain_names, items_of_domain, with_event_domains
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Field, Schema
@@ -31,7 +31,8 @@ class Split:
     """Training events, and the validation and test queries.
 
     Attributes:
-      dataset: The divided data set; its events have the tags that users wrote (:attr:`Dataset.with_tags_written`).
+      dataset: The divided data set; its events have the tags that users wrote (:attr:`Dataset.with_tags_written`) and,
+        with ``split.domain``, the domain (:func:`~tfllmrec.data.domains.with_event_domains`).
       kind: One of the values of ``split.kind``; never ``auto``.
       schema: The fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
       train: The training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
@@ -431,6 +432,8 @@ def make_split(
       DataError: The data lacks the order or the times that the kind needs, or has too few events for three parts.
     """
     dataset, kind = dataset.with_tags_written, config.kind
+    if config.domain is not None:
+        dataset = with_event_domains(dataset)
     if kind == "auto":
         kind = "leave_last_out" if dataset.ordered else "leave_random_out"
     if (
@@ -537,14 +540,13 @@ def _in_domain(dataset: Dataset, config: SplitConfig) -> np.ndarray:
         return np.ones(len(dataset.events), dtype=bool)
     if DOMAIN not in dataset.events:
         raise ConfigError(
-            f"split.domain needs joined data, whose events have a column '{DOMAIN}': join several data sets with "
+            f"split.domain needs a column '{DOMAIN}' of the items or the events: join several data sets with "
             "'tfllmrec data join', or leave it out."
         )
     domains = dataset.events[DOMAIN]
     if config.domain not in set(domains):
-        raise ConfigError(
-            f"split.domain: expected one of {', '.join(sorted(domains.unique()))}, found {config.domain!r}."
-        )
+        known = ", ".join(sorted(domain_names(domains.to_numpy(object))))
+        raise ConfigError(f"split.domain: expected one of {known}, found {config.domain!r}.")
     return (domains == config.domain).to_numpy()
 
 

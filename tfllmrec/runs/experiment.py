@@ -21,7 +21,7 @@ import numpy as np
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, settings_without_effect
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.domains import domain_names
+from tfllmrec.data.domains import item_domains
 from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
@@ -138,7 +138,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
-    for line in settings_without_effect(config, joined=bool(domain_names(dataset.items))):
+    for line in settings_without_effect(config, joined=item_domains(split.items, split.schema) is not None):
         tell(f"warning: {line}")
     for finding in split.findings:
         tell(f"split: {finding}")

@@ -146,6 +146,8 @@ GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
 SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 #: Factors of the weights between two domains to try, other than 1; see :func:`choose_domains`.
 DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
+#: Largest number of pairs of domains whose factor is chosen: all pairs of 8 domains.
+MOST_PAIRS_OF_DOMAINS = 56
 #: The next value that the search tries, upwards and downwards from a value, by setting in the order of the search. The
 #: rank is searched before and after the other settings.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
@@ -410,9 +412,10 @@ def choose_domains(
       tell: Called with a line for each factor.
 
     Returns:
-      The settings, and a line for each pair of domains, with the metric in the strata head and tail.
+      The settings, and a line for each pair of domains, with the metric in the strata head and tail. All factors are 1
+      if there are more than :data:`MOST_PAIRS_OF_DOMAINS` pairs.
     """
-    names = domain_names(data.split.dataset.items)
+    names = domain_names(data.domains)
     if settings.domains is not None or len(names) < 2:
         return settings, []
     known, wanted = (
@@ -420,6 +423,9 @@ def choose_domains(
         for items in (data.sample.history, data.sample.targets)
     )
     pairs = [(a, b) for b in wanted for a in known if a != b]
+    if len(pairs) > MOST_PAIRS_OF_DOMAINS:
+        what = f"expected at most {MOST_PAIRS_OF_DOMAINS} pairs of domains to try, found {len(pairs):,}"
+        return settings.model_copy(update={"domains": {}}), [f"item_weights.domains 1: {what}"]
     weights = _solved(data, settings)
     chosen: dict[str, float] = {}
     said: list[str] = []
