@@ -8,7 +8,7 @@ import pytest
 
 from tfllmrec.config import DataConfig, SplitConfig
 from tfllmrec.data import Dataset, dataset_from_frames, make_split
-from tfllmrec.data.domains import domain_names, item_domains, items_of_domain, join_datasets, overlaps
+from tfllmrec.data.domains import domain_names, item_domains, items_of_domain, join_datasets, overlaps, with_new_domains
 from tfllmrec.errors import ConfigError, DataError
 
 
@@ -261,6 +261,15 @@ def test_a_domain_of_one_catalogue_may_be_asked_for():
     assert domain_names(item_domains(split.items, split.schema)) == ["toys", "beauty"]
     with pytest.raises(ConfigError, match="expected one of beauty, toys, found 'music'"):
         make_split(sites("toys", "", "beauty"), SplitConfig(domain="music"), seed=1)
+
+
+def test_a_new_item_without_a_domain_takes_it_from_its_id_or_the_target_domain():
+    items = pd.DataFrame({"item_id": ["old", "toys:1", "2", "a:3", "toys"], "domain": ["", "", "", "music", ""]})
+    is_new, names = np.arange(5) > 0, ["toys", "beauty"]
+    filled = with_new_domains(items, is_new, names, "beauty")
+    assert filled.domain.tolist() == ["", "toys", "beauty", "music", "beauty"]
+    with pytest.raises(DataError, match=r"\(toys, beauty\), found none for 2, such as '2'.*as in 'toys:2'"):
+        with_new_domains(items, is_new, names, None)
 
 
 def test_a_domain_is_named_where_data_has_some():

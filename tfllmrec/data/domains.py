@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -171,6 +171,33 @@ def with_event_domains(dataset: Dataset) -> Dataset:
         return dataset
     cells = dataset.items[DOMAIN].to_numpy(object)[dataset.events[ITEM_INDEX]]
     return replace(dataset, events=dataset.events.assign(**{DOMAIN: cells}).astype({DOMAIN: "str"}))
+
+
+def with_new_domains(
+    items: pd.DataFrame, is_new: np.ndarray, names: Sequence[str], default: str | None
+) -> pd.DataFrame:
+    """Fills the empty ``domain`` of new items: with the prefix of their id if it is a known domain, or else a default.
+
+    Args:
+      items: An items table of joined data.
+      is_new: Bool ``[N]``: the new items.
+      names: The known domains.
+      default: The domain of ids without such a prefix; ``None``: they need a domain of their own.
+
+    Raises:
+      DataError: An item has no domain.
+    """
+    empty = is_new & (items[DOMAIN] == "").to_numpy()
+    prefix = items[ITEM].str.extract(f"^([^{SEPARATOR}]+){SEPARATOR}", expand=False)
+    found = prefix.where(prefix.isin(names), default)
+    unknown = items[ITEM][empty & found.isna().to_numpy()]
+    if len(unknown):
+        raise DataError(
+            f"Expected a value in the column '{DOMAIN}' of each new item ({', '.join(names)}), found none for "
+            f"{len(unknown):,}, such as {unknown.iloc[0]!r}. Add it, or begin the ids with the domain, as in "
+            f"{names[0] + SEPARATOR + unknown.iloc[0]!r}."
+        )
+    return items.assign(**{DOMAIN: items[DOMAIN].mask(empty, found)})
 
 
 def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
