@@ -175,6 +175,14 @@ def test_ids_that_are_equal_by_chance_are_refused(chain_config, chain_run, shop,
         start_run(config, tmp_path / "run", base=tmp_path, tell=lambda line: None),
     ):
         pass
+    told: list[str] = []
+    config.transfer.same_items = "id"  # asked for
+    with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append):
+        assert any("warning: transfer.same_items=id: most items" in line for line in told)
+    config.transfer, config.data.items = config.transfer.model_copy(), None
+    config.transfer.model_fields_set.discard("same_items")
+    with start_run(config, tmp_path / "other", base=tmp_path, tell=told.append):
+        assert "the 36 items that shop and chain share by id are taken as the same" in "\n".join(told)
 
 
 def test_a_run_that_ends_early_leaves_its_folder_free_for_the_next_try(chain_config, chain_run, shop, tmp_path):

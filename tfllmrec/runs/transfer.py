@@ -19,7 +19,7 @@ from tfllmrec.columns import ITEM, USER
 from tfllmrec.config import ExperimentConfig, TransferConfig
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import SEPARATOR, Overlap, join_datasets
-from tfllmrec.data.same_items import By, same_items, titles_differ
+from tfllmrec.data.same_items import same_items, titles_differ
 from tfllmrec.data.schema import Schema
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import paired_differences
@@ -63,8 +63,8 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
       tell: Called with a line of text for each overlap and column.
 
     Raises:
-      ConfigError: Two domains have the same name, ids are equal by chance, ``data.repeats`` of the source differs, or
-        the method is ``map`` and there are no shared users.
+      ConfigError: Two domains have the same name, ids may be equal by chance, ``data.repeats`` of the source differs,
+        or the method is ``map`` and there are no shared users.
       ModelError: A source is not complete.
     """
     config = config.model_copy(deep=True)
@@ -76,7 +76,10 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         raise ConfigError(
             f"Expected a name of its own for each domain, found {', '.join(names)}: set data.name of the target."
         )
-    rows = [_matched(dataset, run, asked.same_items) for run in runs]
+    rows = [same_items(dataset.items, run.dataset.items, asked.same_items) for run in runs]
+    if asked.same_items == "id":
+        for run, matched in zip(runs, rows, strict=True):
+            _check_ids(dataset, run, matched, "same_items" in asked.model_fields_set, tell)
     shared = [_overlap(dataset, run, each, asked.same_users) for run, each in zip(runs, rows, strict=True)]
     for each in shared:
         tell(f"transfer: {each}")
@@ -149,7 +152,7 @@ def read_source(run: Run, config: ExperimentConfig) -> Source:
             raise ModelError(
                 f"The data of {source.folder} changed after {run.folder} was started: start {run.folder} again."
             )
-    rows = [_matched(run.dataset, source, config.transfer.same_items) for source in runs]
+    rows = [same_items(run.dataset.items, source.dataset.items, config.transfer.same_items) for source in runs]
     histories = [source.split.train_queries().choices for source in runs]
     shared = [
         histories_among(past, each, source.dataset.n_items)
@@ -241,19 +244,33 @@ def note_alignment(run: Run, found: Mapping[str, Distances | None], tell: Tell) 
             tell(f"transfer: {name} alignment: {each}")
 
 
-def _matched(dataset: Dataset, run: Run, by: By) -> np.ndarray:
-    """Matches the target's items with those of a source by :func:`same_items`.
+def _check_ids(dataset: Dataset, run: Run, rows: np.ndarray, asked: bool, tell: Tell) -> None:
+    """Checks by their titles that items of the target and of a source with the same id are the same.
+
+    Args:
+      dataset: The data set of the target.
+      run: The source.
+      rows: The result of :func:`same_items` for the ids.
+      asked: Whether the config says that equal ids are the same item; the titles may then be in other languages.
+      tell: Called with a warning.
 
     Raises:
-      ConfigError: The ids are equal by chance.
+      ConfigError: Most titles differ, and the config does not say that the items are the same.
     """
-    rows = same_items(dataset.items, run.dataset.items, by)
-    if by == "id" and titles_differ(dataset.items, run.dataset.items, rows):
+    differ = titles_differ(dataset.items, run.dataset.items, rows)
+    of_both = f"that {dataset.name} and {run.dataset.name} share by id"
+    if differ and asked:
+        tell(f"warning: transfer.same_items=id: most items {of_both} have different titles")
+    elif differ:
         raise ConfigError(
-            f"transfer.same_items=id: most items that {dataset.name} and {run.dataset.name} share by id have different "
-            "titles, so their ids are equal by chance. Set transfer.same_items to title or none."
+            f"transfer.same_items: most items {of_both} have different titles, so their ids may be equal by chance. "
+            "Set it to title or none; or to id if the same items have titles in two languages."
         )
-    return rows
+    elif differ is None and not asked and (n := int((rows >= 0).sum())):
+        tell(
+            f"warning: transfer.same_items: the {n:,} items {of_both} are taken as the same, and too few have titles "
+            "to check this: set it to none if their ids are equal by chance"
+        )
 
 
 def _overlap(dataset: Dataset, run: Run, rows: np.ndarray, same_users: bool) -> Overlap:
