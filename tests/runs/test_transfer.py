@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from plain_runs import write_run
 
-from tfllmrec.config import DataConfig, SplitConfig, TransferConfig, dump_config
+from tfllmrec.config import DataConfig, ExperimentConfig, SplitConfig, TransferConfig, dump_config
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import dataset_from_frames
@@ -17,7 +18,7 @@ from tfllmrec.explain.board import _beside
 from tfllmrec.runs.experiment import fit_experiment, free_folder, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measured_again
-from tfllmrec.runs.transfer import compared, read_source, text_distances
+from tfllmrec.runs.transfer import begin_transfer, compared, read_source, text_distances
 from tfllmrec.training.transfer import histories_among, together
 
 pytestmark = pytest.mark.tf
@@ -183,6 +184,15 @@ def test_ids_that_are_equal_by_chance_are_refused(chain_config, chain_run, shop,
     config.transfer.model_fields_set.discard("same_items")
     with start_run(config, tmp_path / "other", base=tmp_path, tell=told.append):
         assert "the 36 items that shop and chain share by id are taken as the same" in "\n".join(told)
+
+
+def test_texts_need_a_source_with_texts(chain_split, tmp_path):
+    bare = write_run(tmp_path / "bare", chain_split)  # without text vectors
+    events = pd.DataFrame({"user": "u", "item": ["s0", "s1", "s2"], "order": range(3)})
+    shop = dataset_from_frames(events, pd.DataFrame({"item": ["s0", "s1", "s2"], "title": ["red", "toy", "cafe"]}))
+    config = ExperimentConfig(transfer=TransferConfig(sources=[bare.folder], same_items="none"))
+    with pytest.raises(ConfigError, match="bare was fitted without texts"):
+        begin_transfer(shop, config, tmp_path, tmp_path, lambda line: None)
 
 
 def test_a_run_that_ends_early_leaves_its_folder_free_for_the_next_try(chain_config, chain_run, shop, tmp_path):

@@ -64,7 +64,8 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
 
     Raises:
       ConfigError: Two domains have the same name, ids may be equal by chance, ``data.repeats`` of the source differs,
-        or the method is ``map`` and there are no shared users.
+        the source has no texts to read those of the target with, or the method is ``map`` and there are no shared
+        users.
       ModelError: A source is not complete.
     """
     config = config.model_copy(deep=True)
@@ -110,6 +111,11 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         raise ConfigError(
             "data.repeats: expected the value of the source, found another one: set data.repeats as in the source's "
             "config.yaml."
+        )
+    if first.encoder_fingerprint is None and _has_text(dataset.items, first.config.text.template):
+        raise ConfigError(
+            f"{first.folder} was fitted without texts, and {dataset.name} has texts, which its model cannot read. Fit "
+            "the source with the titles of its items (--items), or use transfer.method=joint, which fits a new model."
         )
     replaced = ["text", "tuning", "distillation", "model"]
     replaced += ["item_weights", "training"] if asked.method in ("zero_shot", "align") else []
@@ -305,6 +311,14 @@ def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: boo
             own = table[USER].where(table[USER] == "", source.name + SEPARATOR + table[USER].astype("str"))
             tables[name] = table.assign(**{USER: own.astype("str")})
     return replace(source, **tables)
+
+
+def _has_text(items: pd.DataFrame, template: str | None) -> bool:
+    try:
+        ItemTemplate.from_items(items, template)
+    except ConfigError:
+        return False
+    return True
 
 
 def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tuple[Dataset, list[str]]:
