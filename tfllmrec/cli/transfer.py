@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -68,11 +69,12 @@ def transfer(
         raise typer.BadParameter("expected a CONFIG, or --events FILE, of the target domain.")
     from tfllmrec.runs.experiment import fit_experiment
     from tfllmrec.runs.run import Run
-    from tfllmrec.runs.transfer import compared
+    from tfllmrec.runs.transfer import check_comparable, compared
 
     alone = None if compare is None else Run.open(compare)
     with working():
-        run = fit_experiment(asked.config, out, base=asked.base)
+        check = None if alone is None else partial(check_comparable, alone=alone)
+        run = fit_experiment(asked.config, out, base=asked.base, check=check)
     record = run.transferred
     assert record is not None
     if not json:

@@ -9,7 +9,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -83,6 +83,7 @@ def fit_experiment(
     *,
     base: Path = Path(),
     resume: bool = False,
+    check: Callable[[Run], None] | None = None,
     tell: Tell = to_stderr,
 ) -> Run:
     """Reads and splits the data, encodes the texts, fits and measures the models, and writes a run folder.
@@ -100,6 +101,7 @@ def fit_experiment(
       base: The folder that relative data paths refer to.
       resume: Whether to continue the interrupted run in ``out``. The run keeps its own config and data. Of ``config``,
         only ``tuning.paraphrase`` is used, and the function is called only if the run has the same one.
+      check: Called with a new run after the data is split; if it raises an error, nothing is fitted.
       tell: Called with a line of text for each step.
 
     Returns:
@@ -114,6 +116,8 @@ def fit_experiment(
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
             tell(f"run folder: {run.folder}")
+            if check is not None:
+                check(run)
             return continue_run(run, config, tell)
     if out is None or not (out / "config.yaml").is_file():
         raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
@@ -443,7 +447,7 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         while out.exists():
             number += 1
             out = beside / f"{name}-{number}"
-    taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
+    taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec fit --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)
     with locked(out):

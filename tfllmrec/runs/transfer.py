@@ -23,7 +23,7 @@ from tfllmrec.data.same_items import same_items, titles_differ
 from tfllmrec.data.schema import Schema
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import paired_differences
-from tfllmrec.evaluation.report import list_length
+from tfllmrec.evaluation.report import shown_length
 from tfllmrec.progress import Tell
 from tfllmrec.runs.run import Run, SourceRun, Transferred
 from tfllmrec.text.template import ItemTemplate
@@ -199,18 +199,32 @@ def compared(run: Run, alone: Run) -> dict[str, Compared]:
     Raises:
       ModelError: The runs have different test queries, or lists of different lengths.
     """
-    k, ours, theirs = list_length(run.results), run.results["hybrid"], alone.results["hybrid"]
-    labels = [f"ndcg@{k}", f"recall@{k}"]
-    if _asked(run) != _asked(alone) or any(label not in theirs.per_query for label in labels):
-        raise ModelError(
-            f"{alone.folder}: expected {k} items in a list and the test queries of {run.folder}, found others. Fit it "
-            "on the same data, with the same split and evaluation.ks."
-        )
+    check_comparable(run, alone)
+    ours, theirs, labels = run.results["hybrid"], alone.results["hybrid"], _compared_labels(run)
     differences = paired_differences(ours, theirs, labels)
     return {
         label: Compared(ours.metrics[label] or 0.0, theirs.metrics[label] or 0.0, *difference)
         for label, difference in differences.items()
     }
+
+
+def check_comparable(run: Run, alone: Run) -> None:
+    """Checks that :func:`compared` can compare a run, which need not be fitted yet, with a complete one.
+
+    Raises:
+      ModelError: The runs have different test queries, or lists of different lengths.
+    """
+    labels = _compared_labels(run)
+    if _asked(run) != _asked(alone) or any(label not in alone.results["hybrid"].per_query for label in labels):
+        raise ModelError(
+            f"{alone.folder}: expected {' and '.join(labels)} on the test queries of {run.folder}, found others. Fit "
+            "it on the same data, with the same split and evaluation.ks."
+        )
+
+
+def _compared_labels(run: Run) -> list[str]:
+    k = shown_length(run.config.evaluation.ks)
+    return [f"ndcg@{k}", f"recall@{k}"]
 
 
 def _asked(run: Run) -> list[tuple[str, list[str]]]:
