@@ -776,6 +776,13 @@ _OF_TOWER = {
 }
 
 
+def transfer_without_effect(transfer: TransferConfig) -> list[str]:
+    """Returns a line for each setting of ``transfer`` that its method does not read."""
+    methods = {"alignment": ["align"], "distil": ["distil"], "same_users": ["joint", "map", "auto"]}
+    changed = _changed(transfer, frozenset(name for name, read in methods.items() if transfer.method not in read))
+    return [f"transfer.{name} has no effect without transfer.method={' or '.join(methods[name])}" for name in changed]
+
+
 def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> list[str]:
     """Returns a line for each setting that differs from its default but has no effect with the other settings.
 
@@ -812,10 +819,10 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> li
         if config.item_weights.source:
             lines.append("item_weights.source has no effect without transfer.sources")
     else:
-        others = {"alignment": "align", "distil": "distil"}
-        others = {name: method for name, method in others.items() if config.transfer.method != method}
-        changed = _changed(config.transfer, frozenset(others))
-        lines += [f"transfer.{name} has no effect without transfer.method={others[name]}" for name in changed]
+        lines += transfer_without_effect(config.transfer)
+        if config.transfer.method in ("zero_shot", "align") and graph.wanted and config.model.propagation == "none":
+            why = f"transfer.method={config.transfer.method} and a source without model.propagation"
+            lines.append(f"graph has no effect on the model with {why}; it serves related items and the report")
     if config.item_weights.map and "behaviour" not in config.model.terms:
         lines.append("item_weights.map has no effect without behaviour among model.terms")
     if config.item_weights.domains and not joined:

@@ -9,7 +9,15 @@ import pandas as pd
 import pytest
 from plain_runs import write_run
 
-from tfllmrec.config import DataConfig, ExperimentConfig, SplitConfig, TransferConfig, dump_config
+from tfllmrec.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    SplitConfig,
+    TransferConfig,
+    dump_config,
+    settings_without_effect,
+)
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import dataset_from_frames
@@ -186,13 +194,28 @@ def test_ids_that_are_equal_by_chance_are_refused(chain_config, chain_run, shop,
         assert "the 36 items that shop and chain share by id are taken as the same" in "\n".join(told)
 
 
+def small_shop(**columns):
+    events = pd.DataFrame({"user": "u", "item": ["s0", "s1", "s2"], "order": range(3)})
+    items = pd.DataFrame({"item": ["s0", "s1", "s2"], **columns})
+    return dataset_from_frames(events, items, config=DataConfig(name="shop"))
+
+
 def test_texts_need_a_source_with_texts(chain_split, tmp_path):
     bare = write_run(tmp_path / "bare", chain_split)  # without text vectors
-    events = pd.DataFrame({"user": "u", "item": ["s0", "s1", "s2"], "order": range(3)})
-    shop = dataset_from_frames(events, pd.DataFrame({"item": ["s0", "s1", "s2"], "title": ["red", "toy", "cafe"]}))
-    config = ExperimentConfig(transfer=TransferConfig(sources=[bare.folder], same_items="none"))
+    shop, transfer = small_shop(title=["red", "toy", "cafe"]), TransferConfig(sources=[bare.folder], same_items="none")
     with pytest.raises(ConfigError, match="bare was fitted without texts"):
-        begin_transfer(shop, config, tmp_path, tmp_path, lambda line: None)
+        begin_transfer(shop, ExperimentConfig(transfer=transfer), tmp_path, tmp_path, lambda line: None)
+
+
+def test_what_a_method_does_not_read_is_named(chain_split, tmp_path, monkeypatch):
+    source, told = write_run(tmp_path / "chain", chain_split, model=ModelConfig(propagation="lightgcn")), []
+    monkeypatch.setattr(Run, "encoder_fingerprint", "abc")
+    transfer = TransferConfig(sources=[source.folder], same_items="none", method="joint", distil=1.0)
+    begin_transfer(small_shop(), ExperimentConfig(transfer=transfer), tmp_path, tmp_path, told.append)
+    assert "warning: transfer.distil has no effect without transfer.method=distil" in told
+    transfer.method = "zero_shot"
+    begun = begin_transfer(small_shop(), ExperimentConfig(transfer=transfer), tmp_path, tmp_path, told.append)
+    assert any("model.propagation has no effect" in line for line in settings_without_effect(begun.config))
 
 
 def test_a_run_that_ends_early_leaves_its_folder_free_for_the_next_try(chain_config, chain_run, shop, tmp_path):

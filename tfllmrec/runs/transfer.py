@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import ITEM, USER
-from tfllmrec.config import ExperimentConfig, TransferConfig
+from tfllmrec.config import ExperimentConfig, TransferConfig, transfer_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import SEPARATOR, Overlap, join_datasets
 from tfllmrec.data.same_items import same_items, titles_differ
@@ -104,6 +104,8 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         joined = join_datasets({**datasets, dataset.name: dataset}, share_users=True, share_items=True)
         if config.split.domain is None and config.split.kind in _KINDS_WITH_DOMAIN:
             config.split.domain = dataset.name
+        for line in transfer_without_effect(asked):
+            tell(f"warning: {line}")
         config.transfer = TransferConfig()  # the joined data no longer needs the sources
         return Begun(joined, config, None)
     first = runs[0]
@@ -123,6 +125,7 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         if (section := getattr(config, name)) != type(section)():
             tell(f"warning: {name}: these settings have no effect, because those of the source are used")
     config.text = first.config.text.model_copy(deep=True)
+    config.model = first.config.model.model_copy(deep=True)
     config.tuning, config.distillation = first.config.tuning, first.config.distillation
     schema = first.split.schema
     prepared, record.missing = _with_columns(dataset, schema, config.text.template)
