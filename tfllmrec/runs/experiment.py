@@ -164,13 +164,15 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.training.fit import fit_hybrid, refit_weights
     from tfllmrec.training.interests import prepared_forecast
     from tfllmrec.training.ranking.fit import prepared_ranking, settle_epochs
-    from tfllmrec.training.transfer import alignment, fit_from
+    from tfllmrec.training.transfer import alignment, fit_from, text_distances_between
 
     # A run that was interrupted after training has made its choices, and its record contains the reasons.
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
+    if run.transferred is not None and source is None:  # joint or map
+        note_alignment(run, text_distances_between(data), tell)
     of_ranking = of_interests = None  # their starting points in an update
     if source is not None:
         data = replace(data, source_histories=source.histories)
