@@ -69,7 +69,9 @@ def test_a_run_with_other_test_queries_is_refused_before_the_fit(program, fitted
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--source", "films"], "expected a CONFIG, or --events FILE"), (["--events", "e.csv"], "--source"),
+    [(["--source", "films"], "expected a CONFIG, or --events FILE"),
+     (["--source", "films", "--items", "i.csv"], "Every method needs some of its events"),
+     (["--events", "e.csv"], "--source"),
      (["--source", "films", "--events", "e.csv", "--method", "zero"], "zero_shot")],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(program, fitted, arguments, message):

@@ -123,8 +123,12 @@ def test_what_cannot_be_joined_is_refused():
     for name in ("", "a:b", "a|b"):
         with pytest.raises(ConfigError, match="Expected a name of a domain"):
             join_datasets({name: books, "films": books})
-    with pytest.raises(DataError, match="its events have a column 'domain' already"):
+    with pytest.raises(
+        DataError, match=r"found joined data. Join the data sets that it was made of .* several --source"
+    ):
         join_datasets({"a": join_datasets(shops()), "b": books})
+    with pytest.raises(DataError, match="its items have a column 'domain' already"):
+        join_datasets({"a": sites("a.com", "b.com"), "b": books})
     items = {"item": ["1", "2"], "brand": ["X", "Y"]}
     one, other = (dataset("a", ["u 1", "u 2"], items, fields={"brand": {"kind": kind}}) for kind in ("category", "id"))
     with pytest.raises(DataError, match="a and b declare it differently"):

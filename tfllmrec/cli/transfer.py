@@ -64,9 +64,13 @@ def transfer(
     paths = "[" + ", ".join(_quoted(path.resolve()) for path in source) + "]"
     added = [f"transfer.sources={paths}"]
     added += [f"transfer.{name}={str(value).lower()}" for name, value in named.items() if value is not None]
+    if config is None and events is None:
+        raise typer.BadParameter(
+            "expected a CONFIG, or --events FILE, of the target domain. Every method needs some of its events to "
+            "choose settings and test the model."
+        )
     asked = asked_config(config, events, items, users, [*(overrides or []), *added])
-    if asked is None or (config is None and events is None):
-        raise typer.BadParameter("expected a CONFIG, or --events FILE, of the target domain.")
+    assert asked is not None
     from tfllmrec.runs.experiment import fit_experiment
     from tfllmrec.runs.run import Run
     from tfllmrec.runs.transfer import check_comparable, compared

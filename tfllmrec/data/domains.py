@@ -241,11 +241,16 @@ def _check(datasets: Mapping[str, Dataset]) -> None:
             )
         if TEST_EVENT in dataset.events:
             raise DataError(f"{domain}: expected data without test events. Read it again without split.test_events.")
+        if DOMAIN in dataset.events and DOMAIN in dataset.items:
+            raise DataError(
+                f"{domain}: expected the data of one domain, found joined data. Join the data sets that it was made of "
+                "with the new one. With 'tfllmrec transfer', pass their runs as several --source."
+            )
         for table in ("events", "items"):
             if DOMAIN in getattr(dataset, table):
                 raise DataError(
                     f"{domain}: its {table} have a column '{DOMAIN}' already, which joined data uses for the name of "
-                    "the domain. Rename the column, or use this data set as it is."
+                    "the domain. Rename the column."
                 )
     for key in {key for dataset in datasets.values() for key in dataset.fields}:
         declared = {domain: dataset.fields[key] for domain, dataset in datasets.items() if key in dataset.fields}
