@@ -223,8 +223,10 @@ def test_events_elsewhere_that_are_too_late_to_train_on_are_counted():
     (found,) = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
     assert str(found) == "events: 2 dropped: of 4 events in books: later than their user's validation event in films"
     (found,) = in_films([("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
-    assert str(found).endswith("learns little of books: split.kind=leave_random_out trains on all its events")
+    assert str(found).endswith("split.kind=leave_random_out trains on them all")
     assert not in_films([("u 1", 15)]).findings
+    split = make_split(sites("toys", "toys", "toys", ""), SplitConfig(domain="toys"), seed=1)
+    assert "3 events without a domain" in str(split.findings[0])
     assert not in_films([("u 2", 35)], kind="leave_random_out").findings
 
 

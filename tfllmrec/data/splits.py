@@ -93,9 +93,12 @@ class Split:
         found = []
         for name, n in self.dataset.events[DOMAIN].value_counts().items():
             if name != target and (late := n - kept.get(name, 0)):
-                what = f"of {n:,} events in {name}: later than their user's validation event in {target}"
+                where = f"in {name}" if name else "without a domain"
+                what = f"of {n:,} events {where}: later than their user's validation event in {target}"
                 if 2 * late > n:
-                    what += f". The model learns little of {name}: split.kind=leave_random_out trains on all its events"
+                    what += (
+                        ". The model learns little from these events: split.kind=leave_random_out trains on them all"
+                    )
                 found.append(Finding("events", what, int(late), "dropped"))
         return found
 
