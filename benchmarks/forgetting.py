@@ -69,7 +69,7 @@ def forgotten(before: Run, after: Run) -> tuple[dict[str, tuple[Result, Result]]
     Raises:
       ModelError: The data of the first run has no domains, or the second run lacks some of its items.
     """
-    names, items = domain_names(before.dataset.items), before.dataset.items
+    names, items = domain_names(before.training_data.domains), before.dataset.items
     rows = after.dataset.items[ITEM].reset_index().set_index(ITEM)["index"].reindex(items[ITEM])
     if not names or rows.isna().any():
         raise ModelError(
@@ -115,7 +115,7 @@ def main() -> None:
         change = f"{now / was - 1:+.1%}" if was else "-"
         cells = [f"{was:.4f}", f"{now:.4f}", f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]", change]
         rows.append([name, *cells, f"{first.counts['queries']:,}"])
-    new = ", ".join(name for name in domain_names(after.dataset.items) if name not in {row[0] for row in rows})
+    new = ", ".join(name for name in domain_names(after.training_data.domains) if name not in {row[0] for row in rows})
     table = markdown_table(["ndcg@10 in", "before", f"with {new}", "difference", "share", "queries"], rows)
     left_out = f"Test queries left out, because the second model was trained on their targets: {known:,}."
     body = "\n".join([made_by(shlex.join(["python", *sys.argv]), before.config.seed), "", left_out, "", *table])

@@ -11,7 +11,7 @@ from tfllmrec.config import DataConfig, ExperimentConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import Schema
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.models.fitting import TrainingData
 
 
@@ -50,7 +50,7 @@ def training_data(
     split = SimpleNamespace(
         train_queries=lambda: SimpleNamespace(history=histories, choices=histories, weights=None, fields=fields or {}),
         train=pd.DataFrame({TIMESTAMP: np.full(len(histories.values), np.nan) if times is None else times}),
-        schema=schema or Schema(),
+        schema=schema or Schema((Field(DOMAIN, "event", "category", ("a", "b")),)),
         train_counts=counts,
         validation=Queries.from_histories([]) if validation is None else validation,
         strata=lambda share: strata or {},

@@ -555,6 +555,14 @@ def test_uses_of_a_graph_without_relations_that_a_model_reads_are_named(graph, r
     assert settings_without_effect(config) == []
 
 
+def test_a_graph_that_a_transferred_model_does_not_read_is_named():
+    config = parse_config({"graph": {"relations": ["text"]}, "transfer": {"sources": ["films"], "method": "zero_shot"}})
+    (line,) = settings_without_effect(config)
+    assert line.startswith("graph has no effect on the model with transfer.method=zero_shot")
+    config.model.propagation = "lightgcn"
+    assert settings_without_effect(config) == []
+
+
 def test_factors_of_domains_name_two_domains_of_joined_data():
     for key in ("a", "a>a", ">a", "a>b>c"):
         with pytest.raises(ConfigError, match="expected FROM>TO with two different domains"):
@@ -585,9 +593,13 @@ def test_a_map_without_item_item_weights_is_named():
             ],
         ),
         ({"distil": 0.5}, ["transfer.distil has no effect without transfer.sources"]),
-        (
-            {"sources": ["films"], "method": "align", "same_users": True},
-            ["transfer.same_users has no effect without transfer.method=joint or map"],
+        *(({"sources": ["films"], "method": method, "same_users": True}, []) for method in ("joint", "map", "auto")),
+        *(
+            (
+                {"sources": ["films"], "method": method, "same_users": True},
+                ["transfer.same_users has no effect without transfer.method=joint or map or auto"],
+            )
+            for method in ("zero_shot", "align", "fine_tune", "distil")
         ),
     ],
 )

@@ -860,7 +860,15 @@ _OF_DENSE_TERMS = {
     ),
 }
 _OF_MEANING = frozenset(["blocks", "heads", "fields", "scene", "scene_experts"])
-_OF_METHODS = {"alignment": ["align"], "distil": ["distil"], "same_users": ["joint", "map"]}
+_OF_METHODS = {"alignment": ["align"], "distil": ["distil"], "same_users": ["joint", "map", "auto"]}
+
+
+def transfer_without_effect(transfer: TransferConfig) -> list[str]:
+    """Returns a line for each setting of ``transfer`` that its method does not read."""
+    changed = _changed(transfer, [name for name, methods in _OF_METHODS.items() if transfer.method not in methods])
+    return [
+        f"transfer.{name} has no effect without transfer.method={' or '.join(_OF_METHODS[name])}" for name in changed
+    ]
 
 
 def settings_without_effect(config: ExperimentConfig, joined: bool = True, scenes: bool = True) -> list[str]:
@@ -921,9 +929,10 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True, scene
         if weights.source:
             lines.append("item_weights.source has no effect without transfer.sources")
     else:
-        for name, methods in _OF_METHODS.items():
-            if transfer.method not in methods:
-                unread("transfer", [name], f"without transfer.method={' or '.join(methods)}")
+        lines += transfer_without_effect(transfer)
+        if transfer.method in ("zero_shot", "align") and graph.wanted and model.propagation == "none":
+            why = f"transfer.method={transfer.method} and a source without model.propagation"
+            lines.append(f"graph has no effect on the model with {why}; it serves related items and the report")
     if "behaviour" not in model.terms:
         settled = ItemWeightSettings().settled()  # the values in the config of an update
         given = [name for name, value in weights if value != getattr(settled, name)]

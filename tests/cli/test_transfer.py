@@ -7,6 +7,8 @@ import types
 import pytest
 from plain_runs import write_run
 
+from tfllmrec.config import SplitConfig
+from tfllmrec.data.splits import make_split
 from tfllmrec.runs.run import SourceRun, Transferred
 
 
@@ -15,9 +17,11 @@ def fitted(chain_split, tmp_path, monkeypatch):
     """What the command asked for: (config, out) of each call; the run is a plain one."""
     calls = []
 
-    def fit_experiment(config, out=None, *, base):
-        calls.append((config, out))
+    def fit_experiment(config, out=None, *, base, check=None):
         run = write_run(tmp_path / "run", chain_split)
+        if check is not None:
+            check(run)
+        calls.append((config, out))
         source = SourceRun(folder=tmp_path / "films", name="films", data_sha256="abc")
         overlap = {
             "domains": ["films", "chain"], "users": 0, "items": 9, "user_share": 0.0, "item_share": 0.25,
@@ -57,9 +61,17 @@ def test_json_has_the_record_and_the_figures(program, fitted, tmp_path):
     assert fitted[0][0].transfer.same_users and fitted[0][0].transfer.method == "auto"
 
 
+def test_a_run_with_other_test_queries_is_refused_before_the_fit(program, fitted, tmp_path, chain_split):
+    other = write_run(tmp_path / "other", make_split(chain_split.dataset, SplitConfig(kind="leave_random_out"), 1))
+    answer = program("transfer", "--source", "films", "--events", "e.csv", "--compare", other.folder)
+    assert answer.code == 4 and "expected ndcg@10 and recall@10 on the test queries of" in answer.err and not fitted
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--source", "films"], "expected a CONFIG, or --events FILE"), (["--events", "e.csv"], "--source"),
+    [(["--source", "films"], "expected a CONFIG, or --events FILE"),
+     (["--source", "films", "--items", "i.csv"], "Every method needs some of its events"),
+     (["--events", "e.csv"], "--source"),
      (["--source", "films", "--events", "e.csv", "--method", "zero"], "zero_shot")],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(program, fitted, arguments, message):

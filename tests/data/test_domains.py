@@ -8,7 +8,7 @@ import pytest
 
 from tfllmrec.config import DataConfig, SplitConfig
 from tfllmrec.data import Dataset, dataset_from_frames, make_split
-from tfllmrec.data.domains import domain_names, items_of_domain, join_datasets, overlaps
+from tfllmrec.data.domains import domain_names, item_domains, items_of_domain, join_datasets, overlaps, with_new_domains
 from tfllmrec.errors import ConfigError, DataError
 
 
@@ -69,7 +69,7 @@ def test_users_can_be_separate_and_items_shared():
         "3": "films",
     }
     assert items_of_domain(joined.items, "films").tolist() == [True, False, True]
-    assert domain_names(joined.items) == ["books", "films"]
+    assert domain_names(item_domains(joined.items, joined.schema)) == ["books", "films"]
 
 
 def test_a_shared_item_has_the_first_value_that_is_not_empty():
@@ -148,8 +148,12 @@ def test_what_cannot_be_joined_is_refused():
     for name in ("", "a:b", "a|b"):
         with pytest.raises(ConfigError, match="Expected a name of a domain"):
             join_datasets({name: books, "films": books})
-    with pytest.raises(DataError, match="its events have a column 'domain' already"):
+    with pytest.raises(
+        DataError, match=r"found joined data. Join the data sets that it was made of .* several --source"
+    ):
         join_datasets({"a": join_datasets(shops()), "b": books})
+    with pytest.raises(DataError, match="its items have a column 'domain' already"):
+        join_datasets({"a": sites("a.com", "b.com"), "b": books})
     items = {"item": ["1", "2"], "brand": ["X", "Y"]}
     one, other = (dataset("a", ["u 1", "u 2"], items, fields={"brand": {"kind": kind}}) for kind in ("category", "id"))
     with pytest.raises(DataError, match="a and b declare it differently"):
@@ -192,7 +196,7 @@ def test_users_without_an_event_to_ask_for_are_not_held_out():
 
 
 def test_cold_domain_needs_joined_data_and_a_domain():
-    with pytest.raises(ConfigError, match="needs joined data"):
+    with pytest.raises(ConfigError, match="needs a column 'domain'"):
         make_split(dataset("a", ["u 1", "u 2"]), SplitConfig(kind="cold_domain", domain="a"), 0)
     with pytest.raises(ConfigError, match="expected one of books, films, found 'music'"):
         make_split(users_of_both(), SplitConfig(kind="cold_domain", domain="music"), 0)
@@ -218,15 +222,37 @@ def in_films(rows_of_books=(), films=("u 1", "u 2", "u 3", "u 4"), **config):
     return make_split(join_datasets({"books": books, "films": seen}), SplitConfig(domain="films", **config), seed=1)
 
 
-def test_the_last_events_of_a_domain_are_held_out_and_later_ones_elsewhere_are_not_used():
+def test_the_last_events_of_a_domain_are_held_out_and_later_ones_elsewhere_are_not_trained_on():
     split = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)])
     items = split.dataset.items.item_id
     (history,), (target,) = split.test.history, split.test.targets
     assert list(items.iloc[target]) == ["films:4"]
-    assert list(items.iloc[history]) == ["films:1", "books:1", "films:2", "films:3"]
+    assert list(items.iloc[history]) == ["films:1", "books:1", "films:2", "films:3", "books:2"]
     assert list(items.iloc[split.validation.history[0]]) == ["films:1", "books:1", "films:2"]
     assert set(split.train.item_id) == {"films:1", "books:1", "films:2"}  # v's event is of another item: books:1
     assert split.test.candidates.tolist() == [name.startswith("films") for name in items]
+
+
+def test_what_is_solved_again_reads_the_events_elsewhere_until_the_test_event():
+    split = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)])
+    assert list(split.train_and_validation_events.item_id) == [
+        *("films:1", "books:1", "films:2", "films:3", "books:2"),
+        "books:1",  # of v
+    ]
+    test = split.test_events
+    with pytest.raises(DataError, match="test event of user 'u' is not later"):
+        replace(split, between=split.dataset.events.iloc[[-2]], test_events=test).check()
+
+
+def test_events_elsewhere_that_are_too_late_to_train_on_are_counted():
+    (found,) = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
+    assert str(found) == "events: 2 dropped: of 4 events in books: later than their user's validation event in films"
+    (found,) = in_films([("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
+    assert str(found).endswith("split.kind=leave_random_out trains on them all")
+    assert not in_films([("u 1", 15)]).findings
+    split = make_split(sites("toys", "toys", "toys", ""), SplitConfig(domain="toys"), seed=1)
+    assert "3 events without a domain" in str(split.findings[0])
+    assert not in_films([("u 2", 35)], kind="leave_random_out").findings
 
 
 def test_random_events_of_a_domain_are_held_out():
@@ -247,8 +273,38 @@ def test_a_split_that_reads_on_is_refused():
         replace(split, train=pd.concat([split.train, late])).check()
 
 
+def sites(*domains):
+    """One catalogue with a column ``domain``; three users with an event on each item."""
+    items = {"item": [str(i) for i in range(len(domains))], "domain": domains}
+    return dataset("sites", [f"{user} {i}" for user in "uvw" for i in items["item"]], items)
+
+
+def test_a_catalogue_with_a_column_of_that_name_is_not_joined():
+    own = sites(*[f"site{i}.com" for i in range(5)])
+    split = make_split(own, SplitConfig(), seed=1)
+    assert item_domains(split.items, split.schema) is None and domain_names(None) == []
+
+
+def test_a_domain_of_one_catalogue_may_be_asked_for():
+    split = make_split(sites("toys", "toys", "", "beauty", "toys"), SplitConfig(domain="toys"), seed=1)
+    assert set(split.test_events.domain) == set(split.validation_events.domain) == {"toys"}
+    assert split.test.candidates.tolist() == [True, True, False, False, True]
+    assert domain_names(item_domains(split.items, split.schema)) == ["toys", "beauty"]
+    with pytest.raises(ConfigError, match="expected one of beauty, toys, found 'music'"):
+        make_split(sites("toys", "", "beauty"), SplitConfig(domain="music"), seed=1)
+
+
+def test_a_new_item_without_a_domain_takes_it_from_its_id_or_the_target_domain():
+    items = pd.DataFrame({"item_id": ["old", "toys:1", "2", "a:3", "toys"], "domain": ["", "", "", "music", ""]})
+    is_new, names = np.arange(5) > 0, ["toys", "beauty"]
+    filled = with_new_domains(items, is_new, names, "beauty")
+    assert filled.domain.tolist() == ["", "toys", "beauty", "music", "beauty"]
+    with pytest.raises(DataError, match=r"\(toys, beauty\), found none for 2, such as '2'.*as in 'toys:2'"):
+        with_new_domains(items, is_new, names, None)
+
+
 def test_a_domain_is_named_where_data_has_some():
-    with pytest.raises(ConfigError, match=r"split\.domain needs joined data"):
+    with pytest.raises(ConfigError, match=r"split\.domain needs a column 'domain'"):
         make_split(shops()["books"], SplitConfig(domain="books"), seed=1)
     with pytest.raises(ConfigError, match="expected one of books, films"):
         make_split(join_datasets(shops()), SplitConfig(domain="toys"), seed=1)

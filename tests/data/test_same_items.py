@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tfllmrec.data.same_items import same_items
+from tfllmrec.data.same_items import same_items, titles_differ
 from tfllmrec.errors import ConfigError
 
 KNOWN = pd.DataFrame(
@@ -36,6 +36,15 @@ def test_a_missing_year_is_no_year_whatever_the_type_of_the_column():
     )
     known = pd.DataFrame({"item_id": ["1", "2"], "title": ["Heat (1995)", "Alien"]})
     assert same_items(items, known, "title").tolist() == [0, 1, -1]
+
+
+def test_equal_ids_are_checked_by_ten_titles_or_not_at_all():
+    items = pd.DataFrame({"item_id": [str(i) for i in range(12)], "title": [f"film {i}" for i in range(12)]})
+    rows = same_items(items, items)
+    assert titles_differ(items, items, rows) is False
+    assert titles_differ(items, items.assign(title=[*items.title[:5], *"abcdefg"]), rows) is True
+    assert titles_differ(items, items.assign(title=[*items.title[:9], "", "", ""]), rows) is None
+    assert titles_differ(items, items[["item_id"]], rows) is None
 
 
 def test_without_titles_there_is_nothing_to_compare():

@@ -20,7 +20,7 @@ from tfllmrec.evaluation.result_files import save_result
 from tfllmrec.explain.one_run import changed_settings
 from tfllmrec.explain.report import RUNS, write_report
 from tfllmrec.explain.sections import Table
-from tfllmrec.runs.run import ABLATION, Run
+from tfllmrec.runs.run import ABLATION, Run, SourceRun, Transferred
 
 
 def test_the_graph_has_a_section_with_a_picture(plain_run, loads_stand_in):
@@ -29,6 +29,13 @@ def test_the_graph_has_a_section_with_a_picture(plain_run, loads_stand_in):
     ItemGraph(n_items, (shared_values("author", cells, 9),)).save(plain_run.folder / "graph")
     text = check(write_report([plain_run.folder], tell=lambda line: None).path)
     assert "<h2>Graph of the items</h2>" in text and "The strongest neighbours of" in text and "same author" in text
+
+
+def test_a_transferred_run_shows_what_the_domains_share(plain_run, loads_stand_in):
+    source = SourceRun(folder="films", name="films", data_sha256="abc")
+    Transferred(sources=[source], overlaps=[], missing=["items.plot"]).write(plain_run.folder)
+    text = check(write_report([plain_run.folder], tell=lambda line: None).path)
+    assert "<h2>Transfer</h2>" in text and "source: films" in text and "the target lacks items.plot" in text
 
 
 def test_of_one_run(plain_run, loads_stand_in):

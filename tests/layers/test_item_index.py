@@ -52,7 +52,7 @@ def made(**settings):
     return ItemIndex(VECTORS, prior=PRIOR, categories=CATEGORIES, **settings)
 
 
-def oracle(k, query=QUERY, exclude=(), pairs=None, allowed=None, categories=None, unknown=None):
+def oracle(k, query=QUERY, exclude=(), pairs=None, allowed=None, categories=None, unknown=None, domains=None):
     """Rows of (item, score)."""
     rows = []
     for row, q in enumerate(query):
@@ -65,15 +65,16 @@ def oracle(k, query=QUERY, exclude=(), pairs=None, allowed=None, categories=None
         left = set(range(N)) - set(exclude[row] if len(exclude) else ())
         if allowed is not None and any(entry != NOTHING for entry in allowed[row]):
             left &= set(allowed[row])
-        if categories is not None and any(entry != NOTHING for entry in categories[row]):
-            known = [c for c in categories[row] if 0 <= c < len(CATEGORIES)]
-            left &= {item for c in known for item in CATEGORIES[c].tolist()}
+        for numbers in (categories, domains):
+            if numbers is not None and any(entry != NOTHING for entry in numbers[row]):
+                known = [c for c in numbers[row] if 0 <= c < len(CATEGORIES)]
+                left &= {item for c in known for item in CATEGORIES[c].tolist()}
         rows.append(sorted(((item, scores[item]) for item in left), key=lambda pair: (-pair[1], pair[0]))[:k])
     return rows
 
 
 def ask(index, k, query=QUERY, **inputs):
-    types = {"exclude": tf.int32, "allowed": tf.int32, "categories": tf.int32, "unknown": tf.bool}
+    types = {"exclude": tf.int32, "allowed": tf.int32, "categories": tf.int32, "domains": tf.int32, "unknown": tf.bool}
     given = {name: tf.constant(value, types[name]) for name, value in inputs.items() if name != "pairs"}
     if inputs.get("pairs") is not None:
         given["pairs"] = tf.constant(inputs["pairs"][0], tf.int32), tf.constant(inputs["pairs"][1], tf.float32)
@@ -114,6 +115,8 @@ CASES = {
     "sparse part": {"pairs": PAIRS, "exclude": EXCLUDE},
     "allow-lists": {"allowed": ALLOWED, "exclude": EXCLUDE},
     "categories": {"categories": WANTED},
+    "domains": {"domains": WANTED},
+    "categories in domains": {"categories": WANTED, "domains": WANTED[::-1]},
     "all at once": {
         "exclude": EXCLUDE, "pairs": PAIRS, "allowed": ALLOWED, "categories": WANTED, "unknown": UNKNOWN,
     },
@@ -146,7 +149,7 @@ def test_reads_vectors_by_item(index):
 @pytest.mark.parametrize("case", CASES)
 def test_the_scores_of_some_items_are_those_of_a_list(index, case):
     some = np.concatenate([RNG.integers(0, N + 1, (B, 30)), ALLOWED.clip(0), EXCLUDE[:, :2]], axis=1)
-    types = {"exclude": tf.int32, "allowed": tf.int32, "categories": tf.int32, "unknown": tf.bool}
+    types = {"exclude": tf.int32, "allowed": tf.int32, "categories": tf.int32, "domains": tf.int32, "unknown": tf.bool}
     inputs = {name: tf.constant(value, types[name]) for name, value in CASES[case].items() if name != "pairs"}
     if "pairs" in CASES[case]:
         inputs["pairs"] = tf.constant(PAIRS[0], tf.int32), tf.constant(PAIRS[1])

@@ -10,7 +10,9 @@ import pytest
 from stand_ins import halves
 
 from tfllmrec import models
-from tfllmrec.config import ItemWeightSettings, ModelConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig, SplitConfig
+from tfllmrec.data import make_split
+from tfllmrec.data.domains import with_event_domains
 from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.baselines import BASELINES
@@ -28,7 +30,8 @@ def text_of(split):
 def baseline(name):
     def make(split):
         dataset = replace(split.dataset, items=split.dataset.items.assign(**halves(split.dataset.n_items)))
-        return BASELINES[name]().fit(TrainingData(replace(split, dataset=dataset), text_of(split)))
+        joined = make_split(with_event_domains(dataset), SplitConfig(), seed=42)
+        return BASELINES[name]().fit(TrainingData(joined, text_of(split)))
 
     return make
 

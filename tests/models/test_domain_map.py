@@ -80,7 +80,7 @@ def test_both_directions_are_learned_and_a_domain_without_shared_users_scores_0(
     lonely = events[~((events.domain == "films") & events.user_id.str.startswith("u"))]
     histories = Ragged.from_rows([g.to_numpy() for _, g in lonely.groupby("user_id").item_index], np.int64)
     nobody = training_data(histories, 80, text=data.text)
-    nobody.split.dataset.items = data.split.dataset.items
+    nobody.split.dataset.items, nobody.split.schema = data.split.dataset.items, data.split.schema
     assert not len(users_of_several(nobody)) and len(users_of_several(data)) == 72
     with pytest.raises(ModelError, match="users with events in two domains"):
         DomainMap().fit(nobody)

@@ -478,7 +478,7 @@ def test_resuming_a_complete_run_does_nothing(chain_run, chain_config):
 
 
 def test_a_folder_that_is_taken_or_missing(chain_run, chain_config, tmp_path):
-    with pytest.raises(ConfigError, match=r"is not empty.*--out.*--resume"):
+    with pytest.raises(ConfigError, match=r"is not empty.*--out.*tfllmrec fit --resume"):
         fit_experiment(chain_config, chain_run[0].folder, tell=print)
     with pytest.raises(ConfigError, match="Nothing to resume"):
         fit_experiment(chain_config, tmp_path, resume=True, tell=print)

@@ -216,7 +216,7 @@ def test_a_search_killed_while_its_text_tower_trains_goes_on(planted, small, spa
     monkeypatch.setattr(tower, "prepared_encoder", killed_at_first)
     with pytest.raises(KeyboardInterrupt):
         tune(small, tmp_path / "s", space=space, trials=2, tell=quietly)
-    with pytest.raises(ConfigError, match=r"is not empty: .*--resume"):
+    with pytest.raises(ConfigError, match=r"is not empty: .*tfllmrec tune --resume"):
         tune(small, tmp_path / "s", space=space, trials=2, tell=quietly)
     again = resume(tmp_path / "s", tell=quietly)
     assert folders == [tmp_path / "s" / "base" / "text"] * 2
@@ -440,7 +440,7 @@ def test_catching_up_after_a_kill(tmp_path):
 
 def test_folders_that_are_taken_missing_or_damaged(searched, small, space, tmp_path):
     search, *_ = searched
-    with pytest.raises(ConfigError, match=r"is not empty: .*--out.*--resume"):
+    with pytest.raises(ConfigError, match=r"is not empty: .*--out.*tfllmrec tune --resume"):
         tune(small, search.folder, space=space)
     with pytest.raises(ConfigError, match=r"Nothing to resume: .* has no search\.json"):
         resume(tmp_path)

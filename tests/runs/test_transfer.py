@@ -7,8 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from plain_runs import write_run
 
-from tfllmrec.config import DataConfig, SplitConfig, TransferConfig, dump_config
+from tfllmrec.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    SplitConfig,
+    TransferConfig,
+    dump_config,
+    settings_without_effect,
+)
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import dataset_from_frames
@@ -17,7 +26,7 @@ from tfllmrec.explain.board import _beside
 from tfllmrec.runs.experiment import fit_experiment, free_folder, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measured_again
-from tfllmrec.runs.transfer import compared, read_source, text_distances
+from tfllmrec.runs.transfer import begin_transfer, compared, read_source, text_distances
 from tfllmrec.training.transfer import histories_among, together
 
 pytestmark = pytest.mark.tf
@@ -175,6 +184,38 @@ def test_ids_that_are_equal_by_chance_are_refused(chain_config, chain_run, shop,
         start_run(config, tmp_path / "run", base=tmp_path, tell=lambda line: None),
     ):
         pass
+    told: list[str] = []
+    config.transfer.same_items = "id"  # asked for
+    with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append):
+        assert any("warning: transfer.same_items=id: most items" in line for line in told)
+    config.transfer, config.data.items = config.transfer.model_copy(), None
+    config.transfer.model_fields_set.discard("same_items")
+    with start_run(config, tmp_path / "other", base=tmp_path, tell=told.append):
+        assert "the 36 items that shop and chain share by id are taken as the same" in "\n".join(told)
+
+
+def small_shop(**columns):
+    events = pd.DataFrame({"user": "u", "item": ["s0", "s1", "s2"], "order": range(3)})
+    items = pd.DataFrame({"item": ["s0", "s1", "s2"], **columns})
+    return dataset_from_frames(events, items, config=DataConfig(name="shop"))
+
+
+def test_texts_need_a_source_with_texts(chain_split, tmp_path):
+    bare = write_run(tmp_path / "bare", chain_split)  # without text vectors
+    shop, transfer = small_shop(title=["red", "toy", "cafe"]), TransferConfig(sources=[bare.folder], same_items="none")
+    with pytest.raises(ConfigError, match="bare was fitted without texts"):
+        begin_transfer(shop, ExperimentConfig(transfer=transfer), tmp_path, tmp_path, lambda line: None)
+
+
+def test_what_a_method_does_not_read_is_named(chain_split, tmp_path, monkeypatch):
+    source, told = write_run(tmp_path / "chain", chain_split, model=ModelConfig(propagation="lightgcn")), []
+    monkeypatch.setattr(Run, "encoder_fingerprint", "abc")
+    transfer = TransferConfig(sources=[source.folder], same_items="none", method="joint", distil=1.0)
+    begin_transfer(small_shop(), ExperimentConfig(transfer=transfer), tmp_path, tmp_path, told.append)
+    assert "warning: transfer.distil has no effect without transfer.method=distil" in told
+    transfer.method = "zero_shot"
+    begun = begin_transfer(small_shop(), ExperimentConfig(transfer=transfer), tmp_path, tmp_path, told.append)
+    assert any("model.propagation has no effect" in line for line in settings_without_effect(begun.config))
 
 
 def test_a_run_that_ends_early_leaves_its_folder_free_for_the_next_try(chain_config, chain_run, shop, tmp_path):

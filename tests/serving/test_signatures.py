@@ -372,7 +372,7 @@ def test_a_filter_leaves_the_whole_list_without_what_does_not_pass(filtered, sig
 
 
 def test_a_request_may_ask_for_items_of_one_domain():
-    """Of joined data; domains and categories are names of one filter, and only categories count towards a cap."""
+    """Of joined data; an item needs one of the domains and one of the categories; only these count towards a cap."""
     kinds = ["|".join(KINDS[i % 4]) for i in range(40)]
     domains = domain_filters(
         pd.DataFrame({"domain": ["books|films" if i == 4 else ("books", "films")[i % 2] for i in range(40)]})
@@ -388,8 +388,27 @@ def test_a_request_may_ask_for_items_of_one_domain():
     films = [item for item in everything if int(item[1:]) % 2 or item == "i4"]
     assert 15 < len(films) < len(everything) and found(categories=[["domain=films"]]) == films
     assert found(categories=[["domain=films", "domain=books"]]) == everything
+    assert found(categories=[["domain=films", "domain=music"]]) == films
+    of_kind = found(categories=[[KINDS[1][0]]])
+    assert found(categories=[["domain=films", KINDS[1][0]]]) == [item for item in films if item in of_kind]
     assert found(categories=[["films"]]) == []  # that would be a category
     assert len(found(categories=[["domain=films"]], category_cap=[2], k=[9])) > 4  # items without a category go on
+
+
+def test_an_event_is_in_the_domain_of_its_item():
+    def reading(hybrid):
+        hybrid.reads = (*hybrid.reads, "event.domain")
+
+    domains = [["domain=books"], ["domain=films"], ["domain=books", "domain=films"]] + [["domain=books"]] * 37
+    schema = Schema((Field("domain", "event", "category", ("books", "films")),))
+    served = small_model(ranking=reading, schema=schema, domains=domains)
+    history, marks = tf.constant([["i0", "i1", "i2", "nope", "i1"]]), tf.fill((1, 5), NAN)
+    books, films, none = schema["event.domain"].encode(["books", "films", ""]).tolist()
+    query, *_ = served._query(history, marks)
+    assert query["event.domain"].numpy()[0, :4].tolist() == [books, films, none, films]
+    given = tf.constant([["", "", "domain=films", "", "domain=books"]])  # what a request says counts
+    query, *_ = served._query(history, marks, given, tf.constant([[""]]))
+    assert query["event.domain"].numpy()[0, :4].tolist() == [books, films, films, books]
 
 
 @pytest.fixture(scope="module")

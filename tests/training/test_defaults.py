@@ -480,9 +480,9 @@ def test_a_given_strength_of_sources_is_taken():
     assert defaults.choose_source(few_walkers([]), ItemWeightSettings(), given, print) == (given, [])
 
 
-def two_shops():
+def two_shops(first="books", then="films"):
     """160 users who have three books of a kind, 0 to 3, and then three films of the same kind."""
-    rng, rows = np.random.default_rng(3), {"books": [], "films": []}
+    rng, rows = np.random.default_rng(3), {first: [], then: []}
     for user in range(160):
         for of_shop in rows.values():
             chosen = 5 * (user % 4) + rng.permutation(5)[:3]
@@ -510,6 +510,20 @@ def test_events_of_another_domain_count_less_where_they_do_harm(monkeypatch, off
     given = ItemWeightSettings(domains={"books>films": 0.5})
     assert defaults.choose_domains(data, given, print) == (given, [])
     assert defaults.choose_domains(few_walkers([]), ItemWeightSettings(), print) == (ItemWeightSettings(), [])
+
+
+def test_a_domain_that_no_history_contains_has_no_factor():
+    data, told = two_shops("films", "books"), []
+    settings = ItemWeightSettings(l2=5.0, text=0.0).settled().model_copy(update={"domains": None})
+    chosen, said = defaults.choose_domains(data, settings, told.append)
+    assert chosen.domains == {} and not said + told
+
+
+def test_factors_of_too_many_pairs_of_domains_stay_at_1(monkeypatch):
+    monkeypatch.setattr(defaults, "MOST_PAIRS_OF_DOMAINS", 0)
+    settings, told = ItemWeightSettings().settled().model_copy(update={"domains": None}), []
+    chosen, (line,) = defaults.choose_domains(two_shops(), settings, told.append)
+    assert chosen.domains == {} and not told and line.endswith("at most 0 pairs of domains to try, found 1")
 
 
 def test_a_map_between_domains_is_measured_as_it_is_served():

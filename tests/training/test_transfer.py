@@ -1,9 +1,11 @@
 """What a transfer chooses, on stand-ins for models and figures; alignment of texts of another style."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stand_ins import two_domains
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Ragged
@@ -147,3 +149,12 @@ def test_the_setting_names_the_alignment(chain_run, monkeypatch):
     with pytest.raises(InterruptedError):
         transfer.zero_shot(data, config, source, lambda line: None, align=True)
     assert asked == [("of the source", 7)]
+
+
+def test_texts_of_the_domains_of_joined_data_are_compared():
+    data = two_domains()
+    (found,) = transfer.text_distances_between(data).items()
+    apart = replace(data, text=data.text + 9 * (np.arange(80) < 40)[:, np.newaxis])
+    (far,) = transfer.text_distances_between(apart).values()
+    assert found[0] == "items of books and films, before" and found[1].mmd < far.mmd and far.a_distance > 1.9
+    assert transfer.text_distances_between(replace(data, text=np.zeros((80, 1)))) == {found[0]: None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -63,16 +64,21 @@ def transfer(
     paths = "[" + ", ".join(_quoted(path.resolve()) for path in source) + "]"
     added = [f"transfer.sources={paths}"]
     added += [f"transfer.{name}={str(value).lower()}" for name, value in named.items() if value is not None]
+    if config is None and events is None:
+        raise typer.BadParameter(
+            "expected a CONFIG, or --events FILE, of the target domain. Every method needs some of its events to "
+            "choose settings and test the model."
+        )
     asked = asked_config(config, events, items, users, [*(overrides or []), *added])
-    if asked is None or (config is None and events is None):
-        raise typer.BadParameter("expected a CONFIG, or --events FILE, of the target domain.")
+    assert asked is not None
     from tfllmrec.runs.experiment import fit_experiment
     from tfllmrec.runs.run import Run
-    from tfllmrec.runs.transfer import compared
+    from tfllmrec.runs.transfer import check_comparable, compared
 
     alone = None if compare is None else Run.open(compare)
     with working():
-        run = fit_experiment(asked.config, out, base=asked.base)
+        check = None if alone is None else partial(check_comparable, alone=alone)
+        run = fit_experiment(asked.config, out, base=asked.base, check=check)
     record = run.transferred
     assert record is not None
     if not json:

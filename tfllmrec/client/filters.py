@@ -23,6 +23,7 @@ def filter_inputs(
       rows: The number of requests.
       allow: For each request, the only ids that may be returned; ``None`` for all.
       categories: For each request, the categories of which an item needs at least one; an empty list allows all items.
+        Of entries ``domain=NAME``, an item needs at least one, too.
 
     Raises:
       DataError: The number of lists differs from the number of requests.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -15,6 +15,7 @@ from tfllmrec.data.cleaning.order_checks import by_id
 from tfllmrec.data.cleaning.tags import no_tags
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.schema import Schema
 from tfllmrec.errors import ConfigError, DataError
 
 #: Separates the name of a domain from the id, in ids that are not shared.
@@ -148,11 +149,55 @@ def join_datasets(
     )
 
 
-def domain_names(items: pd.DataFrame) -> list[str]:
-    """Returns the domains of an items table, in the order of their first occurrence; empty if it is not joined."""
-    if DOMAIN not in items:
-        return []
-    return list(dict.fromkeys(name for names in items[DOMAIN].unique() for name in names.split(BOTH)))
+def item_domains(items: pd.DataFrame, schema: Schema) -> np.ndarray | None:
+    """Returns the domain of each item, object ``[N]``; ``None`` if the data is not joined.
+
+    Joined data has a column ``domain`` both in the items and in the events, where models may read it. A catalogue of
+    one domain may have such a column, too, with another meaning.
+    """
+    of_events = any(field.name == DOMAIN for field in schema.of("event", "request"))
+    return items[DOMAIN].to_numpy(object) if of_events and DOMAIN in items else None
+
+
+def domain_names(domains: np.ndarray | None) -> list[str]:
+    """Returns the names in the result of :func:`item_domains`, in the order of their first occurrence."""
+    cells = dict.fromkeys([] if domains is None else domains)
+    return list(dict.fromkeys(name for cell in cells if cell for name in cell.split(BOTH)))
+
+
+def with_event_domains(dataset: Dataset) -> Dataset:
+    """Returns a data set whose events have the domain of their item if only the items have a column ``domain``."""
+    if DOMAIN in dataset.events or DOMAIN not in dataset.items:
+        return dataset
+    cells = dataset.items[DOMAIN].to_numpy(object)[dataset.events[ITEM_INDEX]]
+    return replace(dataset, events=dataset.events.assign(**{DOMAIN: cells}).astype({DOMAIN: "str"}))
+
+
+def with_new_domains(
+    items: pd.DataFrame, is_new: np.ndarray, names: Sequence[str], default: str | None
+) -> pd.DataFrame:
+    """Fills the empty ``domain`` of new items: with the prefix of their id if it is a known domain, or else a default.
+
+    Args:
+      items: An items table of joined data.
+      is_new: Bool ``[N]``: the new items.
+      names: The known domains.
+      default: The domain of ids without such a prefix; ``None``: they need a domain of their own.
+
+    Raises:
+      DataError: An item has no domain.
+    """
+    empty = is_new & (items[DOMAIN] == "").to_numpy()
+    prefix = items[ITEM].str.extract(f"^([^{SEPARATOR}]+){SEPARATOR}", expand=False)
+    found = prefix.where(prefix.isin(names), default)
+    unknown = items[ITEM][empty & found.isna().to_numpy()]
+    if len(unknown):
+        raise DataError(
+            f"Expected a value in the column '{DOMAIN}' of each new item ({', '.join(names)}), found none for "
+            f"{len(unknown):,}, such as {unknown.iloc[0]!r}. Add it, or begin the ids with the domain, as in "
+            f"{names[0] + SEPARATOR + unknown.iloc[0]!r}."
+        )
+    return items.assign(**{DOMAIN: items[DOMAIN].mask(empty, found)})
 
 
 def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
@@ -169,7 +214,7 @@ def domain_bits(domains: np.ndarray) -> np.ndarray:
     Raises:
       DataError: There are more than 62 domains.
     """
-    names = sorted({name for cell in set(domains) if cell for name in cell.split(BOTH)})
+    names = sorted(domain_names(domains))
     if len(names) > 62:
         raise DataError(f"Expected at most 62 domains, found {len(names)}. Join fewer of them.")
     of_cell = {cell: sum(1 << names.index(name) for name in cell.split(BOTH)) for cell in set(domains) if cell}
@@ -218,11 +263,16 @@ def _check(datasets: Mapping[str, Dataset]) -> None:
             )
         if TEST_EVENT in dataset.events:
             raise DataError(f"{domain}: expected data without test events. Read it again without split.test_events.")
+        if DOMAIN in dataset.events and DOMAIN in dataset.items:
+            raise DataError(
+                f"{domain}: expected the data of one domain, found joined data. Join the data sets that it was made of "
+                "with the new one. With 'tfllmrec transfer', pass their runs as several --source."
+            )
         for table in ("events", "items"):
             if DOMAIN in getattr(dataset, table):
                 raise DataError(
                     f"{domain}: its {table} have a column '{DOMAIN}' already, which joined data uses for the name of "
-                    "the domain. Rename the column, or use this data set as it is."
+                    "the domain. Rename the column."
                 )
     for key in {key for dataset in datasets.values() for key in dataset.fields}:
         declared = {domain: dataset.fields[key] for domain, dataset in datasets.items() if key in dataset.fields}

@@ -45,19 +45,19 @@ def same_items(items: pd.DataFrame, known: pd.DataFrame, by: By = "id") -> np.nd
     return np.where(unclear, -1, rows).astype(np.int64)
 
 
-def titles_differ(items: pd.DataFrame, known: pd.DataFrame, rows: np.ndarray) -> bool:
+def titles_differ(items: pd.DataFrame, known: pd.DataFrame, rows: np.ndarray) -> bool | None:
     """Returns whether most items that are matched by ``rows`` (from :func:`same_items`) have different titles.
 
-    In that case their ids are equal by chance. False if fewer than ten matched items have titles.
+    In that case their ids may be equal by chance. ``None`` if fewer than ten matched items have titles.
     """
     if TITLE not in items or TITLE not in known:
-        return False
+        return None
     ours, theirs = (
         _titles_and_years(each).str.partition("|")[0].to_numpy()
         for each in (items[rows >= 0], known.iloc[rows[rows >= 0]])
     )
     titled = (ours != "") & (theirs != "")
-    return bool(titled.sum() >= 10 and (ours != theirs)[titled].mean() > 0.5)
+    return bool((ours != theirs)[titled].mean() > 0.5) if titled.sum() >= 10 else None
 
 
 def _titles_and_years(items: pd.DataFrame) -> pd.Series:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tfllmrec.columns import DOMAIN, ITEM, ITEM_INDEX, ORDER, TAG, TEST_EVENT, T
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.domains import items_of_domain
+from tfllmrec.data.domains import domain_names, items_of_domain, with_event_domains
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Field, Schema
@@ -32,7 +31,8 @@ class Split:
     """Training events, and the validation and test queries.
 
     Attributes:
-      dataset: The divided data set; its events have the tags that users wrote (:attr:`Dataset.with_tags_written`).
+      dataset: The divided data set; its events have the tags that users wrote (:attr:`Dataset.with_tags_written`) and,
+        with ``split.domain``, the domain (:func:`~tfllmrec.data.domains.with_event_domains`).
       kind: One of the values of ``split.kind``; never ``auto``.
       schema: The fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
       train: The training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
@@ -44,6 +44,8 @@ class Split:
         divided.
       trained_before: The number of events that the kind of split would hold out, but that are training events because
         an earlier model was trained on them.
+      between: The events in other domains than ``split.domain`` between a user's validation and test event in
+        leave_last_out, rows of ``dataset.events`` in their order; ``None`` if there is no such domain.
     """
 
     dataset: Dataset
@@ -55,6 +57,7 @@ class Split:
     validation_events: pd.DataFrame | None = None
     test_events: pd.DataFrame | None = None
     trained_before: int = 0
+    between: pd.DataFrame | None = None
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -74,12 +77,30 @@ class Split:
         """The findings of the split.
 
         They count the tags that are left out of :attr:`items`, with the reason, and those that may have been written
-        too late; the held-out events that are not targets because they are rejections or impressions; and
-        :attr:`trained_before`.
+        too late; the held-out events that are not targets because they are rejections or impressions; the events in
+        other domains than ``split.domain`` that are too late to train on; and :attr:`trained_before`.
         """
         what = "to be held out, but an earlier model was trained on them: they stay training events"
         of_before = [Finding("events", what, self.trained_before, "kept")] if self.trained_before else []
-        return [*self._tag_use[1], *self._not_asked_for, *of_before]
+        return [*self._tag_use[1], *self._not_asked_for, *self._late_elsewhere, *of_before]
+
+    @property
+    def _late_elsewhere(self) -> list[Finding]:
+        """The events of each other domain that are later than their user's validation event in ``split.domain``."""
+        if self.between is None or self.test_events is None:
+            return []
+        target, kept = self.test_events[DOMAIN].iloc[0], self.train[DOMAIN].value_counts()
+        found = []
+        for name, n in self.dataset.events[DOMAIN].value_counts().items():
+            if name != target and (late := n - kept.get(name, 0)):
+                where = f"in {name}" if name else "without a domain"
+                what = f"of {n:,} events {where}: later than their user's validation event in {target}"
+                if 2 * late > n:
+                    what += (
+                        ". The model learns little from these events: split.kind=leave_random_out trains on them all"
+                    )
+                found.append(Finding("events", what, int(late), "dropped"))
+        return found
 
     @cached_property
     def _not_asked_for(self) -> list[Finding]:
@@ -160,18 +181,19 @@ class Split:
         """One query for each user in train, by user index: the training history, no targets.
 
         Args:
-          validation: The histories and users are those of the training and validation events.
+          validation: The histories and users are those of :attr:`train_and_validation_events`.
         """
         events = self.train_and_validation_events if validation else self.train
         return _queries(self.dataset, self.schema, self.encoded, events, None, np.unique(events[USER_INDEX]))
 
     @property
     def train_and_validation_events(self) -> pd.DataFrame:
-        """The training events and the validation events, rows of ``dataset.events`` in their order."""
+        """The training events, the validation events and :attr:`between`, rows of ``dataset.events`` in their order."""
         if self.validation_events is None:
             return self.train
-        parts = [_rows(self.dataset, part) for part in (self.train, self.validation_events)]
-        return self.dataset.events.iloc[np.sort(np.concatenate(parts))]
+        parts = [self.train, self.validation_events, self.between]
+        rows = [_rows(self.dataset, part) for part in parts if part is not None]
+        return self.dataset.events.iloc[np.sort(np.concatenate(rows))]
 
     @cached_property
     def encoded(self) -> dict[str, np.ndarray]:
@@ -303,11 +325,14 @@ class Split:
             raise DataError(self._leak("a target is not the event that comes next after its history"))
 
     def _check_later(self) -> None:
-        """Checks that each user's training events, validation event and test event follow one another in this order."""
-        assert self.validation_events is not None and self.test_events is not None
-        parts = [self.train, self.validation_events, self.test_events]
-        orders = [part.groupby(USER_INDEX)[ORDER].agg(["min", "max"]) for part in parts]
-        for (before, after), what in zip(pairwise(orders), ("validation", "test"), strict=True):
+        """Checks that each user's validation event is later than training, and the test event later than all before."""
+        steps = (
+            ("validation", self.train, self.validation_events),
+            ("test", self.train_and_validation_events, self.test_events),
+        )
+        for what, known, asked in steps:
+            assert asked is not None
+            before, after = (part.groupby(USER_INDEX)[ORDER].agg(["min", "max"]) for part in (known, asked))
             both = before.join(after, how="inner", lsuffix="_before")
             late = both.index[both["max_before"] >= both["min"]]
             if len(late):
@@ -366,7 +391,8 @@ def make_split(
     - ``leave_last_out``: a user's last event is for the test, the one before it for validation; users with fewer than 3
       events are only used for training. The history of a query consists of the user's events before the target. With
       ``split.domain``, in joined data, the two are the user's last events in that domain: only its items are
-      candidates, and the user's events in other domains after the validation event are not used.
+      candidates. The user's events in other domains are training events until the validation event, only in the test
+      history from there to the test event, and not used after it.
     - ``leave_random_out``: as leave_last_out, with two random events of each user, for data without an order.
     - ``global_time``: the latest ``test_share`` of the events are for the test, the ``validation_share`` before them
       for validation. A query is a user with events before and in the period; its targets are the events in the period.
@@ -413,6 +439,8 @@ def make_split(
       DataError: The data lacks the order or the times that the kind needs, or has too few events for three parts.
     """
     dataset, kind = dataset.with_tags_written, config.kind
+    if config.domain is not None:
+        dataset = with_event_domains(dataset)
     if kind == "auto":
         kind = "leave_last_out" if dataset.ordered else "leave_random_out"
     if (
@@ -441,7 +469,7 @@ def make_split(
     elif kind == "cold_items":
         known = [part == _TRAIN, part == _TRAIN]
     else:
-        known = [part == _TRAIN, (part == _TRAIN) | (part == _VALIDATION)]
+        known = [part == _TRAIN, (part == _TRAIN) | (part == _VALIDATION) | (part == _HISTORY)]
 
     events = dataset.events
     train = events[part == _TRAIN].reset_index(drop=True)
@@ -458,7 +486,8 @@ def make_split(
             queries = replace(queries, candidates=items_of_domain(dataset.items, str(config.domain)))
         asked.append(queries)
     targets = events[part == _VALIDATION], events[part == _TEST]
-    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets, int(stays.sum()))
+    between = events[part == _HISTORY] if kind == "leave_last_out" and config.domain is not None else None
+    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets, int(stays.sum()), between)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:
@@ -492,8 +521,10 @@ def _leave_last_out(dataset: Dataset, config: SplitConfig, rng: np.random.Genera
     inside = _in_domain(dataset, config)
     asked = dataset.choices & inside
     part = _last_two(dataset, _from_end(dataset, asked), asked)
-    # Events in other domains after the validation event would reveal the future.
-    return np.where((part != _TRAIN) & ~inside, _UNUSED, part)
+    # Events in other domains reveal the future of the targets before them.
+    part[(part == _VALIDATION) & ~inside] = _HISTORY
+    part[(part == _TEST) & ~inside] = _UNUSED
+    return part
 
 
 def _leave_random_out(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
@@ -516,14 +547,13 @@ def _in_domain(dataset: Dataset, config: SplitConfig) -> np.ndarray:
         return np.ones(len(dataset.events), dtype=bool)
     if DOMAIN not in dataset.events:
         raise ConfigError(
-            f"split.domain needs joined data, whose events have a column '{DOMAIN}': join several data sets with "
+            f"split.domain needs a column '{DOMAIN}' of the items or the events: join several data sets with "
             "'tfllmrec data join', or leave it out."
         )
     domains = dataset.events[DOMAIN]
     if config.domain not in set(domains):
-        raise ConfigError(
-            f"split.domain: expected one of {', '.join(sorted(domains.unique()))}, found {config.domain!r}."
-        )
+        known = ", ".join(sorted(domain_names(domains.to_numpy(object))))
+        raise ConfigError(f"split.domain: expected one of {known}, found {config.domain!r}.")
     return (domains == config.domain).to_numpy()
 
 

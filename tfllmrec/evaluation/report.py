@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich import box
@@ -186,6 +186,11 @@ def list_length(results: Mapping[str, Result]) -> int:
         raise ModelError("Expected at least one result to report, got none.")
     labels = next(iter(results.values())).metrics
     ks = {int(label.removeprefix("ndcg@")) for label in labels if label.startswith("ndcg@") and "/" not in label}
+    return shown_length(ks)
+
+
+def shown_length(ks: Collection[int]) -> int:
+    """Returns the length in ``evaluation.ks`` whose metrics are shown: 10, or the largest one if 10 is missing."""
     return 10 if 10 in ks else max(ks)
 
 

@@ -137,6 +137,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
             _ablation(run),
             _ranking(run, hybrid, tell),
             _interests(run, hybrid, tell),
+            _transfer(run),
             _graph(run),
             _data(run),
             _reproduce(run),
@@ -440,6 +441,14 @@ def _interests(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
             f"(column), of the {len(found[1]) - 1} most frequent ones. If an item has several labels, its row is "
             "chosen in favour of the diagonal: it is the listed label if the item has it.",
         )
+    return section
+
+
+def _transfer(run: Run) -> Section:
+    """Shows what the run shares with the domains that it starts from, and how different their texts are."""
+    section, record = Section("Transfer"), run.transferred
+    if record is not None:
+        section.items([f"source: {source.name}" for source in record.sources] + record.lines())
     return section
 
 

@@ -48,6 +48,7 @@ class _Rows(NamedTuple):
     values: tf.Tensor  # float32 [B, S]
     allowed: tf.Tensor  # int32 [B, A]
     categories: tf.Tensor  # int32 [B, F]
+    domains: tf.Tensor  # int32 [B, G]
     unknown: tf.Tensor  # bool [B]
     banned: tf.Tensor  # bool [B, n_slots], or [B, 0] if no item is banned
 
@@ -137,6 +138,7 @@ class ItemIndex(tf.Module):
         categories: tf.Tensor | None = None,
         unknown: tf.Tensor | None = None,
         banned: tf.Tensor | None = None,
+        domains: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the best ``k`` items of each request.
 
@@ -154,6 +156,7 @@ class ItemIndex(tf.Module):
           unknown: Bool ``[B]``, requests to whose scores ``prior`` is added; their results are exact.
           banned: Bool ``[B, N]``, or ``[B, 0]`` for none: further items that must not be returned. ``exclude`` is for
             few items, and ``banned`` for many.
+          domains: Int32 ``[B, G]``, further numbers like those of ``categories``: an item needs one of these, too.
 
         Returns:
           Indices int32 and scores float32, ``[B, min(max(k), N)]``, so a ``k`` above N takes no additional memory. A
@@ -161,7 +164,7 @@ class ItemIndex(tf.Module):
         """
         batch = tf.shape(query)[0]
         k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
-        rows = self._rows(query, exclude, pairs, allowed, categories, unknown, banned)
+        rows = self._rows(query, exclude, pairs, allowed, categories, domains, unknown, banned)
         wanted = tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), self.n_items)
         nobody = _Best(tf.zeros((0, wanted)), tf.zeros((0, wanted), tf.int32))
         best = _Best(*tf.cond(batch > 0, lambda: self._best(rows, wanted), lambda: nobody))
@@ -180,13 +183,14 @@ class ItemIndex(tf.Module):
         categories: tf.Tensor | None = None,
         unknown: tf.Tensor | None = None,
         banned: tf.Tensor | None = None,
+        domains: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns the scores of ``items``, int32 ``[B, P]``, that :meth:`top_k` computes: float32 ``[B, P]``.
 
         The score is minus infinity for N and for items that must not be returned. The other arguments are those of
         :meth:`top_k`.
         """
-        rows = self._rows(query, exclude, pairs, allowed, categories, unknown, banned)
+        rows = self._rows(query, exclude, pairs, allowed, categories, domains, unknown, banned)
         slots = self._slots_of(items)
         scores = tf.linalg.matvec(self.vectors.read(slots), query)
         scores += tf.gather(_sums(rows.paired, 0, self.vectors.n_slots, rows.values), slots, batch_dims=1)
@@ -200,7 +204,7 @@ class ItemIndex(tf.Module):
     def _slots_of(self, items: tf.Tensor) -> tf.Tensor:
         return rows_of(self.slot_of, items) if isinstance(self.cells, Cells) else items
 
-    def _rows(self, query, exclude, pairs, allowed, categories, unknown, banned) -> _Rows:
+    def _rows(self, query, exclude, pairs, allowed, categories, domains, unknown, banned) -> _Rows:
         batch = tf.shape(query)[0]
         none = tf.zeros((batch, 0), tf.int32)
         surplus = tf.range(self.n_items, self.vectors.n_slots)[tf.newaxis]
@@ -213,6 +217,7 @@ class ItemIndex(tf.Module):
             values,
             tf.where(allowed == NOTHING, NOTHING, self._slots_of(tf.maximum(allowed, 0))),
             none if categories is None else categories,
+            none if domains is None else domains,
             tf.zeros_like(query[:, 0], tf.bool) if unknown is None else unknown,
             tf.zeros((batch, 0), tf.bool) if banned is None else self._in_slots(banned),
         )
@@ -341,7 +346,8 @@ class ItemIndex(tf.Module):
             row = tf.repeat(row, rows_of(ends, category + 1) - rows_of(ends, category))
             return row, rows_of(self.category_slots, _ranges(ends, category))
 
-        may = if_any(rows.allowed, lambda row, slots: (row, slots)) & if_any(rows.categories, members)
+        may = if_any(rows.allowed, lambda row, slots: (row, slots))
+        may &= if_any(rows.categories, members) & if_any(rows.domains, members)
         if rows.banned.shape[1] != 0:
             may = tf.cond(tf.shape(rows.banned)[1] > 0, lambda: may & ~rows.banned, lambda: may)
         row = tf.repeat(tf.range(batch), tf.shape(rows.exclude)[1])
@@ -398,9 +404,9 @@ def build_index(
 
 
 def _is_filtered(rows: _Rows) -> tf.Tensor:
-    """Returns whether any of the ``rows`` has an allow-list, a category filter or banned items."""
-    filters = tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
-    return filters | (tf.shape(rows.banned)[-1] > 0)
+    """Returns whether any of the ``rows`` has an allow-list, a filter of categories or domains, or banned items."""
+    given = [tf.reduce_any(numbers != NOTHING) for numbers in (rows.allowed, rows.categories, rows.domains)]
+    return tf.reduce_any(given) | (tf.shape(rows.banned)[-1] > 0)
 
 
 def _up_to(number: tf.Tensor, largest: int) -> tf.Tensor:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from tfllmrec.columns import DOMAIN
@@ -123,13 +122,14 @@ class _Map:
 
 def users_of_several(data: TrainingData) -> np.ndarray:
     """Returns the rows of ``data.histories`` with events in at least two domains, int64 ``[S]``."""
-    events, items = interactions(data.histories, data.n_items), data.split.dataset.items
-    return np.flatnonzero(np.sum(list(_has(events, _items_of(items)).values()), axis=0) > 1)
+    events = interactions(data.histories, data.n_items)
+    return np.flatnonzero(np.sum(list(_has(events, _items_of(data)).values()), axis=0) > 1)
 
 
-def _items_of(items: pd.DataFrame) -> dict[str, np.ndarray]:
+def _items_of(data: TrainingData) -> dict[str, np.ndarray]:
     """Returns the items of each domain, int64 ``[M]``, by the name of the domain."""
-    return {name: np.flatnonzero(items_of_domain(items, name)) for name in domain_names(items)}
+    items = data.split.dataset.items
+    return {name: np.flatnonzero(items_of_domain(items, name)) for name in domain_names(data.domains)}
 
 
 def _has(events: sparse.csr_array, of_domain: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -171,12 +171,11 @@ class DomainMap:
         Raises:
           ModelError: The data is not joined, or no user has events in two domains.
         """
-        items, self.n_items = data.split.dataset.items, data.n_items
-        of_domain = _items_of(items)
+        self.n_items, of_domain = data.n_items, _items_of(data)
         if len(of_domain) < 2:
             raise ModelError(
-                f"Expected joined data, whose items have a column '{DOMAIN}' with several domains. Join data sets with "
-                "'tfllmrec data join'."
+                f"Expected joined data, whose items and events have a column '{DOMAIN}' with several domains. Join "
+                "data sets with 'tfllmrec data join'."
             )
         events = interactions(data.histories, data.n_items)
         has = {name: there for name, there in _has(events, of_domain).items() if there.any()}

@@ -11,8 +11,8 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
-from tfllmrec.columns import DOMAIN
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
+from tfllmrec.data.domains import item_domains
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
@@ -125,8 +125,7 @@ class TrainingData:
     @property
     def domains(self) -> np.ndarray | None:
         """The domain of each item, object ``[N]``; ``None`` if the data is not joined."""
-        items = self.split.dataset.items
-        return items[DOMAIN].to_numpy(object) if DOMAIN in items else None
+        return item_domains(self.split.dataset.items, self.split.schema)
 
     @cached_property
     def unit_text(self) -> np.ndarray:

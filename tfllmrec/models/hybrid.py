@@ -24,11 +24,11 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfllmrec.client.fields import Fields
-from tfllmrec.columns import DOMAIN, ITEM
+from tfllmrec.columns import ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.domains import domain_bits
+from tfllmrec.data.domains import domain_bits, item_domains
 from tfllmrec.data.graph import ItemGraph, Relation
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
 from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
@@ -127,9 +127,8 @@ class Catalogue:
         fields = [each for each in schema.of("item") if each.has_encoder]
         fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
         encoded = {each.key: each.blank(len(items)) if blank else each.encode(items[each.name]) for each in fields}
-        domains = items[DOMAIN].to_numpy(object) if DOMAIN in items else None
         graph = None if graph is None else dataclasses.replace(graph, n_items=len(items))
-        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded, domains, graph)
+        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded, item_domains(items, schema), graph)
 
     def __post_init__(self) -> None:
         n_items = len(self.item_ids)

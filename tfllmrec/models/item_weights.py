@@ -44,7 +44,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from tfllmrec.config import ItemWeightSettings
-from tfllmrec.data.domains import BOTH
+from tfllmrec.data.domains import BOTH, domain_names
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import UNKNOWN_CODE
 from tfllmrec.durable import reading_npz, replacing
@@ -767,7 +767,7 @@ def check_domains(domains: np.ndarray | None, settings: ItemWeightSettings) -> N
       ConfigError: A factor names a domain that no item has, or ``settings.map`` is set and there are fewer than two
         domains.
     """
-    known = set() if domains is None else {name for cell in set(domains) for name in cell.split(BOTH)}
+    known = set(domain_names(domains))
     unknown = {name for pair in settings.domains or () for name in pair.split(">")} - known
     if known and unknown:
         raise ConfigError(

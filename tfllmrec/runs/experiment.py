@@ -9,7 +9,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ import numpy as np
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, encoder_names, settings_without_effect
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.domains import domain_names
+from tfllmrec.data.domains import item_domains
 from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
@@ -84,6 +84,7 @@ def fit_experiment(
     *,
     base: Path = Path(),
     resume: bool = False,
+    check: Callable[[Run], None] | None = None,
     tell: Tell = to_stderr,
 ) -> Run:
     """Reads and splits the data, encodes the texts, fits and measures the models, and writes a run folder.
@@ -101,6 +102,7 @@ def fit_experiment(
       base: The folder that relative data paths refer to.
       resume: Whether to continue the interrupted run in ``out``. The run keeps its own config and data. Of ``config``,
         only ``tuning.paraphrase`` is used, and the function is called only if the run has the same one.
+      check: Called with a new run after the data is split; if it raises an error, nothing is fitted.
       tell: Called with a line of text for each step.
 
     Returns:
@@ -115,6 +117,8 @@ def fit_experiment(
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
             tell(f"run folder: {run.folder}")
+            if check is not None:
+                check(run)
             return continue_run(run, config, tell)
     if out is None or not (out / "config.yaml").is_file():
         raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
@@ -139,8 +143,8 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
-    joined, scenes = bool(domain_names(dataset.items)), config.model.scene in contexts(split.schema)
-    for line in settings_without_effect(config, joined, scenes):
+    joined = item_domains(split.items, split.schema) is not None
+    for line in settings_without_effect(config, joined, scenes=config.model.scene in contexts(split.schema)):
         tell(f"warning: {line}")
     for finding in split.findings:
         tell(f"split: {finding}")
@@ -162,13 +166,15 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.training.fit import fit_hybrid, refit_weights
     from tfllmrec.training.interests import prepared_forecast
     from tfllmrec.training.ranking.fit import prepared_ranking, settle_epochs
-    from tfllmrec.training.transfer import alignment, fit_from
+    from tfllmrec.training.transfer import alignment, fit_from, text_distances_between
 
     # A run that was interrupted after training has made its choices, and its record contains the reasons.
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
+    if run.transferred is not None and source is None:  # joint or map
+        note_alignment(run, text_distances_between(data), tell)
     of_ranking = of_interests = None  # their starting points in an update
     if source is not None:
         data = replace(data, source_histories=source.histories)
@@ -450,7 +456,7 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         while out.exists():
             number += 1
             out = beside / f"{name}-{number}"
-    taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
+    taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec fit --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)
     with locked(out):

@@ -182,7 +182,7 @@ class Transferred(BaseModel):
       overlaps: What the target shares with each source, as returned by :meth:`tfllmrec.data.domains.Overlap.as_dict`.
       missing: Columns that the source's model reads and the target lacks; their values are treated as missing.
       unread: Columns of the target that the source's model does not know.
-      alignment: Distances between the vectors of the domains; empty with ``joint``.
+      alignment: Distances between the vectors of the domains; with ``joint`` and ``map``, of the items' texts alone.
     """
 
     sources: list[SourceRun]

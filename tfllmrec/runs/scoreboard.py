@@ -41,7 +41,7 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
     if ages(data) is None:
         names = [name for name in names if name != "recent_popularity"]
     mapping = [name for name in names if name in ("emcdr", "domain_map")]
-    joined = len(domain_names(data.split.dataset.items)) > 1
+    joined = len(domain_names(data.domains)) > 1
     if mapping and not (joined and len(users_of_several(data))):
         names = [name for name in names if name not in mapping]
         if joined:

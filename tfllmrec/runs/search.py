@@ -529,7 +529,7 @@ def _free_folder(out: Path | None) -> Iterator[Path]:
         while out.exists():
             number += 1
             out = Path(f"runs/tune-{number}")
-    taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
+    taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec tune --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)
     with locked(out):

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import ITEM, USER
-from tfllmrec.config import ExperimentConfig, TransferConfig
+from tfllmrec.config import ExperimentConfig, TransferConfig, transfer_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import SEPARATOR, Overlap, join_datasets
-from tfllmrec.data.same_items import By, same_items, titles_differ
+from tfllmrec.data.same_items import same_items, titles_differ
 from tfllmrec.data.schema import Schema
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import paired_differences
-from tfllmrec.evaluation.report import list_length
+from tfllmrec.evaluation.report import shown_length
 from tfllmrec.progress import Tell
 from tfllmrec.runs.run import Run, SourceRun, Transferred
 from tfllmrec.text.template import ItemTemplate
@@ -63,8 +63,9 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
       tell: Called with a line of text for each overlap and column.
 
     Raises:
-      ConfigError: Two domains have the same name, ids are equal by chance, ``data.repeats`` of the source differs, or
-        the method is ``map`` and there are no shared users.
+      ConfigError: Two domains have the same name, ids may be equal by chance, ``data.repeats`` of the source differs,
+        the source has no texts to read those of the target with, or the method is ``map`` and there are no shared
+        users.
       ModelError: A source is not complete.
     """
     config = config.model_copy(deep=True)
@@ -76,7 +77,10 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         raise ConfigError(
             f"Expected a name of its own for each domain, found {', '.join(names)}: set data.name of the target."
         )
-    rows = [_matched(dataset, run, asked.same_items) for run in runs]
+    rows = [same_items(dataset.items, run.dataset.items, asked.same_items) for run in runs]
+    if asked.same_items == "id":
+        for run, matched in zip(runs, rows, strict=True):
+            _check_ids(dataset, run, matched, "same_items" in asked.model_fields_set, tell)
     shared = [_overlap(dataset, run, each, asked.same_users) for run, each in zip(runs, rows, strict=True)]
     for each in shared:
         tell(f"transfer: {each}")
@@ -100,6 +104,8 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         joined = join_datasets({**datasets, dataset.name: dataset}, share_users=True, share_items=True)
         if config.split.domain is None and config.split.kind in _KINDS_WITH_DOMAIN:
             config.split.domain = dataset.name
+        for line in transfer_without_effect(asked):
+            tell(f"warning: {line}")
         config.transfer = TransferConfig()  # the joined data no longer needs the sources
         return Begun(joined, config, None)
     first = runs[0]
@@ -108,12 +114,18 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
             "data.repeats: expected the value of the source, found another one: set data.repeats as in the source's "
             "config.yaml."
         )
+    if first.encoder_fingerprint is None and _has_text(dataset.items, first.config.text.template):
+        raise ConfigError(
+            f"{first.folder} was fitted without texts, and {dataset.name} has texts, which its model cannot read. Fit "
+            "the source with the titles of its items (--items), or use transfer.method=joint, which fits a new model."
+        )
     replaced = ["text", "tuning", "distillation", "model"]
     replaced += ["item_weights", "training"] if asked.method in ("zero_shot", "align") else []
     for name in replaced:
         if (section := getattr(config, name)) != type(section)():
             tell(f"warning: {name}: these settings have no effect, because those of the source are used")
     config.text = first.config.text.model_copy(deep=True)
+    config.model = first.config.model.model_copy(deep=True)
     config.tuning, config.distillation = first.config.tuning, first.config.distillation
     schema = first.split.schema
     prepared, record.missing = _with_columns(dataset, schema, config.text.template)
@@ -149,7 +161,7 @@ def read_source(run: Run, config: ExperimentConfig) -> Source:
             raise ModelError(
                 f"The data of {source.folder} changed after {run.folder} was started: start {run.folder} again."
             )
-    rows = [_matched(run.dataset, source, config.transfer.same_items) for source in runs]
+    rows = [same_items(run.dataset.items, source.dataset.items, config.transfer.same_items) for source in runs]
     histories = [source.split.train_queries().choices for source in runs]
     shared = [
         histories_among(past, each, source.dataset.n_items)
@@ -190,18 +202,32 @@ def compared(run: Run, alone: Run) -> dict[str, Compared]:
     Raises:
       ModelError: The runs have different test queries, or lists of different lengths.
     """
-    k, ours, theirs = list_length(run.results), run.results["hybrid"], alone.results["hybrid"]
-    labels = [f"ndcg@{k}", f"recall@{k}"]
-    if _asked(run) != _asked(alone) or any(label not in theirs.per_query for label in labels):
-        raise ModelError(
-            f"{alone.folder}: expected {k} items in a list and the test queries of {run.folder}, found others. Fit it "
-            "on the same data, with the same split and evaluation.ks."
-        )
+    check_comparable(run, alone)
+    ours, theirs, labels = run.results["hybrid"], alone.results["hybrid"], _compared_labels(run)
     differences = paired_differences(ours, theirs, labels)
     return {
         label: Compared(ours.metrics[label] or 0.0, theirs.metrics[label] or 0.0, *difference)
         for label, difference in differences.items()
     }
+
+
+def check_comparable(run: Run, alone: Run) -> None:
+    """Checks that :func:`compared` can compare a run, which need not be fitted yet, with a complete one.
+
+    Raises:
+      ModelError: The runs have different test queries, or lists of different lengths.
+    """
+    labels = _compared_labels(run)
+    if _asked(run) != _asked(alone) or any(label not in alone.results["hybrid"].per_query for label in labels):
+        raise ModelError(
+            f"{alone.folder}: expected {' and '.join(labels)} on the test queries of {run.folder}, found others. Fit "
+            "it on the same data, with the same split and evaluation.ks."
+        )
+
+
+def _compared_labels(run: Run) -> list[str]:
+    k = shown_length(run.config.evaluation.ks)
+    return [f"ndcg@{k}", f"recall@{k}"]
 
 
 def _asked(run: Run) -> list[tuple[str, list[str]]]:
@@ -241,19 +267,33 @@ def note_alignment(run: Run, found: Mapping[str, Distances | None], tell: Tell) 
             tell(f"transfer: {name} alignment: {each}")
 
 
-def _matched(dataset: Dataset, run: Run, by: By) -> np.ndarray:
-    """Matches the target's items with those of a source by :func:`same_items`.
+def _check_ids(dataset: Dataset, run: Run, rows: np.ndarray, asked: bool, tell: Tell) -> None:
+    """Checks by their titles that items of the target and of a source with the same id are the same.
+
+    Args:
+      dataset: The data set of the target.
+      run: The source.
+      rows: The result of :func:`same_items` for the ids.
+      asked: Whether the config says that equal ids are the same item; the titles may then be in other languages.
+      tell: Called with a warning.
 
     Raises:
-      ConfigError: The ids are equal by chance.
+      ConfigError: Most titles differ, and the config does not say that the items are the same.
     """
-    rows = same_items(dataset.items, run.dataset.items, by)
-    if by == "id" and titles_differ(dataset.items, run.dataset.items, rows):
+    differ = titles_differ(dataset.items, run.dataset.items, rows)
+    of_both = f"that {dataset.name} and {run.dataset.name} share by id"
+    if differ and asked:
+        tell(f"warning: transfer.same_items=id: most items {of_both} have different titles")
+    elif differ:
         raise ConfigError(
-            f"transfer.same_items=id: most items that {dataset.name} and {run.dataset.name} share by id have different "
-            "titles, so their ids are equal by chance. Set transfer.same_items to title or none."
+            f"transfer.same_items: most items {of_both} have different titles, so their ids may be equal by chance. "
+            "Set it to title or none; or to id if the same items have titles in two languages."
         )
-    return rows
+    elif differ is None and not asked and (n := int((rows >= 0).sum())):
+        tell(
+            f"warning: transfer.same_items: the {n:,} items {of_both} are taken as the same, and too few have titles "
+            "to check this: set it to none if their ids are equal by chance"
+        )
 
 
 def _overlap(dataset: Dataset, run: Run, rows: np.ndarray, same_users: bool) -> Overlap:
@@ -288,6 +328,14 @@ def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: boo
             own = table[USER].where(table[USER] == "", source.name + SEPARATOR + table[USER].astype("str"))
             tables[name] = table.assign(**{USER: own.astype("str")})
     return replace(source, **tables)
+
+
+def _has_text(items: pd.DataFrame, template: str | None) -> bool:
+    try:
+        ItemTemplate.from_items(items, template)
+    except ConfigError:
+        return False
+    return True
 
 
 def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tuple[Dataset, list[str]]:

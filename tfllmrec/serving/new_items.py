@@ -22,7 +22,7 @@ import tensorflow as tf
 from tfllmrec.assets import cache_folder
 from tfllmrec.columns import DOMAIN, ITEM
 from tfllmrec.config import DataConfig
-from tfllmrec.data.domains import note_without_domain
+from tfllmrec.data.domains import domain_names, item_domains, with_new_domains
 from tfllmrec.data.extension import extended_entities
 from tfllmrec.data.readers import read_items
 from tfllmrec.data.schema import Field
@@ -84,7 +84,8 @@ def read_new_items(
     The file is read like the training catalogue: its columns are mapped and cleaned in the same way, and the columns of
     the run's template form the text. Columns that the run does not have are left out. Vectors are cells of the file,
     such as lists in Parquet. For an item of the run, each value in the file replaces the old one, except empty values.
-    The item keeps its training events and its learned id embedding.
+    The item keeps its training events and its learned id embedding. In joined data, a new item without a ``domain``
+    gets one from the prefix of its id, or else ``split.domain``.
 
     Args:
       run: A complete run.
@@ -95,7 +96,8 @@ def read_new_items(
       tell: Called with a line for each finding.
 
     Raises:
-      DataError: The file cannot be read, has none of the columns that the run or its rules read, or has no usable row.
+      DataError: The file cannot be read, has none of the columns that the run or its rules read, or has no usable row;
+        or a new item of joined data has no domain.
       ModelError: The run reads neither text nor fields, so it cannot represent new items.
     """
     path, known = Path(path), run.split.items
@@ -124,8 +126,6 @@ def read_new_items(
             f"its rules read of an item; found {', '.join(came.columns)}."
         )
     items = extended_entities(known, came.reindex(columns=known.columns, fill_value=""), ITEM)
-    if DOMAIN in known:
-        note_without_domain(known, items, report)
     for line in report.lines():
         tell(f"new items: {line}")
     texts, is_new = texts_of(items), np.arange(len(items)) >= len(known)
@@ -141,7 +141,12 @@ def read_new_items(
     if len(came) == blank.sum():
         raise DataError(f"{path.name} has no row that can be used: expected an id, and a text or field, in each.")
     changed = (texts != np.array([*texts_of(known), *[""] * n_new], object))[~blank]
-    items, texts = items[~blank].reset_index(drop=True), texts[~blank]
+    items, texts, is_new = items[~blank].reset_index(drop=True), texts[~blank], is_new[~blank]
+    if domains := domain_names(item_domains(known, run.split.schema)):
+        empty = int((items[DOMAIN][is_new] == "").sum())
+        items = with_new_domains(items, is_new, domains, run.config.split.domain)
+        if empty:
+            tell(f"new items:   items: {empty:,} without a domain: taken from the prefix of the id, or split.domain")
 
     def differ(names: list[str]) -> np.ndarray:
         return (items[names][: len(known)].to_numpy() != known[names].to_numpy()).any(axis=1)

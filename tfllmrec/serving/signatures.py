@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.client.inputs import MOST_REASONS, STAGES
+from tfllmrec.columns import DOMAIN
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries
@@ -96,6 +97,7 @@ class ServingModel(tf.Module):
     gRPC, all of them except ``text`` and ``item_id`` may be omitted. The additional inputs are:
 
     - ``allow``, string ``[B, A]``, the only ids that may be returned, and ``categories``, string ``[B, F]``, of which a
+      returned item must have at least one. Entries ``domain=NAME`` are a filter of their own: of these, too, a
       returned item must have at least one. A row that contains only ``""`` allows all items. A row with only ids or
       categories that are not in the catalogue allows none.
     - ``context``, string ``[B, C]``, the fields of the request and of its user, one entry ``name=value`` each, and
@@ -200,6 +202,12 @@ class ServingModel(tf.Module):
         self.reads = tuple(sorted(reads - set(model.ignored) | of_kind))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
         self.context_decoder = FieldDecoder(schema.of_query(), reads, CONTEXT_NAMES)
+        domain = next((field for field in self.event_decoder.fields if field.key == f"event.{DOMAIN}"), None)
+        #: The encoded domain of each item, and a missing value for the padding; ``None`` if the model reads none.
+        self._domain_of: tf.Tensor | None = None
+        if domain is not None and len(domains):
+            own = [names[0].partition("=")[2] if len(names) == 1 else "" for names in domains]
+            self._domain_of = tf.constant(domain.encode([*own, ""]))
         if len(self.event_decoder.fields) > ENTRIES:
             raise ModelError(
                 f"The model reads {len(self.event_decoder.fields)} fields of events; expected at most {ENTRIES}, "
@@ -770,7 +778,8 @@ class ServingModel(tf.Module):
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Decodes the inputs of a request to the query that the model reads.
 
-        Without ``event_fields`` and ``context``, every field is missing.
+        Without ``event_fields`` and ``context``, every field is missing, except the domain of events in joined data,
+        which is that of the item unless the item is shared.
 
         Returns:
           The query; and the numbers of unknown ids and of unreadable entries, int32 ``[B]`` each.
@@ -790,6 +799,9 @@ class ServingModel(tf.Module):
             }
             query, unread = self.context_decoder(context)
             unread += tf.reduce_sum(tf.reshape(unread_of_events, shape), axis=1)
+        if self._domain_of is not None:  # an event is in the domain of its item if it names none
+            given = events[f"event.{DOMAIN}"]
+            events[f"event.{DOMAIN}"] = tf.where(given == self._domain_of[-1], tf.gather(self._domain_of, index), given)
         marks = _as_wide(ratings, shape[1], np.nan)
         if RATING_KEY in events:
             marks = tf.where(tf.math.is_nan(marks), events[RATING_KEY], marks)
@@ -858,11 +870,13 @@ class ServingModel(tf.Module):
     def _filters(
         self, allow: tf.Tensor, categories: tf.Tensor, ruled: Ruled | None = None
     ) -> dict[str, tf.Tensor | None]:
-        """Returns the arguments ``allowed``, ``categories`` and ``banned`` of ``ItemIndex.top_k``."""
+        """Returns the arguments ``allowed``, ``categories``, ``domains`` and ``banned`` of ``ItemIndex.top_k``."""
+        numbers, of_domain = self.category_of.lookup(categories), tf.strings.regex_full_match(categories, "domain=.*")
         return {
             "banned": None if ruled is None else ruled.banned,
             "allowed": tf.where(allow == "", NOTHING, self.index_of.lookup(allow)),
-            "categories": self.category_of.lookup(categories),
+            "categories": tf.where(of_domain, NOTHING, numbers),
+            "domains": tf.where(of_domain, numbers, NOTHING),
         }
 
     def _not_in_catalogue(self, categories: tf.Tensor, *ids: tf.Tensor) -> tf.Tensor:

@@ -154,6 +154,8 @@ GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
 SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 #: Factors of the weights between two domains to try, other than 1; see :func:`choose_domains`.
 DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
+#: Largest number of pairs of domains whose factor is chosen: all pairs of 8 domains.
+MOST_PAIRS_OF_DOMAINS = 56
 #: The next value that the search tries, upwards and downwards from a value, by setting in the order of the search. The
 #: rank is searched before and after the other settings.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
@@ -406,9 +408,10 @@ def choose_domains(
 ) -> tuple[ItemWeightSettings, list[str]]:
     """Sets ``domains``, the factors of the weights between pairs of domains of joined data.
 
-    For each pair of domains, one after the other, the best of :data:`DOMAIN_FACTORS` replaces 1 if its gain on
-    validation data is significant for all factors and pairs together (Bonferroni). A factor below 1 means that events
-    of the other domain do harm at their full weight (negative transfer); with 0, they are ignored.
+    For each pair of a domain of histories and one of targets, one after the other, the best of :data:`DOMAIN_FACTORS`
+    replaces 1 if its gain on validation data is significant for all factors and pairs together (Bonferroni). A factor
+    below 1 means that events of the other domain do harm at their full weight (negative transfer); with 0, they are
+    ignored.
 
     Args:
       data: Validation queries and training events. If the items have no domains, there is nothing to choose.
@@ -417,14 +420,20 @@ def choose_domains(
       tell: Called with a line for each factor.
 
     Returns:
-      The settings, and a line for each pair of domains, with the metric in the strata head and tail.
+      The settings, and a line for each pair of domains, with the metric in the strata head and tail. All factors are 1
+      if there are more than :data:`MOST_PAIRS_OF_DOMAINS` pairs.
     """
-    names = domain_names(data.split.dataset.items)
+    names = domain_names(data.domains)
     if settings.domains is not None or len(names) < 2:
         return settings, []
-    asked = np.unique(data.sample.targets.values)
-    wanted = [name for name in names if items_of_domain(data.split.dataset.items, name)[asked].any()]
-    pairs = [(a, b) for b in wanted for a in names if a != b]
+    known, wanted = (
+        [name for name in names if items_of_domain(data.split.dataset.items, name)[items.values].any()]
+        for items in (data.sample.history, data.sample.targets)
+    )
+    pairs = [(a, b) for b in wanted for a in known if a != b]
+    if len(pairs) > MOST_PAIRS_OF_DOMAINS:
+        what = f"expected at most {MOST_PAIRS_OF_DOMAINS} pairs of domains to try, found {len(pairs):,}"
+        return settings.model_copy(update={"domains": {}}), [f"item_weights.domains 1: {what}"]
     weights = _solved(data, settings)
     chosen: dict[str, float] = {}
     said: list[str] = []

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
+from tfllmrec.data.domains import domain_names, items_of_domain
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.alignment import Distances, distances
@@ -271,6 +273,13 @@ def alignment(data: TrainingData, model: Hybrid, source: Source) -> dict[str, Di
         ours, theirs = (_unit(interactions(past, len(text)) @ text) for past, text in zip(histories, pair, strict=True))
         found |= {f"items, {when}": distances(*pair), f"users, {when}": distances(ours, theirs)}
     return found
+
+
+def text_distances_between(data: TrainingData) -> dict[str, Distances | None]:
+    """Measures the distance of the items' texts for each pair of domains of joined data."""
+    names, items, text = domain_names(data.domains), data.split.dataset.items, np.asarray(data.text)
+    inside = {name: text[items_of_domain(items, name)] for name in names}
+    return {f"items of {a} and {b}, before": distances(inside[a], inside[b]) for a, b in combinations(names, 2)}
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
