@@ -136,8 +136,8 @@ class DataConfig(Section):
         default="last",
         description="Which event to keep if a user has several events with an item. The strongest kind of event "
         "has priority, by data.fields.kind.weights or else by its name: a purchase before a view. With 'last', a "
-        "rejection replaces all earlier events. If times are equal or unknown, 'last' keeps the event with the highest "
-        "rating, and 'first' the one with the lowest.",
+        "rejection (a weight of -0.5 or below) replaces all earlier events. If times are equal or unknown, 'last' "
+        "keeps the event with the highest rating, and 'first' the one with the lowest.",
     )
     min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
     max_bad_rows: float = Field(

@@ -42,7 +42,7 @@ def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_m
         ("--diversity 2", "less than or equal to 1"),
         ("--tail-share -1", "greater than or equal to 0"),
         ("--category-cap -1", "greater than or equal to 0"),
-        ("--skip retrieval", "--skip retrieval: expected ranking."),
+        ("--skip retrieval", "--skip retrieval: expected exclusion, ranking."),
     ):
         answer = program("recommend", saved_model, "--user", "u1", *wrong.split())
         assert answer.code == 2 and said in " ".join(answer.err.replace("│", "").split())
@@ -110,7 +110,7 @@ def test_what_has_no_effect_is_said(program, libraries, saved_model, monkeypatch
     libraries.manifest = {"schema": CONTEXT_FIELDS, "reads": ["user.age"]}
     context = ["--context", "about=x", "--context", "age=4", "--category-cap", "2"]
     err = program("recommend", saved_model, "--history", "", *context).err
-    assert "the model ranks without these fields, so they have no effect: user.about\n" in err
+    assert "the model ranks without these fields; only business rules may read them: user.about\n" in err
     assert "category" not in err
     monkeypatch.setattr(type(libraries.models[0]), "categories", frozenset())
     err = program("recommend", saved_model, "--history", "", "--category-cap", "2").err

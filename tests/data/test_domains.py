@@ -246,7 +246,10 @@ def test_what_is_solved_again_reads_the_events_elsewhere_until_the_test_event():
 
 def test_events_elsewhere_that_are_too_late_to_train_on_are_counted():
     (found,) = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
-    assert str(found) == "events: 2 dropped: of 4 events in books: later than their user's validation event in films"
+    assert str(found) == (
+        "events: 2 kept: of 4 events in books: not trained on, because they are later than their user's validation "
+        "event in films"
+    )
     (found,) = in_films([("u 2", 35), ("u 3", 45), ("v 1", 99)]).findings
     assert str(found).endswith("split.kind=leave_random_out trains on them all")
     assert not in_films([("u 1", 15)]).findings

@@ -607,11 +607,13 @@ def test_two_encoders_side_by_side_from_fit_to_search(chain_config, thin_hub, ca
 
 
 def test_auto_takes_an_encoder_that_can_read_the_items(chain_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "choose_encoder", lambda texts: (f"of {texts[0]}", "text.encoder: why"))
+    monkeypatch.setattr(
+        reading, "choose_encoder", lambda texts: ("e5" if texts[0] == "чай 0" else "use", "text.encoder: why")
+    )
     config, told = in_cyrillic(chain_config, tmp_path), []
     config.text.encoder, config.text.preprocessor = "auto", None
     with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append) as (run, settled):
-        assert settled.text.encoder == run.config.text.encoder == "of чай 0"
+        assert settled.text.encoder == run.config.text.encoder == "e5"
     assert "chosen: text.encoder: why" in told
 
 

@@ -148,7 +148,7 @@ def test_an_export_knows_the_tail_and_whether_items_are_used_again(bare_run, qui
     np.testing.assert_array_equal(tail, run.split.strata(0.3)["tail"])
     assert used_again == (repeats == "all")
     grown = pd.concat([run.split.items, run.split.items.head(2)])  # the last two are new
-    listed = exporting._listed(grown, domain_filters(grown), run.split, 0.3).iloc[-2:]
+    listed = exporting._listed(grown, domain_filters(grown, run.split.schema), run.split, 0.3).iloc[-2:]
     assert listed[["train_events", "stratum"]].values.tolist() == [[0, "cold"]] * 2
 
 

@@ -141,9 +141,9 @@ def test_a_version_is_not_promoted_over_one_that_it_was_not_compared_with(tmp_pa
     judged = promote(model, version=1)
     assert labels(judged) == (1, None, [1])
     after = promote(model, version=2)
-    with pytest.raises(ModelError, match="comparison with version 1, but version 2 has become stable"):
+    with pytest.raises(ModelError, match="stable: 1, canary: none then, stable: 2, canary: none now"):
         label(model, 3, judged=judged)
-    with pytest.raises(ModelError, match="without a comparison, but version 2 has become stable"):
+    with pytest.raises(ModelError, match="stable: none, canary: none then, stable: 2"):
         label(model, 3, judged=nothing)
     assert read_promotions(model) == after
     assert 3 in label(model, 3, judged=after).served

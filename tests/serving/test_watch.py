@@ -273,7 +273,7 @@ def test_a_run_is_not_promoted_over_a_version_that_became_stable_during_the_gate
     monkeypatch.setattr(gate, "compare_with_version", compare)
     monkeypatch.setattr(gate, "export", export)
     other = types.SimpleNamespace(folder=shop.run.with_name("other"), record={"data_sha256": "ab"})
-    with pytest.raises(ModelError, match=r"version 2 has become stable in the meantime\. Promote the run again"):
+    with pytest.raises(ModelError, match=r"canary: 2 then, stable: 2, canary: none now\. Promote the run again"):
         gate.promote_run(other, shop.model, tell=shop.told.append)
     assert read_promotions(shop.model).labels == {"stable": 2}
 

@@ -204,7 +204,7 @@ def _note_unknown(model: SavedModel, values: Mapping[str, list[str]]) -> None:
     for name, found in values.items():
         if name not in fields:
             note(f"the model has no such field of events: {name}{nearest_hint(name, list(fields))}")
-        elif fields[name].kind == "category":
+        elif fields[name].kind == "category" and not fields[name].dropped:
             unknown = [value for value in dict.fromkeys(found) if (fields[name].encode([value]) == UNKNOWN_CODE).any()]
             if unknown:
                 note(f"the model does not know these values of {name}: {', '.join(unknown)}")

@@ -194,7 +194,8 @@ def print_description(dataset: Dataset) -> None:
     ]
     rows += [("" if place else "schema", field) for place, field in enumerate(fields)]
     print_table(dataset.name, ("figure", "value"), rows, words=("figure", "value"))
-    for line in [*dataset.report.lines(), *(f"warning: {doubt}" for doubt in doubts)]:
+    notes = [dataset.schema.note] if dataset.schema.note else []
+    for line in [*notes, *dataset.report.lines(), *(f"warning: {doubt}" for doubt in doubts)]:
         say(line)
 
 

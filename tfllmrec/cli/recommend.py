@@ -266,7 +266,7 @@ def _note_ignored(model: SavedModel, context: Mapping[str, str], category_cap: i
 
     fields = {field.key for field in Schema.from_dict(model.manifest.get("schema", [])).of_query()}
     if ignored := sorted(context.keys() & fields - set(model.manifest.get("reads", []))):
-        note(f"the model ranks without these fields, so they have no effect: {_first(ignored)}")
+        note(f"the model ranks without these fields; only business rules may read them: {_first(ignored)}")
 
 
 def _note_unread(

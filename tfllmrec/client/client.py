@@ -80,7 +80,8 @@ class Client:
       address: ``http://HOST[:8501]``, ``https://``, ``grpc://HOST[:8500]`` or ``grpcs://`` (with TLS). Over HTTP a path
         is kept as a prefix. If a gRPC name resolves to several machines, calls are spread over them in turn.
       model: The model's name in the server's configuration.
-      version: The number of the version to ask; without ``version`` and ``label``, the newest version is asked.
+      version: The number of the version to ask; without ``version`` and ``label``, the server
+        chooses: the newest version, or with ``--canary-share`` the stable version or the canary.
       label: The label of the version to ask, instead of ``version``.
       deadline_s: The deadline of calls that do not set one.
       retries: The number of attempts after the first.
@@ -182,7 +183,8 @@ class Client:
         Args:
           history: Item ids, oldest first.
           ratings: One for each item of the history; None or NaN if there is none.
-          exclude: Items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
+          exclude: Items to exclude, in addition to the history. Items of the history may come back if their events
+            have a kind of weight 0, with ``data.repeats=all``, and if ``skip`` has ``exclusion``.
           k: The number of items to return.
           allow: The only ids that may be returned; None allows all, an empty list none.
           categories: An item needs at least one of these to be returned, spelt as in the catalogue; an empty list
@@ -190,8 +192,7 @@ class Client:
           context: Fields of the request and of the user by name, such as ``{"device": "phone", "age": 25}``.
           event_fields: Fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: From 0 (the best items) to 1 (the most different ones).
-          pinned: Items to list first, in this order; excluded and filtered items, and items of the history, are left
-            out.
+          pinned: Items to list first, in this order; items that are excluded or filtered out are left out.
           category_cap: The maximum number of items from one category; 0: no cap.
           tail_share: The minimum share of tail items among the first n items, for every n, rounded down, as long as the
             best ``5 k`` items (50 to 500) contain any. The tail is all items except, by default, the 20 % with the most

@@ -51,7 +51,7 @@ class ServingError(ModelError):
 
 
 class Target(NamedTuple):
-    """The model to ask: its newest version, a given version, or the version with a given label."""
+    """The model to ask: the version that the server chooses, a given version, or the version with a given label."""
 
     model: str
     version: int | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -222,19 +222,25 @@ def domain_bits(domains: np.ndarray) -> np.ndarray:
     return np.array([of_cell[cell] for cell in domains], np.int64)
 
 
-def domain_filters(items: pd.DataFrame) -> list[list[str]]:
+def domain_filters(items: pd.DataFrame, schema: Schema) -> list[list[str]]:
     """Returns the filters ``domain=NAME`` with which a request selects items of a domain, for each item.
 
     The list of an item is empty without domains. A served model accepts the filters in ``categories``.
     """
-    cells = items[DOMAIN] if DOMAIN in items else [""] * len(items)
+    domains = item_domains(items, schema)
+    cells = [""] * len(items) if domains is None else domains
     return [[f"{DOMAIN}={name}" for name in cell.split(BOTH) if name] for cell in cells]
+
+
+def only_domains(domains: Iterable[str]) -> list[str]:
+    """Returns the domain of each item; "" for an item of several domains, or of none."""
+    return ["" if BOTH in cell else cell for cell in domains]
 
 
 def with_domains(events: pd.DataFrame, items: pd.DataFrame, report: CleaningReport) -> pd.DataFrame:
     """Fills the empty domains of events of joined data from their items; an item of several domains does not tell."""
     empty = (events[DOMAIN] == "").to_numpy()
-    of_item = items[DOMAIN].where(~items[DOMAIN].str.contains(BOTH, regex=False), "").to_numpy()
+    of_item = np.array(only_domains(items[DOMAIN]), object)
     filled = events[DOMAIN].where(~empty, of_item[events[ITEM_INDEX]])
     left = int((filled == "").sum())
     report.add("events", f"no {DOMAIN}: that of the item", int(empty.sum()) - left, "repaired")

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import (
-    DOMAIN,
     EVENT_TYPES,
     ITEM,
     ITEM_INDEX,
@@ -45,7 +44,7 @@ from tfllmrec.data.cleaning.tags import clean_tags, no_tags
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
-from tfllmrec.data.domains import note_without_domain, with_domains
+from tfllmrec.data.domains import item_domains, note_without_domain, with_domains
 from tfllmrec.data.extension import extended_entities, extended_events, extended_tags, note_extension
 from tfllmrec.data.files.column_names import is_known_name
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
@@ -382,7 +381,7 @@ def _assemble(
         )
     else:
         events = known.events
-    if DOMAIN in known.events and DOMAIN in known.items:
+    if item_domains(known.items, known.schema) is not None:
         events = with_domains(events, items, report)
         note_without_domain(known.items, items, report)
     tags = extended_tags(known.tags, tags, report)

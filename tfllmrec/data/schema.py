@@ -417,14 +417,20 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """Returns one line of description for each field, and one on the fields that requests cannot have."""
+        """Returns one line of description for each field."""
+        return [field.line() for field in self.fields]
+
+    @property
+    def note(self) -> str | None:
+        """A line on the fields that requests cannot have; ``None`` if there are none that a user might expect there."""
         known = (RATING, EVENT_KIND, TAGS_WRITTEN)
         later = [field.name for field in self.of("event") if field.name not in known and not field.weights]
-        note = (
-            f"known only after the event, so that requests cannot have them: {', '.join(later)}; if one is known "
-            "before, set data.fields.NAME.owner=request"
+        if not later:
+            return None
+        return (
+            f"requests cannot have these columns, because they are known only after the event: {', '.join(later)}. If "
+            "one is known before, set data.fields.NAME.owner=request"
         )
-        return [*(field.line() for field in self.fields), *([note] if later else [])]
 
     def as_dict(self) -> list[dict[str, Any]]:
         """Returns the fields as plain JSON types, without attributes that have their default."""

@@ -94,12 +94,13 @@ class Split:
         for name, n in self.dataset.events[DOMAIN].value_counts().items():
             if name != target and (late := n - kept.get(name, 0)):
                 where = f"in {name}" if name else "without a domain"
-                what = f"of {n:,} events {where}: later than their user's validation event in {target}"
+                late_for = f"because they are later than their user's validation event in {target}"
+                what = f"of {n:,} events {where}: not trained on, {late_for}"
                 if 2 * late > n:
                     what += (
                         ". The model learns little from these events: split.kind=leave_random_out trains on them all"
                     )
-                found.append(Finding("events", what, int(late), "dropped"))
+                found.append(Finding("events", what, int(late), "kept"))
         return found
 
     @cached_property

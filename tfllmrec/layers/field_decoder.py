@@ -111,7 +111,7 @@ class FieldDecoder(tf.Module):
             return codes, codes != UNKNOWN_CODE
         if field.kind == "category":
             codes = self._categories(field, texts)
-            known = codes != UNKNOWN_CODE
+            known = (codes != UNKNOWN_CODE) | bool(field.dropped)  # rare values share the vector of the unknown one
             return codes, tf.reduce_all(known, axis=1) if field.width else known
         if field.kind in _STRINGS:
             return texts, tf.ones_like(texts, tf.bool)

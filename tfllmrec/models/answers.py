@@ -14,9 +14,10 @@ from tfllmrec.client.answers import Answer, Recommendation, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.inputs import MOST_REASONS, count_of, listed, listed_strings
 from tfllmrec.client.ratings import rating_rows
-from tfllmrec.columns import CATEGORIES, ITEM, RATING, USER
+from tfllmrec.columns import CATEGORIES, DOMAIN, ITEM, RATING, USER
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import only_domains
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, missing
 from tfllmrec.data.splits import head_items, ragged_column
@@ -190,6 +191,13 @@ def _fields_of(
         texts = [lines[row][place] for row, known in enumerate(events) for _, place in known]
         decoded, _ = FieldDecoder(of_history, model.reads).decode_lines(tf.constant(texts, tf.string))
         fields |= {key: Ragged(_decoded(values), places.offsets) for key, values in decoded.items()}
+    domain = next((field for field in of_history if field.key == f"event.{DOMAIN}" and field.key in model.reads), None)
+    if domain is not None and model.domains is not None:  # an event is in the domain of its item if it names none
+        items = [item for row in events for item, _ in row]
+        own = domain.encode(only_domains(model.domains))[items]
+        if isinstance(given := fields.get(domain.key), Ragged):
+            own = np.where(given.values == domain.encode([""])[0], own, given.values)
+        fields[domain.key] = Ragged(own, places.offsets)
     if entries := context_inputs(len(past), context).get("context"):
         width = max(map(len, entries))
         padded = tf.constant([[*row, *[""] * (width - len(row))] for row in entries], tf.string)

@@ -767,7 +767,7 @@ class Hybrid(MeasuredModel):
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), items, transpose_b=True))
         sparse = self.behaviour_without_holdout(known, weights)
         logits = self.gates(dense, sparse, self.counts_without_holdout, training=True)
-        known = self._had(known, weights)
+        known = self._had(known, query, at)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
         masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis]) & (not self.repeats)
@@ -800,7 +800,7 @@ class Hybrid(MeasuredModel):
         sparse = self.behaviour_without_holdout.of_items(known, items, weights)
         counts = rows_of(self.counts_without_holdout, items)
         logits = self.gates(dense, sparse, counts, training=True, items=items)
-        known = self._had(known, weights)
+        known = self._had(known, query, at)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(
                 input=rows_of(places(items, self.n_items), known), size=tf.size(items) + 1, weights=tf.zeros((0,)),
@@ -814,9 +814,13 @@ class Hybrid(MeasuredModel):
         every = tf.concat([own_logits, drawn_logits], axis=1)
         return mean_loss(self.gate_task.per_example_of_logits(every, tf.zeros_like(target)))
 
-    def _had(self, known: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-        """Returns the items without those of events of weight 0, as in :attr:`tfllmrec.data.queries.Queries.had`."""
-        return known if weights is None else tf.where(weights == 0, self.n_items, known)
+    def _had(self, known: tf.Tensor, query: Query, at: tf.Tensor) -> tf.Tensor:
+        """Returns ``known`` without events of weight 0, as in :attr:`tfllmrec.data.queries.Queries.had`."""
+        kind = self.schema.kind_of_event
+        if kind is None or kind.key not in self.reads:
+            return known
+        weights = tf.gather(tf.gather(tf.constant(kind.code_weights), query[kind.key]), at[:, 0])
+        return tf.where(weights == 0, self.n_items, known)
 
     # Inference ------------------------------------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ class _Api:
                     )
                 number, label = _number(match), match["label"]
                 with engine.models.hold(model, number, label) as version:
-                    named = number is not None or bool(label)
+                    named = bool(number) or bool(label)  # 0 means no version
                     answer = self._answer(version, named, content, compressed, body)
                     return _json(await _while_connected(request, answer))
 

@@ -203,20 +203,21 @@ class Models(Generic[Servable]):
         return model.labels[label]
 
     def canary_beside(self, version: Version[Servable]) -> int | None:
-        """Returns the number of the canary if ``version`` is the stable version; ``None`` without a canary."""
+        """Returns the number of the canary if it is available and ``version`` is the stable version, else ``None``."""
         model = self._models.get(version.model)
-        labels = {} if model is None else model.labels
-        canary = labels.get(CANARY)
-        return canary if labels.get(STABLE) == version.number != canary else None
+        if model is None or model.labels.get(STABLE) != version.number:
+            return None
+        canary = model.labels.get(CANARY)
+        return canary if canary != version.number and canary in model.available() else None
 
     def _find(self, name: str, number: int | None) -> Version[Servable]:
         model = self._models.get(name)
         available = model.available() if model else []
         if number == 0 and 0 not in available:
-            number = None  # for ovmsclient and OpenVINO's server, 0 means the newest version
+            number = None  # for ovmsclient and OpenVINO's server, 0 means no version
         chosen = (available[-1] if available else None) if number is None else number
-        if number is None and self._stable_first and model is not None:
-            chosen = model.labels.get(STABLE, chosen)
+        if number is None and self._stable_first and model is not None and model.labels.get(STABLE) in available:
+            chosen = model.labels[STABLE]
         if model is not None and not available:
             for version in model.versions.values():
                 if version.state is State.LOADING:

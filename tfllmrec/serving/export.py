@@ -162,7 +162,7 @@ def _export_run(
     if encoder is not None:
         # Items keep the vectors of the run's encoder. Queries are encoded by it, or by a small tower distilled from it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
-    domains = domain_filters(items)
+    domains = domain_filters(items, run.split.schema)
     listed = _listed(items, domains, run.split, run.config.evaluation.head_share)
     labels, forecast = labels_of_run(run, items, tell), run.load_label_forecast()
     if labels is not None and forecast is not None and (new := int((~forecast.knows(labels.labels)).sum())):
@@ -240,7 +240,7 @@ def _export_model(
                 f"export: a {type(encoder).__name__} has no graph (text_to_vector), so it cannot be exported. Take a "
                 "TextEncoder, or leave the encoder out if no search is needed."
             )
-    domains = domain_filters(items)
+    domains = domain_filters(items, split.schema)
     listed = _listed(items, domains, split)
     serving = ServingModel(
         servable,

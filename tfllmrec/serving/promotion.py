@@ -209,11 +209,11 @@ def _with_canary(model: Path, version: int, base_path: str | None, judged: Promo
     """Writes and returns the state with another canary, as in :func:`set_canary`; the folder must be locked."""
     state = read_promotions(model)
     _require(model, version)
-    if judged is not None and judged.stable != state.stable:
-        compared = "without a comparison" if judged.stable is None else f"by a comparison with version {judged.stable}"
+    if judged is not None and (judged.stable, judged.canary) != (state.stable, state.canary):
+        was, now = (f"stable: {of.stable or 'none'}, canary: {of.canary or 'none'}" for of in (judged, state))
         raise ModelError(
-            f"{model}: version {version} was to be promoted {compared}, but version {state.stable} has become stable "
-            "in the meantime. Promote the run again: it is then compared with that version."
+            f"{model}: the labels have changed since version {version} was compared: {was} then, {now} now. Promote "
+            "the run again: it is then compared with the present version."
         )
     if state.stable is None:
         state = _moved(state, "promote", version, stable=version)

@@ -148,7 +148,8 @@ class SavedModel:
           histories: Lists of item ids, oldest first, instead of ``users``. Unknown ids are ignored.
           ratings: The ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
             rating.
-          exclude: Items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
+          exclude: Items to exclude, in addition to the history. Items of the history may come back if their events
+            have a kind of weight 0, with ``data.repeats=all``, and if ``skip`` has ``exclusion``.
           allow: Only these items are recommended. ``None`` allows all items, an empty list none.
           categories: Only items with at least one of these categories are recommended; spelt as in the catalogue. An
             empty list allows all items. Of entries ``domain=NAME``, an item needs at least one, too.
@@ -156,8 +157,7 @@ class SavedModel:
             ``users``, the fields of the user come from the data.
           event_fields: The fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: From 0 (the best items) to 1 (the most different items).
-          pinned: Items to list first, in this order. Excluded and filtered items and, unless ``data.repeats=all``,
-            items of the history are left out.
+          pinned: Items to list first, in this order. Items that are excluded or filtered out are left out.
           category_cap: The largest number of items from one category; 0 for no cap.
           tail_share: The minimum share of tail items among the first n items, for every n, rounded down, as long as
             there are tail items among the best ``5 k`` items (50 to 500). By default, tail items are all items except

@@ -129,6 +129,7 @@ def watch_once(
             state = rollback(model)
             tell(f"rolled back: version {state.stable} is stable")
             return state
+        state = read_promotions(model)  # the check may have taken minutes
         if state.canary is not None:
             if not _made_here(model, state.canary, updates):
                 tell(f"version {state.canary} is no canary of this watch: it waits for 'tfllmrec promote {model}'")
@@ -152,16 +153,19 @@ def watch_once(
             tell(str(error))
             write_text(tried, now.model_dump_json())
             return state
-        judged = False
+        if (state := read_promotions(model)).canary is not None:
+            tell(f"version {state.canary} became the canary during the update: it waits for 'tfllmrec promote {model}'")
+            return state
+        is_judged = False
         try:
             state, _ = promote_run(made, model, canary=True, tell=tell)
-            judged = True
+            is_judged = True
         except NotPromoted:
-            judged = True
+            is_judged = True
             raise
         finally:
             # Written after the gate, so that a round that is killed in the gate is repeated.
-            if judged and not resumed:
+            if is_judged and not resumed:
                 write_text(tried, now.model_dump_json())
             _prune(model, updates, keep, tell)
         return state

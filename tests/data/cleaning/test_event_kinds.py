@@ -159,7 +159,8 @@ def test_strengths():
         (-0.75, ["don't like", "Don’t Like", "didntLike", "did-not-like", "no like", "less_like_this", "see fewer"]),
         (-0.75, ["not_for_me", "never_show_again", "uninterested", "not relevant", "DOWNRANK", "report", "bad"]),
         (0.75, ["👍🏻", "❤️", "super_like", "swipeRight", "good", "Pinned", "Adicionar no carrinho"]),
-        (0.5, ["boarding_pass_view", "view report"]),  # "pass" and "report" are rejections only alone
+        # "pass", "report", "block" and "hidden" are rejections only alone.
+        (0.5, ["boarding_pass_view", "view report", "content_block_click", "hidden_gem_view"]),
     ],
 )
 def test_weights(weight, kinds):

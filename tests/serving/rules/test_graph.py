@@ -185,7 +185,7 @@ ASKED = st.fixed_dictionaries({}, optional={"device": st.just("phone"), "age": s
 PLACEMENT = st.fixed_dictionaries(
     {"item": st.one_of(ITEM, st.just("gone")), "place": st.integers(1, 12)},
     optional={"from": TIME, "until": TIME, "context": ASKED},
-)
+).filter(lambda one: one.get("from", -np.inf) < one.get("until", np.inf))
 RULES = st.fixed_dictionaries(
     {},
     optional={

@@ -236,7 +236,11 @@ def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Mapping[
     as_a_whole = [k for k in kind.unique() if asked.of(k) is not None or is_known_kind(k)]
     by_word = (strength > 0) & ~kind.isin(as_a_whole).to_numpy()
     if by_word.any():
-        what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
+        said = ", ".join(f"{name!r} {asked.weight(name):g}" for name in kind[by_word].unique()[:10])
+        what = (
+            f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])}); "
+            f"weights: {said}; data.fields.kind.weights can set others"
+        )
         rows.note(by_word, what, "kept", EVENT_KIND)
     rows.note(missing, "no kind of event: of a user and item, an event of a known kind replaces it", "kept", EVENT_KIND)
 
