@@ -120,7 +120,14 @@ def test_a_request_without_a_user_is_assigned_by_its_id(tmp_path):
 
 @pytest.mark.parametrize(
     ("share", "labels", "version"),
-    [(0.3, {"stable": 1}, "1"), (0.3, {}, "3"), (0.3, {"stable": 2, "canary": 2}, "2"), (None, None, "3")],
+    [
+        (0.3, {"stable": 1}, "1"),
+        (0.3, {}, "3"),
+        (0.3, {"stable": 2, "canary": 2}, "2"),
+        (0.3, {"stable": 1, "canary": 9}, "1"),  # version 9 is not loaded
+        (0.3, {"stable": 9, "canary": 2}, "3"),
+        (None, None, "3"),
+    ],
 )
 def test_without_a_canary_or_a_share_nobody_is_assigned(tmp_path, share, labels, version):
     async def work(engine, ask):

@@ -254,14 +254,15 @@ def test_new_prices_are_taken_although_only_rules_read_them(shop, tmp_path):
     assert read_new_items(shop, tmp_path / "prices.csv", encoder, [price], lambda line: None).is_reread
 
 
-def test_a_new_item_of_joined_data_needs_a_domain(shop, tmp_path):
+def test_a_new_item_of_joined_data_gets_a_domain(shop, tmp_path):
     shop.split.items["domain"] = ["toys", "books"]
-    (tmp_path / "new.csv").write_text("item_id,nom,domain\n3,a,toys\n4,b,\n1,c,\n")
+    shop.split.schema = Schema([*shop.split.schema, Field("domain", "event", "category", vocabulary=("toys", "books"))])
+    shop.config.split.domain = "books"
+    (tmp_path / "new.csv").write_text("item_id,nom,domain\n3,a,toys\n4,b,\ntoys:5,b,\n1,c,\n")
     told = []
     grown = read_new_items(shop, tmp_path / "new.csv", Letters(), [], told.append)
-    assert grown.items.domain.tolist() == ["toys", "books", "toys", ""]
-    (line,) = [line for line in told if "no domain" in line]
-    assert line.startswith("new items: warning: 1 new items have no domain") and line.endswith("('4')")
+    assert grown.items.domain.tolist() == ["toys", "books", "toys", "books", "toys"]
+    assert any("2 without a domain" in line for line in told)
 
 
 def test_a_run_without_text_takes_new_items_by_their_fields(shop, tmp_path):

@@ -376,7 +376,7 @@ def test_a_request_may_ask_for_items_of_one_domain():
     kinds = ["|".join(KINDS[i % 4]) for i in range(40)]
     domains = domain_filters(
         pd.DataFrame({"domain": ["books|films" if i == 4 else ("books", "films")[i % 2] for i in range(40)]}),
-        Schema([Field("domain", "event", "category", choices=["books", "films"])]),
+        Schema([Field("domain", "event", "category", vocabulary=("books", "films"))]),
     )
     assert domains[4] == ["domain=books", "domain=films"]
     served = small_model(kinds, domains=domains)
