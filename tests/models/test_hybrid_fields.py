@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from stand_ins import two_domains
 
-from tfllmrec.config import ItemWeightSettings, ModelConfig
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig
 from tfllmrec.data.batches import Sequences, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
+from tfllmrec.models.answers import queries_of
 from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.training.fit import build_hybrid
 
 pytestmark = pytest.mark.tf
 N = 12
@@ -247,3 +250,15 @@ def test_scenes_have_gates_of_their_own_unless_there_is_no_such_column():
     assert off.scene is None and off.scene_experts is None
     model.query_fusion.reads.assign(0.0)
     np.testing.assert_array_equal(model.score(requests(PATHS, TV)), model.score(requests(PATHS, PHONE)))
+
+
+def test_on_joined_data_an_event_is_in_the_domain_of_its_item():
+    data = two_domains()
+    model = build_hybrid(data, ExperimentConfig(model=ModelConfig(embedding_dim=8, blocks=0, history_length=8)))
+    of_domain = model.schema["event.domain"].encode(["books", "films"]).tolist()
+    past = [next(i for i in model.item_ids if i.startswith(name)) for name in ("books", "films")]
+    queries, _ = queries_of(model, None, [past], None, [], None, None, None)
+    assert queries.fields["event.domain"].values.tolist() == of_domain
+    given = [[{"domain": "films"}, {}]]
+    queries, _ = queries_of(model, None, [past], None, [], None, None, given)
+    assert queries.fields["event.domain"].values.tolist() == [of_domain[1]] * 2
