@@ -183,8 +183,9 @@ class Client:
         Args:
           history: Item ids, oldest first.
           ratings: One for each item of the history; None or NaN if there is none.
-          exclude: Items to exclude, in addition to the history. Items of the history may come back if their events
-            have a kind of weight 0, with ``data.repeats=all``, and if ``skip`` has ``exclusion``.
+          exclude: Items to exclude, in addition to the history. Items of the history may be recommended again in
+            three cases: their events have a kind of weight 0, the data has ``data.repeats=all``, or ``skip`` has
+            ``exclusion``.
           k: The number of items to return.
           allow: The only ids that may be returned; None allows all, an empty list none.
           categories: An item needs at least one of these to be returned, spelt as in the catalogue; an empty list

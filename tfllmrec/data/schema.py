@@ -428,7 +428,8 @@ class Schema:
         if not later:
             return None
         return (
-            f"requests cannot have these columns, because they are known only after the event: {', '.join(later)}. If "
+            f"the context of a request cannot have these columns, because they are known only after the event: "
+            f"{', '.join(later)}. If "
             "one is known before, set data.fields.NAME.owner=request"
         )
 

@@ -148,8 +148,9 @@ class SavedModel:
           histories: Lists of item ids, oldest first, instead of ``users``. Unknown ids are ignored.
           ratings: The ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
             rating.
-          exclude: Items to exclude, in addition to the history. Items of the history may come back if their events
-            have a kind of weight 0, with ``data.repeats=all``, and if ``skip`` has ``exclusion``.
+          exclude: Items to exclude, in addition to the history. Items of the history may be recommended again in
+            three cases: their events have a kind of weight 0, the data has ``data.repeats=all``, or ``skip`` has
+            ``exclusion``.
           allow: Only these items are recommended. ``None`` allows all items, an empty list none.
           categories: Only items with at least one of these categories are recommended; spelt as in the catalogue. An
             empty list allows all items. Of entries ``domain=NAME``, an item needs at least one, too.

@@ -117,7 +117,12 @@ def watch_once(
         state = read_promotions(model)
         if state.stable is None:
             state, _ = promote_run(Run.open(run), model, tell=tell)
-        if found := alarms(log, model) if alarms is not None else []:
+        found = alarms(log, model) if alarms is not None else []
+        checked, state = state, read_promotions(model)  # the check may have taken minutes
+        if (state.stable, state.canary) != (checked.stable, checked.canary):
+            tell("the labels have changed during the check: this round ends")
+            return state
+        if found:
             for line in found:
                 tell(f"alarm: {line}")
             if state.history[-1].action in ("rollback", "withdraw"):
@@ -129,7 +134,6 @@ def watch_once(
             state = rollback(model)
             tell(f"rolled back: version {state.stable} is stable")
             return state
-        state = read_promotions(model)  # the check may have taken minutes
         if state.canary is not None:
             if not _made_here(model, state.canary, updates):
                 tell(f"version {state.canary} is no canary of this watch: it waits for 'tfllmrec promote {model}'")
@@ -145,7 +149,7 @@ def watch_once(
         if tried.is_file() and read_json(tried, _Tried, "delete it") == now:
             tell(f"no event came since the last update of {parent}")
             return state
-        out = _next_folder(updates, parent)
+        out, stable = _next_folder(updates, parent), state.stable
         resumed = out.exists()  # the resumed update may have read fewer events
         try:
             made = update_run(parent, log, items, out=out, tell=tell)
@@ -155,6 +159,9 @@ def watch_once(
             return state
         if (state := read_promotions(model)).canary is not None:
             tell(f"version {state.canary} became the canary during the update: it waits for 'tfllmrec promote {model}'")
+            return state
+        if state.stable != stable:
+            tell(f"version {state.stable} became stable during the update: the update of {parent} is not promoted")
             return state
         is_judged = False
         try:

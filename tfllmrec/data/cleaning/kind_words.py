@@ -78,16 +78,16 @@ GROUPS = (
     Group(
         3,
         -0.75,
-        "dislike disliked thumbs_down thumb_down downvote downvoted reject rejected mute muted hate hated banned "
-        "swipe_left left_swipe swiped_left nope spam report_spam report_abuse uninterested unwanted irrelevant "
-        "downrank downranked demote demoted see_less see_fewer show_less show_fewer less_like less_like_this "
-        "fewer_like fewer_like_this post_hidden hide_post 👎",
+        "dislike disliked thumbs_down thumb_down downvote downvoted hide blocked reject rejected mute muted hate hated "
+        "banned swipe_left left_swipe swiped_left nope spam report_spam report_abuse uninterested unwanted irrelevant "
+        "downrank downranked demote demoted see_fewer show_fewer less_like less_like_this "
+        "fewer_like fewer_like_this post_hidden 👎",
         "ocultar ocultado rechazar rechazado odio bloquear bloqueado rejeitar rejeitado detesto détester déteste "
         "masquer masqué bloquer bloqué rejeté missfällt_mir ausblenden ausgeblendet blockiert abgelehnt nascondi "
         "nascosto blocca bloccato rifiutato дизлайк дизлайкнул скрыть скрыл блокировать отклонить отклонил ненавижу "
         "不喜欢 不喜歡 踩 点踩 點踩 讨厌 討厭 不感兴趣 不感興趣 屏蔽 拉黑 隐藏 隱藏 举报 檢舉 よくないね 嫌い 低評価 "
         "興味なし 興味がない 非表示 ブロック 報告",
-        as_a_whole="pass passed report reported flag flagged bad negative hide hidden block blocked ban less fewer",
+        as_a_whole="pass passed report reported flag flagged bad negative hidden block ban less fewer see_less show_less",
     ),
     Group(2, -0.25, "dismiss dismissed bounce bounced quick_exit"),
     Group(
