@@ -148,8 +148,8 @@ def set_canary(
       judged: The state in which the version was compared with the stable version; ``None`` if it was not compared.
 
     Raises:
-      ModelError: The version does not exist or is stable already, the stable version or the canary has changed since ``judged``,
-        or the state is damaged.
+      ModelError: The version does not exist or is stable already, the stable version or the canary has changed since
+        ``judged``, or the state is damaged.
     """
     with locked(model, WAIT_S):
         return _with_canary(model, version, base_path, judged)

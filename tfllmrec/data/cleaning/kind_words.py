@@ -87,7 +87,8 @@ GROUPS = (
         "nascosto blocca bloccato rifiutato дизлайк дизлайкнул скрыть скрыл блокировать отклонить отклонил ненавижу "
         "不喜欢 不喜歡 踩 点踩 點踩 讨厌 討厭 不感兴趣 不感興趣 屏蔽 拉黑 隐藏 隱藏 举报 檢舉 よくないね 嫌い 低評価 "
         "興味なし 興味がない 非表示 ブロック 報告",
-        as_a_whole="pass passed report reported flag flagged bad negative hidden block ban less fewer see_less show_less",
+        as_a_whole="pass passed report reported flag flagged bad negative hidden block ban less fewer see_less "
+        "show_less",
     ),
     Group(2, -0.25, "dismiss dismissed bounce bounced quick_exit"),
     Group(
