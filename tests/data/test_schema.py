@@ -81,8 +81,8 @@ def test_usual_names_say_whether_a_value_is_known_before_the_event(owner):
 def test_a_line_says_what_requests_cannot_have():
     frame = events(dwell=lambda i: i % 5, device=lambda i: "ab"[i % 2], kind=lambda i: ["view", "buy"][i % 2])
     assert schema_of(frame).note == (
-        "the context of a request cannot have these columns, because they are known only after the event: dwell. If one "
-        "is known before, set data.fields.NAME.owner=request"
+        "the context of a request cannot have these columns, because they are known only after the event: dwell. If "
+        "one is known before, set data.fields.NAME.owner=request"
     )
     assert schema_of(frame, dwell={"owner": "request"}).note is None
 
