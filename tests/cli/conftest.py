@@ -11,6 +11,7 @@ import pytest
 
 from tfllmrec.client import answers
 from tfllmrec.client.answers import Interest, Recommendation, to_frame
+from tfllmrec.data.schema import Schema
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.text.reading import Reading
 
@@ -44,6 +45,10 @@ class FakeModel:
     rating: ClassVar = 4.25
     fails_for: ClassVar = ["u-fails"]
     people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0]), "u-fails": ([], [])}
+
+    @property
+    def schema(self):
+        return Schema.from_dict(self.manifest.get("schema", []))
 
     def known(self, ids):
         return [i in "abcde" for i in ids]

@@ -198,14 +198,16 @@ def _rating(text: str) -> float | None:
 
 def _note_unknown(model: SavedModel, values: Mapping[str, list[str]]) -> None:
     """Reports on stderr the fields of events that the model does not have, and the values that it does not know."""
-    from tfllmrec.data.schema import UNKNOWN_CODE, Schema
+    from tfllmrec.data.schema import UNKNOWN_CODE
 
-    fields = {field.name: field for field in Schema.from_dict(model.manifest.get("schema", [])).of_history()}
+    fields = {field.name: field for field in model.schema.of_history()}
     for name, found in values.items():
         if name not in fields:
             note(f"the model has no such field of events: {name}{nearest_hint(name, list(fields))}")
-        elif fields[name].kind == "category" and not fields[name].dropped:
-            unknown = [value for value in dict.fromkeys(found) if (fields[name].encode([value]) == UNKNOWN_CODE).any()]
+        elif found and fields[name].kind == "category" and not fields[name].dropped:
+            distinct = list(dict.fromkeys(found))
+            codes = fields[name].encode(distinct).reshape(len(distinct), -1)
+            unknown = [value for value, own in zip(distinct, codes, strict=True) if (own == UNKNOWN_CODE).any()]
             if unknown:
                 note(f"the model does not know these values of {name}: {', '.join(unknown)}")
 

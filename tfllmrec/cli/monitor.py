@@ -146,7 +146,7 @@ def _trial(model: Path) -> Trial | None:
     from tfllmrec.serving.promotion import read_promotions
 
     state = read_promotions(model)
-    if state.canary is None or state.canary_since_s is None:
+    if (since_s := state.canary_since_s) is None:
         return None
     name = model.resolve().name
-    return Trial(f"{name}/{state.canary}", f"{name}/{state.stable}", state.canary_since_s)
+    return Trial(f"{name}/{state.canary}", f"{name}/{state.stable}", since_s)

@@ -177,9 +177,7 @@ def _by_key(context: Sequence[str], model: SavedModel) -> dict[str, str]:
     Raises:
       BadParameter: A field is given twice, for example by its name and by its key.
     """
-    from tfllmrec.data.schema import Schema
-
-    fields = Schema.from_dict(model.manifest.get("schema", [])).of_query()
+    fields = model.schema.of_query()
     values: dict[str, str] = {}
     name_of: dict[str, str] = {}
     for name, _, value in (entry.partition("=") for entry in context):
@@ -262,9 +260,7 @@ def _note_ignored(model: SavedModel, context: Mapping[str, str], category_cap: i
     """Reports on stderr what has no effect: fields that the model does not read, by their keys, and a cap."""
     if category_cap and not model.categories:
         note("no item has a category, so --category-cap has no effect")
-    from tfllmrec.data.schema import Schema
-
-    fields = {field.key for field in Schema.from_dict(model.manifest.get("schema", [])).of_query()}
+    fields = {field.key for field in model.schema.of_query()}
     if ignored := sorted(context.keys() & fields - set(model.manifest.get("reads", []))):
         note(f"the model ranks without these fields; only business rules may read them: {_first(ignored)}")
 

@@ -364,9 +364,9 @@ def analyze(
             raise DataError(
                 f"The metric {metric.name} has no value in the arm {arm!r}: {metric.per} adds up to 0 there."
             )
-        compared += [(metric, arm, place, estimates) for place, arm in enumerate(arms) if place and counts[place]]
-    if not counts[0]:
-        compared = []
+        compared += [
+            (metric, arm, place, estimates) for place, arm in enumerate(arms) if place and counts[0] and counts[place]
+        ]
     planned = len(metrics) * (len(arms) - 1)  # the same at all looks, also before each arm has users
     differences = [
         difference_of(estimates, place, looks, alpha, planned, planned_users) for _, _, place, estimates in compared

@@ -442,7 +442,7 @@ def compare(
         notes,
         state="waiting" if waiting else "first" if before is None else "compared",
     )
-    return replace(report, alarms=list(_alarms(report)))
+    return replace(report, alarms=list(_alarms(report, trial)))
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -666,7 +666,7 @@ def _judged(
     return judged_figures, judged_drifts, judged_exposed
 
 
-def _alarms(report: Report) -> Iterator[Alarm]:
+def _alarms(report: Report, trial: Trial | None) -> Iterator[Alarm]:
     for each in report.figures:
         if each.alarm:
             assert each.reference is not None
@@ -674,7 +674,7 @@ def _alarms(report: Report) -> Iterator[Alarm]:
             since = "" if each.since_s is None else f", since about {clock_of(each.since_s)} UTC"
             change = "" if each.change is None else f" ({each.change:+.0%})"
             reference, value = _value(each.measure, each.reference), _value(each.measure, each.value)
-            if each.group.startswith("canary "):
+            if trial is not None and each.group == trial.group:
                 said, advice = f"is {value}, with {reference} in the stable version", "withdraw it: tfllmrec rollback"
             else:
                 said, advice = f"went from {reference} to {value}", measure.advice

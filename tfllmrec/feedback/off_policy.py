@@ -203,7 +203,7 @@ def estimate(
         raise ConfigError(f"Expected an alpha above 0 and below 1, found {alpha}.")
     target = np.asarray(target, dtype=np.float64)
     every = target.ndim == 2
-    _check_target(log, target, every)
+    shown = _check_target(log, target, every)
     if predictions is None:
         predictions = fitted_rewards(log) if every else None
     elif not every:
@@ -216,7 +216,6 @@ def estimate(
             f"{list(predictions.shape)} with {int((~np.isfinite(predictions)).sum()):,} values that are not finite "
             "number."
         )
-    shown = target[np.arange(len(log)), log.item] if every else target
     found = _estimate(log, target if every else None, shown, predictions, alpha)
     if len(log.positions) > 1:
         for place, position in enumerate(log.positions):
@@ -358,7 +357,8 @@ def _check_size(log: ExposureLog, folds: int = 1) -> None:
         )
 
 
-def _check_target(log: ExposureLog, target: np.ndarray, every: bool) -> None:
+def _check_target(log: ExposureLog, target: np.ndarray, every: bool) -> np.ndarray:
+    """Checks the probabilities of the target policy, and returns those of the shown items, float ``[n]``."""
     shape = (len(log), len(log.items)) if every else (len(log),)
     if target.shape != shape:
         raise DataError(
@@ -382,6 +382,7 @@ def _check_target(log: ExposureLog, target: np.ndarray, every: bool) -> None:
             "All propensities are 1: no item was chosen at random, so nothing can be estimated of a target policy that "
             "chooses other items. Expected a log with exploration (tfllmrec serve --explore), or run an experiment."
         )
+    return shown
 
 
 def _fixed_positions(log: ExposureLog, shown: np.ndarray) -> np.ndarray:

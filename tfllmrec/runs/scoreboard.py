@@ -17,7 +17,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.groups import figures_of_groups, groups_of
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
-from tfllmrec.evaluation.report import alarm_lines, as_json
+from tfllmrec.evaluation.report import alarm_lines, as_json, shown_length
 from tfllmrec.models.baselines import ages, fit_baseline, segmented
 from tfllmrec.models.domain_map import users_of_several
 from tfllmrec.models.fitting import TrainingData
@@ -172,9 +172,8 @@ def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -
 
 def _groups(split: Split, config: ExperimentConfig, results: Mapping[str, Result]) -> dict[str, Any]:
     """Returns, by the key of the scene and of each field of ``evaluation.by``, the figures for each of its values."""
-    settings = config.evaluation
-    k = max(settings.ks) if 10 not in settings.ks else 10
-    keys = {f"request.{config.model.scene}", *settings.by}
+    k = shown_length(config.evaluation.ks)
+    keys = {f"request.{config.model.scene}", *config.evaluation.by}
     fields = [field for field in split.schema.of_query() if field.key in keys and field.kind == "category"]
     return {
         field.key: figures_of_groups(results, groups_of(split.test, field), [f"ndcg@{k}", f"recall@{k}"])

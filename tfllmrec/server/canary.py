@@ -36,8 +36,9 @@ def arm_of(model: str, canary: int, share: float, inputs: Tensors, request_id: s
     """
     context = inputs.get("context")
     rows = len(context) if context is not None and context.ndim else 1
-    users = {user_of(entries) for entries in entries_of(context, rows)}
-    if len(users) > 1:
+    users = map(user_of, entries_of(context, rows))
+    user = next(users, None)
+    if any(other != user for other in users):  # ends at the second user
         return None
     experiment = Experiment(f"{model}/{canary}", {STABLE: 1 - share, CANARY: share})
-    return Arm(experiment.name, experiment.assign(next(iter(users), None) or request_id))
+    return Arm(experiment.name, experiment.assign(user or request_id))

@@ -179,17 +179,18 @@ class Engine:
 
     @contextmanager
     def divided(
-        self, version: Version[ModelProcess], named: bool, signature: str, inputs: Tensors
+        self, version: Version[ModelProcess], number: int | None, label: str | None, signature: str, inputs: Tensors
     ) -> Iterator[tuple[Version[ModelProcess], Arm | None]]:
         """Yields the version that answers a request, and the request's arm; the version stays loaded inside the block.
 
         Args:
           version: The version, held by the caller.
-          named: Whether the request names a version or a label. Then this version answers.
+          number: The number of the version that the request names; ``None`` or 0 for none.
+          label: The label that it names; ``None`` or empty for none. If it names either, this version answers.
           signature: The full name of one of its signatures.
           inputs: The inputs of the request, unchecked.
         """
-        canary, arm = None if named else self.models.canary_beside(version), None
+        canary, arm = None if number or label else self.models.canary_beside(version), None
         if canary is not None and self._canary_share is not None:
             arm = arm_of(version.model, canary, self._canary_share, inputs, request_ids.request_id.get())
         if arm is None or arm.name != CANARY:

@@ -113,8 +113,8 @@ class _Prediction:
             size = max(body.bytes, sum(shape.nbytes for shape in shapes.values()))
             async with engine.within(version, timeout_s):
                 inputs = await engine.aside(size, _tensors, request, limit)
-                named = bool(spec.version.value) or bool(spec.version_label)  # 0 means no version
-                with engine.divided(version, named, name, inputs) as (answering, arm):
+                _, number, label = _asked(request)
+                with engine.divided(version, number, label, name, inputs) as (answering, arm):
                     outputs = signature.filtered(await engine.predict(answering, name, inputs, arm), names)
                 model_spec = _spec(spec.name, answering.number, name)
                 size = sum(output.nbytes for output in outputs.values())

@@ -151,12 +151,17 @@ class _Api:
                     )
                 number, label = _number(match), match["label"]
                 with engine.models.hold(model, number, label) as version:
-                    named = bool(number) or bool(label)  # 0 means no version
-                    answer = self._answer(version, named, content, compressed, body)
+                    answer = self._answer(version, number, label, content, compressed, body)
                     return _json(await _while_connected(request, answer))
 
     async def _answer(
-        self, version: Version[ModelProcess], named: bool, content: bytes, compressed: bool, body: Body
+        self,
+        version: Version[ModelProcess],
+        number: int | None,
+        label: str | None,
+        content: bytes,
+        compressed: bool,
+        body: Body,
     ) -> bytes:
         engine = self._engine
         assert version.servable is not None
@@ -165,7 +170,7 @@ class _Api:
             if compressed:
                 content = await self._decompressed(content, body)
             name, inputs, rows = await engine.aside(len(content), _decoded, content, signatures)
-            with engine.divided(version, named, name, inputs) as (answering, arm):
+            with engine.divided(version, number, label, name, inputs) as (answering, arm):
                 outputs = await engine.predict(answering, name, inputs, arm)
             size = JSON_BYTES * sum(output.size for output in outputs.values())
             return await engine.aside(size, json_tensors.encode, outputs, rows)

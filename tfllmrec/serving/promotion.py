@@ -209,7 +209,7 @@ def _with_canary(model: Path, version: int, base_path: str | None, judged: Promo
     """Writes and returns the state with another canary, as in :func:`set_canary`; the folder must be locked."""
     state = read_promotions(model)
     _require(model, version)
-    if judged is not None and (judged.stable, judged.canary) != (state.stable, state.canary):
+    if judged is not None and judged.labels != state.labels:
         was, now = (f"stable: {of.stable or 'none'}, canary: {of.canary or 'none'}" for of in (judged, state))
         raise ModelError(
             f"{model}: the labels have changed since version {version} was compared: {was} then, {now} now. Promote "

@@ -108,6 +108,11 @@ class SavedModel:
         return [user in self._row_of_user for user in user_ids]
 
     @cached_property
+    def schema(self) -> Schema:
+        """The fields of the data that the model was fitted on; none for exports of earlier versions."""
+        return Schema.from_dict(self.manifest.get("schema", []))
+
+    @cached_property
     def categories(self) -> frozenset[str]:
         """The names of the categories of all items, spelt as filters need them; empty if there are no categories."""
         cells = self._items.get(CATEGORIES, ())
@@ -381,8 +386,7 @@ class SavedModel:
         """
         person = _person(history, ratings)
         _fields(history, None, event_fields)  # checks them
-        kind = Schema.from_dict(self.manifest.get("schema", [])).kind_of_event
-        if kind is not None and event_fields is not None:
+        if event_fields is not None and (kind := self.schema.kind_of_event) is not None:
             given = [fields or {} for fields in event_fields]
             kinds = [str(fields.get(kind.key, fields.get(kind.name)) or "").strip() for fields in given]
             chosen = kind.code_weights[kind.encode(kinds)] > 0
@@ -523,7 +527,7 @@ class SavedModel:
     @cached_property
     def _reads(self) -> tuple[list[Field], list[Field]]:
         """The fields of events that the model reads, without ratings; and those of requests and users."""
-        schema, reads = Schema.from_dict(self.manifest.get("schema", [])), set(self.manifest.get("reads", []))
+        schema, reads = self.schema, set(self.manifest.get("reads", []))
         of_history = [field for field in schema.of_history() if field.key in reads and field.key != RATING_KEY]
         return of_history, [field for field in schema.of_query() if field.key in reads]
 

@@ -190,8 +190,7 @@ class ServingModel(tf.Module):
             for name in of_domains:
                 members.setdefault(name, []).append(item)
         numbers = {name: number for number, name in enumerate(members)}
-        self.n_categories = len(members)
-        self.category_of = static_table({"": NOTHING} | numbers, self.n_categories)
+        self.category_of = static_table({"": NOTHING} | numbers, len(members))
         schema = Schema() if schema is None else schema
         kind = schema.kind_of_event
         #: The field that tells which events of a history bar their items; ``None``: all do.
@@ -881,7 +880,7 @@ class ServingModel(tf.Module):
 
     def _not_in_catalogue(self, categories: tf.Tensor, *ids: tf.Tensor) -> tf.Tensor:
         """Counts the categories and the item ids that the catalogue does not have, int32 ``[B]``."""
-        unknown = [self.category_of.lookup(categories) == self.n_categories]
+        unknown = [self.category_of.lookup(categories) == self.best.n_categories]
         unknown += [(given != "") & (self.index_of.lookup(given) == self.n_items) for given in ids]
         return tf.add_n([tf.reduce_sum(tf.cast(each, tf.int32), axis=1) for each in unknown])
 

@@ -119,7 +119,7 @@ def watch_once(
             state, _ = promote_run(Run.open(run), model, tell=tell)
         found = alarms(log, model) if alarms is not None else []
         checked, state = state, read_promotions(model)  # the check may have taken minutes
-        if (state.stable, state.canary) != (checked.stable, checked.canary):
+        if state.labels != checked.labels:
             tell("the labels have changed during the check: this round ends")
             return state
         if found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -213,8 +214,8 @@ class _Compiler:
         values = self.catalogue.numbers(name, "number", self.rules, ("price",)).copy()
         known = [item for item in prices if item in index]
         values[[index[item] for item in known]] = [prices[item] for item in known]
-        fields = self.catalogue.fields.assign(**{name: values})
-        self.catalogue = RuledCatalogue(self.catalogue.items, fields, self.catalogue.kinds)
+        self.catalogue = copy(self.catalogue)  # other versions have prices of their own
+        self.catalogue.fields = self.catalogue.fields.assign(**{name: values})
         self._count(("prices",), len(known), [item for item in prices if item not in index])
 
     def _block(self) -> None:
