@@ -445,9 +445,9 @@ class ModelConfig(Section):
     )
     scene: str | None = Field(
         "scene",
-        description="Category of requests with their scene (home page, search, mail). One model serves all scenes, "
-        "with separate gates for each. The default has no effect if there is no such column; another name "
-        "must exist. null: no scenes.",
+        description="Field of requests that holds the scene (home page, search, mail); its kind must be category. One "
+        "model serves all scenes, with separate gates for each. The default has no effect if there is no such "
+        "field; any other name must exist. null: no scenes.",
     )
     scene_experts: int = Field(4, ge=1, description="Number of expert networks that all scenes share.")
     item_fields: Literal["vectors", "all", "none"] = Field(

@@ -70,7 +70,7 @@ def test_a_run_with_other_test_queries_is_refused_before_the_fit(program, fitted
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--source", "films"], "expected a CONFIG, or --events FILE"),
-     (["--source", "films", "--items", "i.csv"], "Every method needs some of its events"),
+     (["--source", "films", "--items", "i.csv"], "Every method needs some events of this domain"),
      (["--events", "e.csv"], "--source"),
      (["--source", "films", "--events", "e.csv", "--method", "zero"], "zero_shot")],
 )  # fmt: skip

@@ -221,7 +221,7 @@ def test_an_arm_without_users_is_an_alarm_if_it_should_have_some(users, alarm, l
     [
         ({"drop": "arm"}, "Expected a column 'arm' in the exposure log"),
         ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'.*--ignore-arm"),
-        ({"user_id": "1"}, "no user who is in one arm of 'e' only"),
+        ({"user_id": "1"}, "no user who is in exactly one arm of 'e'"),
         ({"reward": "much"}, "a finite number in each row of the column 'reward' of the exposure log; found 'much'"),
         ({"experiment": "f"}, "has no row of the experiment 'e'. It has: f"),
     ],

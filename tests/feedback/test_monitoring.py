@@ -157,7 +157,7 @@ def test_a_canary_is_compared_with_the_stable_version_of_the_same_time(day, refe
     assert compare(now, before, items=simulation.CATALOGUE).alarms == []  # nobody says which is the canary
     report = compare(now, before, items=simulation.CATALOGUE, trial=trial)
     assert {alarm.about for alarm in report.alarms} == {"ctr (canary shop/4)", "bounce (canary shop/4)"}
-    assert "is 0.00%, with " in report.alarms[0].message and "tfllmrec rollback" in report.alarms[0].message
+    assert "is 0.00%, and " in report.alarms[0].message and "tfllmrec rollback" in report.alarms[0].message
     assert report.state == ("compared" if reference else "first") and report.headline.endswith(": 2 alarms.")
     (ctr,) = [each for each in report.figures if (each.measure, each.group) == ("ctr", "canary shop/4")]
     stable = now.lists["version"].to_numpy()[now.shown["list"]] == "shop/3"

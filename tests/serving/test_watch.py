@@ -92,7 +92,7 @@ def test_a_canary_is_served_for_the_time_between_rounds(shop, monkeypatch):
     assert shop.once(every_s=600) == (1, 2)
     shop.event()
     assert shop.once(every_s=600) == (1, 2) and shop.done == []
-    assert re.fullmatch(r"version 2 has been the canary for \d+ s: expected 600 s", shop.told[-1])
+    assert re.fullmatch(r"version 2 waits: it must be the canary for 600 s, so far \d+ s", shop.told[-1])
     later = time.time() + 600
     monkeypatch.setattr(watch, "time", types.SimpleNamespace(time=lambda: later))
     assert shop.once(every_s=600) == (2, 3)
@@ -105,7 +105,7 @@ def test_a_canary_that_a_person_set_is_left_to_the_person(shop):
     shop.promote(types.SimpleNamespace(folder=other), shop.model, canary=True, tell=shop.told.append)
     shop.event()
     assert shop.once() == (2, 3) and shop.done == []
-    assert shop.told[-1].startswith("version 3 is no canary of this watch: it waits for 'tfllmrec promote ")
+    assert shop.told[-1].startswith("version 3 was not made by this watch: 'tfllmrec promote ")
     (shop.model / "3" / "assets.extra" / "tfllmrec.json").write_text("{}")  # not even exported from a run
     assert shop.once() == (2, 3)
     promotion.promote(shop.model)

@@ -69,8 +69,8 @@ def monitor(
 ) -> None:
     """Compare the newest lists of an event log with earlier lists.
 
-    Exits with 5 if there is an alarm. Exits with 3 if nothing can be said: the log is old or has a gap, or too few
-    users have tried the canary of --model.
+    Exits with 3 if the log is old. Otherwise exits with 5 if there is an alarm, and with 3 if the log has a gap or no
+    lists in the period, or if too few users have tried the canary of --model.
     """
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)

@@ -117,8 +117,8 @@ def serve(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Share of users who get the canary, such as 0.1, if their requests name no version; the others get "
-            "the stable version. Default: such requests get the newest version.",
+            help="Share of the users, such as 0.1, who get the canary if their requests name neither a version nor a "
+            "label; the others get the stable version. Default: such requests get the newest version.",
         ),
     ] = None,
     explore: Annotated[

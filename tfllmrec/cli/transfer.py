@@ -66,8 +66,8 @@ def transfer(
     added += [f"transfer.{name}={str(value).lower()}" for name, value in named.items() if value is not None]
     if config is None and events is None:
         raise typer.BadParameter(
-            "expected a CONFIG, or --events FILE, of the target domain. Every method needs some of its events to "
-            "choose settings and test the model."
+            "expected a CONFIG, or --events FILE, of the target domain. Every method needs some events of this domain "
+            "to choose settings and to test the model."
         )
     asked = asked_config(config, events, items, users, [*(overrides or []), *added])
     assert asked is not None

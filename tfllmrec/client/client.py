@@ -189,7 +189,7 @@ class Client:
           k: The number of items to return.
           allow: The only ids that may be returned; None allows all, an empty list none.
           categories: An item needs at least one of these to be returned, spelt as in the catalogue; an empty list
-            allows all items.
+            allows all items. Entries ``domain=NAME`` are a separate filter: an item also needs one of these.
           context: Fields of the request and of the user by name, such as ``{"device": "phone", "age": 25}``.
           event_fields: Fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: From 0 (the best items) to 1 (the most different ones).

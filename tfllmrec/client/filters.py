@@ -23,7 +23,7 @@ def filter_inputs(
       rows: The number of requests.
       allow: For each request, the only ids that may be returned; ``None`` for all.
       categories: For each request, the categories of which an item needs at least one; an empty list allows all items.
-        Of entries ``domain=NAME``, an item needs at least one, too.
+        Entries ``domain=NAME`` are a separate filter: an item also needs one of these.
 
     Raises:
       DataError: The number of lists differs from the number of requests.

@@ -32,7 +32,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
-from tfllmrec.data.cleaning.scripts import script_doubts, scripts_of
+from tfllmrec.data.cleaning.scripts import sample_of, script_doubts, scripts_of
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.event_tags import tags_of_events
@@ -364,7 +364,8 @@ class Dataset:
         text = [c for c in (TITLE, DESCRIPTION, *NAME_COLUMNS) if c in items]
         shown = [items[c].map(names_as_text) if c in NAME_COLUMNS else items[c] for c in text]
         lengths = sum((texts.str.len().to_numpy(dtype=np.int64) for texts in shown), np.zeros(self.n_items, np.int64))
-        scripts = scripts_of([" ".join(texts) for texts in zip(*shown, strict=True)])
+        sampled = [sample_of(texts.tolist()) for texts in shown]
+        scripts = scripts_of([" ".join(texts) for texts in zip(*sampled, strict=True)])
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
         kinds = events[EVENT_KIND][events[EVENT_KIND] != ""].value_counts()

@@ -326,12 +326,16 @@ def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: b
         names = category_names(cell)[-1 if last_only else 0 :]
         rows += [item] * len(names)
         values += names
-    pairs = _same_values(np.asarray(rows, np.int64), np.asarray(values, object), len(cells))
+    pairs, _ = _same_values(np.asarray(rows, np.int64), np.asarray(values, object), len(cells))
     return Relation.of(name, "value", pairs, neighbours)
 
 
-def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.coo_array:
-    """Joins those of the items ``rows`` [V] that have equal ``values`` [V]: sparse ``[N, N]``."""
+def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> tuple[sparse.coo_array, np.ndarray]:
+    """Joins those of the items ``rows`` [V] that have equal ``values`` [V].
+
+    Returns:
+      The weights of the pairs, sparse ``[N, N]``; and the number of items that have each value, ``[V]``.
+    """
     codes, _ = pd.factorize(values)
     groups = sparse.coo_array(
         (np.ones(len(rows), np.float32), (rows, codes)), shape=(n_items, int(codes.max(initial=-1)) + 1)
@@ -340,7 +344,7 @@ def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.c
     sizes = groups.sum(axis=0)
     kept = (sizes > 1) & (sizes <= LARGEST_GROUP)
     groups, weights = groups[:, kept], sparse.diags_array((1 / np.log2(sizes[kept])).astype(np.float32))
-    return (groups @ weights @ groups.T).tocoo()
+    return (groups @ weights @ groups.T).tocoo(), sizes[codes]
 
 
 def edges_of_file(
@@ -397,9 +401,17 @@ def edges_of_file(
     values, known = np.where(head >= 0, ends[1], ends[0]), np.maximum(head, tail)
     linked, single = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
     shared = single & (values != "")
-    groups = pd.DataFrame({"relation": names, "value": values, "item": known})[shared].groupby(["relation", "value"])
     sizes = np.zeros(len(frame), np.int64)
-    sizes[shared] = groups["item"].transform("nunique")
+    for name in dict.fromkeys(names):
+        own, joined = (names == name) & linked, (names == name) & shared
+        # For repeated rows the largest weight counts, as it does for the two directions of a pair.
+        links = pd.DataFrame({"head": head[own], "tail": tail[own], "weight": weights[own]})
+        links = links.groupby(["head", "tail"], as_index=False).max()
+        places = (links["head"].to_numpy(), links["tail"].to_numpy())
+        pairs = sparse.coo_array((links["weight"].to_numpy(), places), shape=(n_items, n_items)).tocsr()
+        alike, sizes[joined] = _same_values(known[joined], values[joined], n_items)
+        pairs = (pairs + alike.tocsr()).tocoo()
+        relations.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
     without_effect = {
         "no item of the catalogue": known < 0,
         "an item alone": single & ~shared,
@@ -413,13 +425,4 @@ def edges_of_file(
         first = {why: [shown(end.iloc[np.argmax(without_effect[why])]) for end in ends] for why in counts}
         said = [f"{count:,} with {why} (first: {', '.join(first[why])})" for why, count in counts.items()]
         tell(f"{path.name}: {sum(counts.values()):,} of {len(frame):,} rows join nothing: {'; '.join(said)}")
-    for name in dict.fromkeys(names):
-        own, joined = (names == name) & linked, (names == name) & shared
-        # For repeated rows the largest weight counts, as it does for the two directions of a pair.
-        links = pd.DataFrame({"head": head[own], "tail": tail[own], "weight": weights[own]})
-        links = links.groupby(["head", "tail"], as_index=False).max()
-        places = (links["head"].to_numpy(), links["tail"].to_numpy())
-        pairs = sparse.coo_array((links["weight"].to_numpy(), places), shape=(n_items, n_items)).tocsr()
-        pairs = (pairs + _same_values(known[joined], values[joined], n_items).tocsr()).tocoo()
-        relations.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
     return relations

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import (
+    DOMAIN,
     EVENT_TYPES,
     ITEM,
     ITEM_INDEX,
@@ -53,7 +54,7 @@ from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.files.vector_files import with_vectors
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.held_out import is_row_range, mark_events, note_marked, rows_of_range
-from tfllmrec.data.schema import unreadable
+from tfllmrec.data.schema import TABLES, unreadable
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.wording import shown
 
@@ -381,7 +382,7 @@ def _assemble(
         )
     else:
         events = known.events
-    if item_domains(known.items, known.schema) is not None:
+    if DOMAIN in known.items and item_domains(known.items, known.schema) is not None:
         events = with_domains(events, items, report)
         note_without_domain(known.items, items, report)
     tags = extended_tags(known.tags, tags, report)
@@ -404,19 +405,14 @@ def _checked(dataset: Dataset) -> Dataset:
 
     The report has a finding for each column with unreadable cells; it replaces that of an earlier reading.
     """
-    tables = {
-        "event": ("events", dataset.events),
-        "request": ("events", dataset.events),
-        "user": ("users", dataset.users),
-        "item": ("items", dataset.items),
-    }
     found = CleaningReport()
     for field in dataset.schema:
-        name, (table, rows) = field.name, tables[field.owner]
-        odd = unreadable(field, rows[name])
+        name, table = field.name, TABLES[field.owner]
+        cells = getattr(dataset, table)[name]
+        odd = unreadable(field, cells)
         expected = f"vector of {field.width} numbers" if field.kind == "vector" else field.kind
         what = f"column {name!r}: not a {expected}, so read as missing; data.fields.{name}.kind sets another kind"
-        found.add(table, what, int(odd.sum()), "kept", shown(rows[name][odd.argmax()]))
+        found.add(table, what, int(odd.sum()), "kept", shown(cells[odd.argmax()]))
     if not found.findings:
         return dataset
     again = {(finding.table, finding.what) for finding in found.findings}

@@ -58,6 +58,8 @@ from tfllmrec.wording import nearest_hint, shown
 
 Owner = Literal["event", "request", "user", "item"]
 Kind = Literal["id", "category", "number", "text", "vector", "time"]
+#: The table of a data set that has the column of a field, by the owner of the field.
+TABLES: dict[Owner, str] = {"event": "events", "request": "events", "user": "users", "item": "items"}
 
 #: Codes of a category's values: a missing value, and a value that is not in the vocabulary. The codes of the vocabulary
 #: follow.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -225,10 +225,14 @@ def selection_gain(
     return float(difference.sum() / weight.sum()), float(low), float(high)
 
 
+def shown_length(ks: Collection[int]) -> int:
+    """Returns the length in ``evaluation.ks`` whose metrics are shown: 10, or the largest one if 10 is missing."""
+    return 10 if 10 in ks else max(ks)
+
+
 def _selection_values(result: Result) -> np.ndarray:
     """Returns float64 ``[1 or 2, B]``: each query's ndcg, and that among tail targets; NaN without such a target."""
-    ks = [int(label[5:]) for label in result.metrics if label.startswith("ndcg@") and "/" not in label]
-    k = 10 if 10 in ks else max(ks)
+    k = shown_length([int(label[5:]) for label in result.metrics if label.startswith("ndcg@") and "/" not in label])
     labels = [label for label in (f"ndcg@{k}", f"ndcg@{k}/tail") if label in result.per_query]
     return np.stack([result.per_query[label] for label in labels])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich import box
@@ -11,7 +11,14 @@ from rich.text import Text
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms
-from tfllmrec.evaluation.protocol import ALWAYS, RANKING_METRICS, WITHOUT_LENGTH, Result, paired_difference
+from tfllmrec.evaluation.protocol import (
+    ALWAYS,
+    RANKING_METRICS,
+    WITHOUT_LENGTH,
+    Result,
+    paired_difference,
+    shown_length,
+)
 from tfllmrec.wording import visible
 
 MODEL = "hybrid"
@@ -187,11 +194,6 @@ def list_length(results: Mapping[str, Result]) -> int:
     labels = next(iter(results.values())).metrics
     ks = {int(label.removeprefix("ndcg@")) for label in labels if label.startswith("ndcg@") and "/" not in label}
     return shown_length(ks)
-
-
-def shown_length(ks: Collection[int]) -> int:
-    """Returns the length in ``evaluation.ks`` whose metrics are shown: 10, or the largest one if 10 is missing."""
-    return 10 if 10 in ks else max(ks)
 
 
 def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]]]]:

@@ -274,7 +274,7 @@ def users_of(
         of_users[REWARD] = groups[REWARD].sum()
     in_one = of_users[of_users["arms"] == 1].drop(columns="arms").reset_index()
     if in_one.empty:
-        raise DataError(f"{log.capitalize()} has no user who is in one arm of {experiment.name!r} only.")
+        raise DataError(f"{log.capitalize()} has no user who is in exactly one arm of {experiment.name!r}.")
     without, columns = 0, tuple[str, ...]()
     if outcomes is not None:
         in_one, without, columns = _with_outcomes(in_one, outcomes)

@@ -420,8 +420,8 @@ def compare(
     if trial is not None and waiting:
         notes.append(
             f"the canary {trial.canary} is not compared yet: expected {MIN_USERS} users who got its lists, and "
-            f"{MIN_USERS} who got those of {trial.stable}, while both answered after {clock_of(trial.since_s)} UTC; "
-            "'tfllmrec serve --canary-share' divides the users"
+            f"{MIN_USERS} who got lists of {trial.stable} in the same time, since {clock_of(trial.since_s)} UTC; "
+            "'tfllmrec serve --canary-share 0.1' gives the canary to a tenth of the users"
         )
     drifts = [] if before is None else list(_drifts(now, before, notes))
     exposed = [] if before is None else _exposed(now, before, items)
@@ -675,7 +675,7 @@ def _alarms(report: Report, trial: Trial | None) -> Iterator[Alarm]:
             change = "" if each.change is None else f" ({each.change:+.0%})"
             reference, value = _value(each.measure, each.reference), _value(each.measure, each.value)
             if trial is not None and each.group == trial.group:
-                said, advice = f"is {value}, with {reference} in the stable version", "withdraw it: tfllmrec rollback"
+                said, advice = f"is {value}, and {reference} in the stable version", "run 'tfllmrec rollback MODEL'"
             else:
                 said, advice = f"went from {reference} to {value}", measure.advice
             about = f"{each.measure} ({each.group})"

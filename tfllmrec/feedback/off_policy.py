@@ -379,8 +379,9 @@ def _check_target(log: ExposureLog, target: np.ndarray, every: bool) -> np.ndarr
         )
     if len(_fixed_positions(log, shown)) == len(log.positions):
         raise DataError(
-            "All propensities are 1: no item was chosen at random, so nothing can be estimated of a target policy that "
-            "chooses other items. Expected a log with exploration (tfllmrec serve --explore), or run an experiment."
+            "All propensities are 1: no item was chosen at random, so nothing can be estimated about a target policy "
+            "that chooses other items. Expected a log with exploration (tfllmrec serve --explore). Without one, run an "
+            "experiment."
         )
     return shown
 

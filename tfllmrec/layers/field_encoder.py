@@ -69,9 +69,7 @@ class FieldEncoder(tf.keras.layers.Layer):
     def call(self, values: tf.Tensor) -> tf.Tensor:
         """Maps encoded values, ``[...]`` or ``[..., width]``, to vectors ``[..., D]``."""
         if self.field.kind == "category":
-            values = tf.where(values < self.field.size_in_data, values, MISSING_CODE)
-            if not self.field.dropped:  # then the training data have no unknown values, whose vector would be random
-                values = tf.where(values == UNKNOWN_CODE, MISSING_CODE, values)
+            values = tf.where(_is_in_data(self.field, values), values, MISSING_CODE)
             return self._mean(values) if self.field.width else tf.gather(self.table, values)
         if self.field.kind != "vector":
             values = values[..., tf.newaxis]
@@ -281,8 +279,13 @@ def is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
 
     A category that does not occur in the training data counts as missing, as in :class:`FieldEncoder`.
     """
-    if values.dtype.is_floating:
-        there = tf.math.is_finite(values)
-    else:
-        there = (values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)) & (values < field.size_in_data)
+    there = tf.math.is_finite(values) if values.dtype.is_floating else _is_in_data(field, values)
     return tf.reduce_any(there, axis=-1) if field.width else there
+
+
+def _is_in_data(field: Field, codes: tf.Tensor) -> tf.Tensor:
+    """Returns which codes of a category stand for values of the training data, bool of the same shape.
+
+    Unknown values are among them only if the vocabulary was cut; otherwise their vector would be random.
+    """
+    return (codes > (MISSING_CODE if field.dropped else UNKNOWN_CODE)) & (codes < field.size_in_data)

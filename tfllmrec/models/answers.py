@@ -194,7 +194,7 @@ def _fields_of(
     domain = next((field for field in of_history if field.key == f"event.{DOMAIN}" and field.key in model.reads), None)
     if domain is not None and model.domains is not None:  # an event is in the domain of its item if it names none
         items = [item for row in events for item, _ in row]
-        own = domain.encode(only_domains(model.domains))[items]
+        own = domain.encode(only_domains(model.domains[items]))
         if isinstance(given := fields.get(domain.key), Ragged):
             own = np.where(given.values == domain.encode([""])[0], own, given.values)
         fields[domain.key] = Ragged(own, places.offsets)

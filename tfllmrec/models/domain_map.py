@@ -14,7 +14,6 @@ import numpy as np
 from scipy import sparse
 
 from tfllmrec.columns import DOMAIN
-from tfllmrec.data.domains import domain_names, items_of_domain
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
 from tfllmrec.models.domain_weights import SingularVectors, Vectors, rarity, some_users
@@ -123,13 +122,7 @@ class _Map:
 def users_of_several(data: TrainingData) -> np.ndarray:
     """Returns the rows of ``data.histories`` with events in at least two domains, int64 ``[S]``."""
     events = interactions(data.histories, data.n_items)
-    return np.flatnonzero(np.sum(list(_has(events, _items_of(data)).values()), axis=0) > 1)
-
-
-def _items_of(data: TrainingData) -> dict[str, np.ndarray]:
-    """Returns the items of each domain, int64 ``[M]``, by the name of the domain."""
-    items = data.split.dataset.items
-    return {name: np.flatnonzero(items_of_domain(items, name)) for name in domain_names(data.domains)}
+    return np.flatnonzero(np.sum(list(_has(events, data.items_of_domains).values()), axis=0) > 1)
 
 
 def _has(events: sparse.csr_array, of_domain: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -171,7 +164,7 @@ class DomainMap:
         Raises:
           ModelError: The data is not joined, or no user has events in two domains.
         """
-        self.n_items, of_domain = data.n_items, _items_of(data)
+        self.n_items, of_domain = data.n_items, data.items_of_domains
         if len(of_domain) < 2:
             raise ModelError(
                 f"Expected joined data, whose items and events have a column '{DOMAIN}' with several domains. Join "

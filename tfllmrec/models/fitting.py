@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
-from tfllmrec.data.domains import item_domains
+from tfllmrec.data.domains import domain_names, item_domains, items_of_domain
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
@@ -126,6 +126,12 @@ class TrainingData:
     def domains(self) -> np.ndarray | None:
         """The domain of each item, object ``[N]``; ``None`` if the data is not joined."""
         return item_domains(self.split.dataset.items, self.split.schema)
+
+    @cached_property
+    def items_of_domains(self) -> dict[str, np.ndarray]:
+        """The items of each domain, int64 ``[M]``, by the name of the domain; empty if the data is not joined."""
+        items = self.split.dataset.items
+        return {name: np.flatnonzero(items_of_domain(items, name)) for name in domain_names(self.domains)}
 
     @cached_property
     def unit_text(self) -> np.ndarray:

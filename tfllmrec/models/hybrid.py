@@ -817,7 +817,7 @@ class Hybrid(MeasuredModel):
     def _had(self, known: tf.Tensor, query: Query, at: tf.Tensor) -> tf.Tensor:
         """Returns ``known`` without events of weight 0, as in :attr:`tfllmrec.data.queries.Queries.had`."""
         kind = self.schema.kind_of_event
-        if kind is None or kind.key not in self.reads:
+        if kind is None:
             return known
         weights = tf.gather(tf.gather(tf.constant(kind.code_weights), query[kind.key]), at[:, 0])
         return tf.where(weights == 0, self.n_items, known)

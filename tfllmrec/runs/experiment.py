@@ -397,7 +397,8 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         elif found.may_not_be_english:
             tell(
                 f"warning: these texts may not be English, the only language that text.encoder {name} was trained on: "
-                f"it knows {found.whole_words:.0%} of their words, of English titles 70% or more. {advice(name)}"
+                f"its vocabulary has {found.whole_words:.0%} of their words, and at least 70% of the words of most "
+                f"English titles. {advice(name)}"
             )
     # Written before the vectors, so that these never exist without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint, "widths": encoder.widths}))

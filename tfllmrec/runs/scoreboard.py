@@ -15,9 +15,9 @@ from tfllmrec.data.splits import Split
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.groups import figures_of_groups, groups_of
-from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.evaluation.protocol import Result, evaluate, shown_length
 from tfllmrec.evaluation.recommender import Recommender
-from tfllmrec.evaluation.report import alarm_lines, as_json, shown_length
+from tfllmrec.evaluation.report import alarm_lines, as_json
 from tfllmrec.models.baselines import ages, fit_baseline, segmented
 from tfllmrec.models.domain_map import users_of_several
 from tfllmrec.models.fitting import TrainingData

@@ -20,10 +20,9 @@ from tfllmrec.config import ExperimentConfig, TransferConfig, transfer_without_e
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import SEPARATOR, Overlap, join_datasets
 from tfllmrec.data.same_items import same_items, titles_differ
-from tfllmrec.data.schema import Schema
+from tfllmrec.data.schema import TABLES, Schema
 from tfllmrec.errors import ConfigError, ModelError
-from tfllmrec.evaluation.protocol import paired_differences
-from tfllmrec.evaluation.report import shown_length
+from tfllmrec.evaluation.protocol import paired_differences, shown_length
 from tfllmrec.progress import Tell
 from tfllmrec.runs.run import Run, SourceRun, Transferred
 from tfllmrec.text.template import ItemTemplate
@@ -340,8 +339,7 @@ def _has_text(items: pd.DataFrame, template: str | None) -> bool:
 
 def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tuple[Dataset, list[str]]:
     """Adds an empty column for each one that schema or template read and the data lacks; also returns their names."""
-    tables = {"event": "events", "request": "events", "user": "users", "item": "items"}
-    wanted = [(tables[field.owner], field.name) for field in schema if field.has_encoder]
+    wanted = [(TABLES[field.owner], field.name) for field in schema if field.has_encoder]
     wanted += [("items", name) for name in (ItemTemplate(template).columns if template else ())]
     missing = list(dict.fromkeys(key for key in wanted if key[1] not in getattr(dataset, key[0])))
     for table, name in missing:

@@ -158,7 +158,7 @@ class SavedModel:
             ``exclusion``.
           allow: Only these items are recommended. ``None`` allows all items, an empty list none.
           categories: Only items with at least one of these categories are recommended; spelt as in the catalogue. An
-            empty list allows all items. Of entries ``domain=NAME``, an item needs at least one, too.
+            empty list allows all items. Entries ``domain=NAME`` are a separate filter: an item also needs one of these.
           context: Fields of each request and its user, by name, such as ``{"device": "phone", "age": 25}``. With
             ``users``, the fields of the user come from the data.
           event_fields: The fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.

@@ -136,10 +136,10 @@ def watch_once(
             return state
         if state.canary is not None:
             if not _made_here(model, state.canary, updates):
-                tell(f"version {state.canary} is no canary of this watch: it waits for 'tfllmrec promote {model}'")
+                tell(f"version {state.canary} was not made by this watch: 'tfllmrec promote {model}' promotes it")
                 return state
             if (age_s := time.time() - (state.canary_since_s or 0.0)) < every_s:
-                tell(f"version {state.canary} has been the canary for {age_s:.0f} s: expected {every_s:.0f} s")
+                tell(f"version {state.canary} waits: it must be the canary for {every_s:.0f} s, so far {age_s:.0f} s")
                 return state
             state = promote(model)
             tell(f"promoted: version {state.stable} is stable")
@@ -158,7 +158,7 @@ def watch_once(
             write_text(tried, now.model_dump_json())
             return state
         if (state := read_promotions(model)).canary is not None:
-            tell(f"version {state.canary} became the canary during the update: it waits for 'tfllmrec promote {model}'")
+            tell(f"version {state.canary} became the canary during the update: 'tfllmrec promote {model}' promotes it")
             return state
         if state.stable != stable:
             tell(f"version {state.stable} became stable during the update: the update of {parent} is not promoted")

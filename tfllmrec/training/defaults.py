@@ -10,7 +10,7 @@ import pandas as pd
 
 from tfllmrec.columns import TIMESTAMP
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig
-from tfllmrec.data.domains import domain_bits, domain_names, items_of_domain
+from tfllmrec.data.domains import domain_bits
 from tfllmrec.data.graph import READ
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
@@ -423,11 +423,10 @@ def choose_domains(
       The settings, and a line for each pair of domains, with the metric in the strata head and tail. All factors are 1
       if there are more than :data:`MOST_PAIRS_OF_DOMAINS` pairs.
     """
-    names = domain_names(data.domains)
-    if settings.domains is not None or len(names) < 2:
+    if settings.domains is not None or len(data.items_of_domains) < 2:
         return settings, []
     known, wanted = (
-        [name for name in names if items_of_domain(data.split.dataset.items, name)[items.values].any()]
+        [name for name, own in data.items_of_domains.items() if np.isin(own, items.values).any()]
         for items in (data.sample.history, data.sample.targets)
     )
     pairs = [(a, b) for b in wanted for a in known if a != b]

@@ -26,7 +26,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
-from tfllmrec.data.domains import domain_names, items_of_domain
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.alignment import Distances, distances
@@ -277,9 +276,9 @@ def alignment(data: TrainingData, model: Hybrid, source: Source) -> dict[str, Di
 
 def text_distances_between(data: TrainingData) -> dict[str, Distances | None]:
     """Measures the distance of the items' texts for each pair of domains of joined data."""
-    names, items, text = domain_names(data.domains), data.split.dataset.items, np.asarray(data.text)
-    inside = {name: text[items_of_domain(items, name)] for name in names}
-    return {f"items of {a} and {b}, before": distances(inside[a], inside[b]) for a, b in combinations(names, 2)}
+    text = np.asarray(data.text)
+    inside = {name: text[items] for name, items in data.items_of_domains.items()}
+    return {f"items of {a} and {b}, before": distances(inside[a], inside[b]) for a, b in combinations(inside, 2)}
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -77,7 +77,10 @@ def test_times():
         ),
         ('regions:\n  - {items: a, only: ["D\\nE"]}', "line 2: regions.0.only: expected texts of one line"),
         ("fresh:\n  - {field: released, days: -1}", "line 2: fresh.0.days: expected greater than 0"),
-        ("block:\n  - items: a\nprices: prices.csv", "line 3: prices: expected price as well, the field whose values"),
+        (
+            "block:\n  - items: a\nprices: prices.csv",
+            "line 3: prices: expected the key 'price', too: the name of the field whose values",
+        ),
         ("sponsored: {share: 2, places: [{item: a, place: 1}]}", "line 1: sponsored.share: expected less than or"),
         ("sponsored:\n  share: 1\n  places:\n    - {item: a, place: 0}", "line 4: sponsored.places.0.place: expected"),
         (
@@ -86,7 +89,7 @@ def test_times():
         ),
         (
             "sponsored:\n  share: 1\n  places:\n    - {item: a, place: 1, from: 2026-12-24, until: 2026-12-01}",
-            "line 4: sponsored.places.0: expected from to be before until",
+            "line 4: sponsored.places.0: expected 'from' to be earlier than 'until'",
         ),
         ("review:\n  - new: false", "line 2: review.0: expected new: true, items, categories or where"),
         ("block:\n  - items: [a\nstock: 1", "line 3"),

@@ -187,8 +187,11 @@ def before_a_refusal(pair: np.ndarray, weight: np.ndarray) -> np.ndarray:
       pair: A number for each user and item, ``[E]``, in the order of the events.
       weight: The weights of the events, float64 ``[E]``.
     """
+    refused = weight <= _REFUSED
+    if not refused.any():
+        return refused
     place = np.arange(len(pair))
-    last = pd.Series(np.where(weight <= _REFUSED, place, -1)).groupby(pair).transform("max")
+    last = pd.Series(np.where(refused, place, -1)).groupby(pair).transform("max")
     return place < last.to_numpy()
 
 

@@ -153,8 +153,8 @@ def _kinds_elsewhere(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
         Finding(
             raw.table,
             f"column {name!r} looks like the kind of event ({count_kinds(event_kinds(raw.frame[name])[0])}), but is "
-            f"not used as such: map it ({shlex.quote(f'data.columns.kind={name}')}), or else all events count the "
-            "same, unless data.fields gives its values weights",
+            f"not used as such, so all events count the same. Map it ({shlex.quote(f'data.columns.kind={name}')}), or "
+            "give its values weights in data.fields",
             len(raw.frame),
             "kept",
             raw.example(0, name),

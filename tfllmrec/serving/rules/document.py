@@ -182,7 +182,7 @@ class Placement(Section):
     @model_validator(mode="after")
     def _has_a_duration(self) -> Self:
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError("expected from to be before until")
+            raise ValueError("expected 'from' to be earlier than 'until'")
         return self
 
 
@@ -234,7 +234,7 @@ class Document(Section):
     @classmethod
     def _of_a_field(cls, prices: str | dict[str, float] | None, info: ValidationInfo) -> str | dict[str, float] | None:
         if prices is not None and info.data.get("price") is None:
-            raise ValueError("expected price as well, the field whose values they replace")
+            raise ValueError("expected the key 'price', too: the name of the field whose values 'prices' replaces")
         return prices
 
 
