@@ -187,7 +187,7 @@ class QueryFusion(tf.keras.layers.Layer):
         # The state at absent positions is undefined.
         z = tf.where(known, state, tf.zeros_like(state))
         if self.encoder is not None:
-            profile = self._profile(query, known, shown & (self.reads > 0), fields_given, last)
+            profile = self.profile(query, known, shown & (self.reads > 0), fields_given, last)
             z += self.profile_map(self.dropout(profile, training=training))
         if self.texts is not None:
             said = self.texts({f.key: self._spread(f, query[f.key]) for f in self.texts.fields}, text_map)
@@ -197,19 +197,21 @@ class QueryFusion(tf.keras.layers.Layer):
         attended = self._attended(normed, events, present, last)
         return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
 
-    def _profile(
+    def profile(
         self,
         query: Mapping[str, tf.Tensor],
         known: tf.Tensor,
         given: tf.Tensor,
-        fields_given: tf.Tensor | None,
-        last: tf.Tensor | None,
+        fields_given: tf.Tensor | None = None,
+        last: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Encodes the fields of a request and its user, except texts, ``[B, L, D]``.
+        """Encodes the fields of a request and its user, except texts, ``[B, L, D]``, or ``[B, 1, D]`` with ``last``.
+
+        Only for a layer with such fields, that is, with an ``encoder``.
 
         Args:
           query: As in :meth:`call`.
-          known: Bool ``[B, L, 1]``, where the history is not hidden.
+          known: Bool ``[B, L, 1]``, where there is a history, and it is not hidden.
           given: Bool ``[B, L, 1]``, where the fields are not hidden.
           fields_given: As in :meth:`call`.
           last: As in :meth:`call`.

@@ -541,6 +541,17 @@ class Hybrid(MeasuredModel):
     def _text_map(self) -> tf.Tensor | None:
         return tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
 
+    def request_vectors(self, query: Query) -> tf.Tensor:
+        """Returns the encoded fields of the request and its user, except texts, float32 ``[B, F]``, as in training."""
+        present = query["history"] < self.n_items
+        if self.query_fusion is None or self.query_fusion.encoder is None:
+            return tf.zeros((tf.shape(present)[0], 0))
+        lengths = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+        known = (lengths > 0)[:, tf.newaxis, tf.newaxis]
+        given = tf.fill(tf.shape(known), self.query_fusion.reads > 0)
+        profile = self.query_fusion.profile(query, known, given, last=tf.maximum(lengths - 1, 0))
+        return tf.cast(profile[:, 0], tf.float32)
+
     def events_read(self, events: tf.Tensor, query: Query, training: bool = False) -> tf.Tensor:
         """Adds the fields of each event to its vector, as input of the meaning term, ``[B, L, D]``.
 

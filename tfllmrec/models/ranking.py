@@ -112,18 +112,30 @@ class RankingNetwork(tf.keras.layers.Layer):
       config: The sizes.
       terms: Number of terms for each pair of user and candidate.
       seed: Random seed of all initialisers.
+      reads_requests: Whether the fields of the request and its user are crossed with the candidates.
       factors: The sizes of the layer ``prior``, ``RatingFactors.sizes``; the rating head corrects the ratings of this
         layer. ``None``: there is no such layer.
     """
 
     def __init__(
-        self, config: RankingConfig, terms: int, seed: int, factors: Sequence[int] | None = None, **kwargs: Any
+        self,
+        config: RankingConfig,
+        terms: int,
+        seed: int,
+        reads_requests: bool = False,
+        factors: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.config, self.seed = config, seed
         self.prior = None if factors is None else RatingPosterior(*factors, name="prior")
         glorot = tf.keras.initializers.GlorotUniform
         self.attention = TargetAttention(config.keys, config.hidden, seed, name="attention")
+        self.of_request = (
+            tf.keras.layers.Dense(config.keys, kernel_initializer=glorot(seed + 5), name="of_request")
+            if reads_requests
+            else None
+        )
         self.crosses = [
             tfrs.layers.dcn.Cross(kernel_initializer=glorot(seed + 10 + i), name=f"cross_{i}")
             for i in range(config.crosses)
@@ -155,6 +167,7 @@ class RankingNetwork(tf.keras.layers.Layer):
         events: tf.Tensor,
         features: tf.Tensor,
         present: tf.Tensor,
+        request: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes the logits and the corrections of the ratings, float32 ``[B, M]`` each.
 
@@ -162,12 +175,14 @@ class RankingNetwork(tf.keras.layers.Layer):
           candidates, events, features, present: As in :class:`TargetAttention`.
           terms: The terms of each candidate, ``[B, M, T]``.
           scores: The hybrid's scores, ``[B, M]``.
+          request: The fields of the request and its user, ``[B, F]``.
         """
         read, keys = self.attention(candidates, events, features, present)
         known = tf.math.log1p(tf.reduce_sum(tf.cast(present, tf.float32), axis=1))[:, tf.newaxis, tf.newaxis]
-        x = start = tf.concat(
-            [(terms - self.shift) / self.scale, read, keys, known * tf.ones_like(scores)[..., tf.newaxis]], axis=-1
-        )
+        parts = [(terms - self.shift) / self.scale, read, keys, known * tf.ones_like(scores)[..., tf.newaxis]]
+        if self.of_request is not None:
+            parts.append(self.of_request(request)[:, tf.newaxis] * tf.ones_like(scores)[..., tf.newaxis])
+        x = start = tf.concat(parts, axis=-1)
         for cross in self.crosses:
             x = cross(start, x)
         # Without a history, the heads have no effect and get no gradient.
@@ -178,7 +193,8 @@ class RankingNetwork(tf.keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         settings = {"config": self.config.model_dump(mode="json"), "terms": self.shift.shape[0], "seed": self.seed}
         sizes = None if self.prior is None else [self.prior.n_items, self.prior.rank, self.prior.components]
-        return {**super().get_config(), **settings, "factors": sizes}
+        reads = self.of_request is not None
+        return {**super().get_config(), **settings, "reads_requests": reads, "factors": sizes}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -229,7 +245,9 @@ class RankingModel(MeasuredModel):
         self._hybrid = lambda: hybrid
         sizes = None if factors is None else factors.sizes
         terms = len(hybrid.term_names) + 1
-        self.network = RankingNetwork(config, terms=terms, seed=seed, factors=sizes, name="network")
+        nobody = empty_query(hybrid.query_spec, self.n_items)
+        reads = hybrid.request_vectors(nobody).shape[-1] > 0
+        self.network = RankingNetwork(config, terms, seed, reads, sizes, name="network")
         # Under tf.distribute, Keras cannot average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
             loss=FocalCrossentropy(config.focal_gamma, reduction="sum", name="focal"), name="click_task"
@@ -241,7 +259,6 @@ class RankingModel(MeasuredModel):
         self.rating_loss = tf.keras.metrics.Mean("rating_loss")
         self.item_vectors = tf.Variable(hybrid.item_vectors(), trainable=False, name="item_vectors")
         # This call creates all variables, because weights may be loaded before any other call.
-        nobody = empty_query(hybrid.query_spec, self.n_items)
         self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, nobody["history"]))
         if self.network.prior is not None and factors is not None:
             self.network.prior.set_weights(factors.weights)
@@ -305,6 +322,7 @@ class RankingModel(MeasuredModel):
           - ``terms``: The T terms of the hybrid and the log popularity, float32 ``[B, M, T + 1]``.
           - ``scores``: The hybrid's scores, float32 ``[B, M]``.
           - ``prior``: The base rating from factors, or from biases alone, float32 ``[B, M]``.
+          - ``request``: ``Servable.request_vectors``, float32 ``[B, F]``.
         """
         history, ratings = query["history"], query[RATING_KEY]
         present = history < self.n_items
@@ -336,6 +354,7 @@ class RankingModel(MeasuredModel):
             "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
             "scores": tf.reduce_sum(terms, axis=-1) + tf.where(nothing_known, popularity, 0.0),
             "prior": prior,
+            "request": self.hybrid.request_vectors(query),
         }
 
     def learned(
@@ -347,6 +366,7 @@ class RankingModel(MeasuredModel):
         terms: tf.Tensor,
         scores: tf.Tensor,
         prior: tf.Tensor,
+        request: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes logits and ratings of the candidates, float32 ``[B, M]`` each, from the result of :meth:`given`."""
         present = recent < self.n_items
@@ -356,7 +376,7 @@ class RankingModel(MeasuredModel):
         there = tf.cast(present, tf.float32)
         steps_back = tf.reduce_sum(there, axis=1, keepdims=True) - tf.cumsum(there, axis=1)
         features = [tf.where(rated, marks, 0.0), tf.cast(rated, tf.float32), tf.math.log1p(steps_back) * there]
-        logits, better = self.network(candidates, terms, scores, events, tf.stack(features, axis=-1), present)
+        logits, better = self.network(candidates, terms, scores, events, tf.stack(features, axis=-1), present, request)
         return tf.where(items < self.n_items, logits, ABSENT), prior + better
 
     @tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it

@@ -110,6 +110,9 @@ class Servable(Protocol):
           event behind each score, int32 ``[B, M]``, -1 if there is none.
         """
 
+    def request_vectors(self, query: Query) -> tf.Tensor:
+        """Returns the encoded fields of the request and its user, float32 ``[B, F]``; F is 0 if none are read."""
+
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
         """Returns the terms of the scores of some items, float32 ``[B, M, T]``.
 

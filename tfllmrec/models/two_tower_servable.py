@@ -133,6 +133,10 @@ class TwoTowerServable:
         scores = tf.matmul(self._query_vectors(query), item_vectors, transpose_b=True) * self.lengths
         return tf.where(self.nothing_known(query)[:, tf.newaxis], tf.math.log1p(self.train_counts), scores)
 
+    def request_vectors(self, query: Query) -> tf.Tensor:
+        """Returns float32 ``[B, 0]``: how the query model encodes fields is not known here."""
+        return tf.zeros((tf.shape(query["history"])[0], 0))
+
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
         """Returns the score as the only term, float32 ``[B, M, 1]``; 0 for a query of which nothing is known."""
         vectors = rows_of(item_vectors, items) * rows_of(self.lengths, items)[..., tf.newaxis]

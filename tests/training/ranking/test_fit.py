@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from liked_kinds import CONFIG, N, data_of, events, measured, split_of, untrained, walks
+from liked_kinds import CONFIG, N, by_device, data_of, events, measured, split_of, untrained, walks
 
 import tfllmrec.training.ranking.examples
 import tfllmrec.training.ranking.fit as making
@@ -59,6 +59,21 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert record.log_loss[0] <= record.log_loss[1] and told["log_loss"] == pytest.approx(record.log_loss[0], abs=0.15)
     lines = ranking_lines(told, before.metrics)
     assert len(lines) == 3 and f"ndcg@10 {after.metrics['ndcg@10']:.4f} (hybrid" in lines[0]
+
+
+@pytest.mark.slow
+def test_candidates_are_ordered_by_the_device_of_the_request():
+    split = split_of(by_device())
+    hybrid = untrained(split, ["meaning", "behaviour"], split.dataset.schema)
+    made = fit_ranking(data_of(split), CONFIG.model_copy(update={"candidates": N, "epochs": 16}), hybrid)
+    assert RankingRecord(**made.figures).selection_interval[0] > 0.1
+    reranked, device = Reranked(hybrid, made.model, N), split.test.fields["request.device"]
+    of_device, of_others = (
+        measured(replace(split, test=replace(split.test, fields=fields)), reranked)
+        for fields in (split.test.fields, split.test.fields | {"request.device": np.roll(device, 1)})
+    )
+    # About ten items of the device's kind are left, in the place of 52 of any kind.
+    assert of_device.metrics["recall@10"] > 0.8 > 0.4 > of_others.metrics["recall@10"]
 
 
 @pytest.mark.slow

@@ -92,7 +92,8 @@ def weights_of(model: RankingModel, temperature: float) -> list[np.ndarray]:
 def _learnt(model: RankingModel) -> list[tf.Variable]:
     """Returns the network's variables except strengths, which are chosen, and factors, which depend on a catalogue."""
     network = model.network
-    parts = [network.attention, *network.crosses, *network.heads.values()]
+    of_request = [] if network.of_request is None else [network.of_request]
+    parts = [network.attention, *of_request, *network.crosses, *network.heads.values()]
     of_parts = [variable for part in parts for variable in part.weights]
     return [*of_parts, network.shift, network.scale, network.log_weight]
 
