@@ -42,15 +42,25 @@ def by_device(people=260):
     return pd.DataFrame(rows, columns=["user", "item", "timestamp", "device"])
 
 
+def by_kind(people=260):
+    """Everybody stays with one kind of items."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for person in range(people):
+        for step, item in enumerate(EACH * (person % GROUPS) + generator.choice(EACH, 8, replace=False)):
+            rows.append((f"u{person}", f"i{item:02}", step))
+    return pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+
+
 def split_of(frame):
     items = pd.DataFrame({"item": [f"i{i:02}" for i in range(N)], "title": "x"})
     return make_split(dataset_from_frames(frame, items, config=DataConfig(name="made")), SplitConfig(), seed=0)
 
 
-def untrained(split, terms=("behaviour",), schema=None):
+def untrained(split, terms=("behaviour",), schema=None, tells=1.0):
     """A hybrid that knows of behaviour alone, and of that nothing; the texts tell the kinds of items apart."""
     generator = np.random.default_rng(1)
-    text = np.eye(GROUPS)[np.arange(N) // EACH] + generator.normal(0, 0.1, (N, GROUPS))
+    text = tells * np.eye(GROUPS)[np.arange(N) // EACH] + generator.normal(0, 0.1, (N, GROUPS))
     config = ModelConfig(embedding_dim=8, blocks=0, heads=2, history_length=8, terms=list(terms))
     ids = split.dataset.items["item_id"].to_numpy(object)
     return Hybrid(Catalogue(ids, text.astype(np.float32)), split.train_counts, config, schema=schema)

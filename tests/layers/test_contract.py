@@ -14,9 +14,12 @@ from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.field_encoder import FieldEncoder, FieldsEncoder, TextFieldEncoder, TextFieldsEncoder
 from tfllmrec.layers.history_encoder import HistoryBlock, HistoryEncoder, SelfAttention, causal_mask
 from tfllmrec.layers.id_table import IdTable
+from tfllmrec.layers.interest_forecast import LabelHead
+from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_field import ItemField
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.item_propagation import Edges, ItemPropagation
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rating_posterior import RatingPosterior
@@ -76,6 +79,13 @@ ENROLLED = {
     "ItemPropagation": lambda: (
         ItemPropagation(N, D, {"author": LINKS, "sequel": LINKS}),
         [(TEXT[:, :D],), (np.array([0, 1, 2, 3, 9], np.float32),)],
+    ),
+    "LabelMatch": lambda: (
+        LabelMatch(
+            InterestProfile(RNG.integers(0, N, (N, 2)), RNG.random((N, 2)), N, 0.9, 0.5, 2.0, 0.6),
+            LabelHead(*RNG.normal(size=(3, N, 2)), RNG.normal(size=N), scale=4.0),
+        ),
+        [HISTORY, RATINGS, HISTORY],
     ),
     "NeighbourScores": lambda: (NeighbourScores(N, 3, 0.5), [HISTORY]),
     "QueryFusion": lambda: (

@@ -166,6 +166,17 @@ def test_a_label_of_two_items_in_a_hundred_is_broad():
     assert found.share.tolist() == [10 / 500, 9 / 500] and found.broad.tolist() == [True, False]
 
 
+def test_labels_are_read_as_they_were_written(fitted, tmp_path):
+    made, _ = fitted
+    made.save(tmp_path / "labels.npz")
+    read = Interests.load(tmp_path / "labels.npz", "delete it")
+    for name, value in vars(made).items():
+        assert np.array_equal(getattr(read, name), value) and type(getattr(read, name)) is type(value)
+    replace(made, columns=made.columns[1:]).save(tmp_path / "labels.npz")
+    with pytest.raises(ModelError, match=r"labels\.npz cannot be read \(the tables do not fit together.*delete it"):
+        Interests.load(tmp_path / "labels.npz", "delete it")
+
+
 # What is learned --------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,9 @@ from tfllmrec.data import dataset_from_frames
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.errors import DataError
+from tfllmrec.layers.interest_forecast import LabelHead
+from tfllmrec.layers.interest_profile import InterestProfile
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale
@@ -247,8 +250,11 @@ np.savez(folder / "results.npz", **results)
 
 def made_ranking(hybrid):
     scale = RatingScale.of(np.array([0, 0, 1, 3, 3, 3]), np.array([5, 3, 1, 4, NAN, 4], np.float32), N)
-    model = RankingModel(hybrid, RankingConfig(history_length=3, keys=4, hidden=5), scale, seed=3)
     generator = np.random.default_rng(4)
+    profile = InterestProfile(generator.integers(0, 5, (N, 2)), generator.random((N, 2)), 5, 0.9, 0.5, 2.0, 0.6)
+    labels = LabelMatch(profile, LabelHead(*generator.normal(size=(3, 5, 2)), generator.normal(size=5)))
+    config = RankingConfig(history_length=3, keys=4, hidden=5)
+    model = RankingModel(hybrid, config, scale, seed=3, labels=labels)
     for variable in model.network.trainable_variables:
         variable.assign(variable + generator.normal(size=variable.shape))
     return model
@@ -339,7 +345,8 @@ def test_weights_of_a_two_tower_have_the_users(tmp_path, name):
 def test_weights_of_a_ranking_model_go_with_its_hybrid(hybrid, tmp_path, name):
     model = made_ranking(hybrid)
     model.save_weights(tmp_path / name)
-    other = RankingModel(hybrid, model.config, RatingScale(model.mean, model.low, model.high, *np.zeros((2, N), "f4")))
+    scale = RatingScale(model.mean, model.low, model.high, *np.zeros((2, N), "f4"))
+    other = RankingModel(hybrid, model.config, scale, labels=LabelMatch.from_config(model.labels.get_config()))
     assert np.abs(ranked(other) - ranked(model)).max() > 0.01
     load_weights(other, tmp_path / name)
     np.testing.assert_array_equal(ranked(other), ranked(model))

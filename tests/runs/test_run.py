@@ -584,7 +584,7 @@ def test_items_that_may_not_be_english_are_told(chain_config, cache, tmp_path, m
     with start_run(chain_config, tmp_path / "run", base=tmp_path, tell=told.append) as given:
         encode(*given, told.append)
     (warning,) = (line for line in told if line.startswith("warning: these texts may not be English"))
-    assert "it knows 43% of their words" in warning and "Set text.encoder=e5" in warning
+    assert "vocabulary has 43% of their words" in warning and "Set text.encoder=e5" in warning
 
 
 @pytest.mark.long

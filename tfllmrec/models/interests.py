@@ -38,7 +38,7 @@ import scipy.sparse as sp
 from tfllmrec.columns import NAME_COLUMNS, PEOPLE_COLUMNS
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.durable import reading_npz
+from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.progress import Progress
 
 #: Smallest number of items with a label, and largest share of the catalogue.
@@ -149,6 +149,31 @@ class Interests:
     def broad(self) -> np.ndarray:
         """Whether a label belongs to at least a share of :data:`BROAD` of the items, bool ``[C]``."""
         return self.share >= BROAD
+
+    def save(self, path: Path) -> None:
+        """Writes an ``.npz`` file atomically.
+
+        Raises:
+          WriteError: The disk is full, read-only or broken; ``path`` is then unchanged.
+        """
+        with replacing(path) as fresh, fresh.open("wb") as stream:
+            np.savez_compressed(stream, **vars(self) | {"labels": self.labels.astype(str)})
+
+    @classmethod
+    def load(cls, path: Path, remedy: str) -> Interests:
+        """Reads the file that :meth:`save` wrote.
+
+        Raises:
+          ModelError: The file is missing or damaged.
+        """
+        with reading_npz(path, remedy) as stored:
+            arrays: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
+            c, shapes = len(arrays["labels"]), {name: arrays[name].shape for name in arrays}
+            wanted = dict.fromkeys(("labels", "named"), (c,)) | {"columns": shapes["weights"]}
+            numbers = ("decay", "liking", "spread")
+            if shapes != shapes | wanted | dict.fromkeys(numbers, ()) or len(shapes["weights"]) != 2:
+                raise ValueError(f"the tables do not fit together: {shapes}")
+        return cls(**arrays | {"labels": arrays["labels"].astype(object)} | {n: float(arrays[n]) for n in numbers})
 
 
 @dataclass(frozen=True, eq=False)

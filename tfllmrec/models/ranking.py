@@ -27,6 +27,7 @@ from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers.global_state import keras_policy
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.layers.rows_of import rows_of
@@ -221,6 +222,7 @@ class RankingModel(MeasuredModel):
       factors: The factor model of the base ratings; ``None``: item and user biases. The factors may cover only the
         first items of a catalogue that has grown since. The base rating of other items is then the mean rating plus the
         user's bias.
+      labels: Compares the labels of candidates with the user's interests; ``None``: labels are not read.
       kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
@@ -232,10 +234,11 @@ class RankingModel(MeasuredModel):
         scale: RatingScale | None,
         seed: int = 42,
         factors: RatingFactors | None = None,
+        labels: LabelMatch | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.labels = config, seed, labels
         self.n_items, self.length, self.rates = hybrid.n_items, config.history_length, scale is not None
         scale = scale or RatingScale(0.0, 0.0, 0.0, none := np.zeros(self.n_items, np.float32), none)
         self.mean, self.low, self.high = scale.mean, scale.low, scale.high
@@ -244,7 +247,7 @@ class RankingModel(MeasuredModel):
         # A function, so that Keras does not track the hybrid's variables as those of this model.
         self._hybrid = lambda: hybrid
         sizes = None if factors is None else factors.sizes
-        terms = len(hybrid.term_names) + 1
+        terms = len(hybrid.term_names) + 1 + (0 if labels is None else LabelMatch.WIDTH)
         nobody = empty_query(hybrid.query_spec, self.n_items)
         reads = hybrid.request_vectors(nobody).shape[-1] > 0
         self.network = RankingNetwork(config, terms, seed, reads, sizes, name="network")
@@ -274,6 +277,11 @@ class RankingModel(MeasuredModel):
         """Whether the click head has a weight above 0. If not, the order is that of the hybrid."""
         return float(self.network.strengths[0]) > 0
 
+    @property
+    def resources(self) -> list[tf.Variable]:
+        """Variables that :meth:`rank` reads in addition to those of the hybrid; a SavedModel must contain them."""
+        return [*self.network.variables, self.item_bias, *([] if self.labels is None else self.labels.variables)]
+
     def get_config(self) -> dict[str, Any]:
         """Returns the settings of this model and of the hybrid; large arrays are in the weights."""
         return {
@@ -282,6 +290,7 @@ class RankingModel(MeasuredModel):
             "config": self.config.model_dump(mode="json"),
             "scale": [self.mean, self.low, self.high] if self.rates else None,
             "factors": self.network.get_config()["factors"],
+            "labels": None if self.labels is None else tf.keras.saving.serialize_keras_object(self.labels),
             "seed": self.seed,
         }
 
@@ -295,7 +304,9 @@ class RankingModel(MeasuredModel):
         scale = None if marks is None else RatingScale(marks[0], marks[1], marks[2], none, none)
         sizes = config.pop("factors", None)
         factors = None if sizes is None else RatingFactors.empty(*sizes)
-        return cls(hybrid, RankingConfig(**config.pop("config")), scale, factors=factors, **config)
+        if (labels := config.pop("labels", None)) is not None:
+            labels = tf.keras.saving.deserialize_keras_object(labels)
+        return cls(hybrid, RankingConfig(**config.pop("config")), scale, factors=factors, labels=labels, **config)
 
     def given(
         self,
@@ -319,7 +330,8 @@ class RankingModel(MeasuredModel):
           - ``marks``: The rating of each of these events minus the mean and the biases of its item and the user,
             float32 ``[B, L']``; NaN for no rating.
           - ``items``: The candidates.
-          - ``terms``: The T terms of the hybrid and the log popularity, float32 ``[B, M, T + 1]``.
+          - ``terms``: The T terms of the hybrid, the log popularity and, if labels are read, the two numbers of
+            :class:`~tfllmrec.layers.label_match.LabelMatch`, float32 ``[B, M, T + 1]`` or ``[B, M, T + 3]``.
           - ``scores``: The hybrid's scores, float32 ``[B, M]``.
           - ``prior``: The base rating from factors, or from biases alone, float32 ``[B, M]``.
           - ``request``: ``Servable.request_vectors``, float32 ``[B, F]``.
@@ -330,6 +342,9 @@ class RankingModel(MeasuredModel):
         if terms is None:
             terms = self.hybrid.terms_of_items(item_vectors, query, known_items)
         popularity = tf.math.log1p(rows_of(self.counts, known_items))
+        beside = [terms, popularity[..., tf.newaxis]]
+        if self.labels is not None:
+            beside.append(self.labels(history, ratings, known_items))
         nothing_known = ~tf.reduce_any(present, axis=1, keepdims=True)
         rated = present & tf.math.is_finite(ratings)
         usual = self.mean + rows_of(self.item_bias, tf.where(present, history, 0))
@@ -351,7 +366,7 @@ class RankingModel(MeasuredModel):
             "recent": newest_events(history, lengths, self.length, self.n_items),
             "marks": newest_events(tf.where(rated, above - user, NAN), lengths, self.length, NAN),
             "items": items,
-            "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
+            "terms": tf.concat(beside, axis=-1),
             "scores": tf.reduce_sum(terms, axis=-1) + tf.where(nothing_known, popularity, 0.0),
             "prior": prior,
             "request": self.hybrid.request_vectors(query),

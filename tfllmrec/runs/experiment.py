@@ -160,11 +160,11 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         run.query_encoder(run.text_encoder(tell), tell)
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
-    from tfllmrec.runs.labels import labels_of_run
+    from tfllmrec.runs.labels import store_labels
     from tfllmrec.runs.warm_start import warm_start
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid, refit_weights
-    from tfllmrec.training.interests import prepared_forecast
+    from tfllmrec.training.interests import match_of, prepared_forecast
     from tfllmrec.training.ranking.fit import prepared_ranking, settle_epochs
     from tfllmrec.training.transfer import alignment, fit_from, text_distances_between
 
@@ -203,13 +203,16 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
     # Load the saved model, in float32 whatever the training precision: it is evaluated now and exported later.
     hybrid = run.load_model()
-    order = None
-    if config.ranking.epochs:
-        order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell, of_ranking)
-    made = run.ranking_record
-    if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
+    match = order = None
+    if config.interests.learned and (labels := store_labels(run, tell)) is not None:
         users = split.train_queries()
-        prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests)
+        forecast = prepared_forecast(
+            out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests
+        )
+        match = None if forecast is None else match_of(labels, forecast)
+    if config.ranking.epochs:
+        order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell, of_ranking, match)
+    made = run.ranking_record
     results = measure_all({MODEL: hybrid}, split, config)
     if run.may_refit:
         tell("item-item weights: solving again, with the validation events")

@@ -19,6 +19,7 @@ RUN/
   logs/           TensorBoard
   model/          the fitted weights, and the statistics of events that the item-item weights were solved from
   ranking/        the model that sorts candidates, if the config asks for one; without weights if it does not help
+  labels.npz      the labels of the items, in which interests are told, if the config asks for learned interests
   interests/      the forecast of the next items' labels, and a record that says whether it helps and is used
   per_query.npz   the ranking metrics of each test query, for the model and every baseline
   ablation/       results of the model without one of its parts, if ``benchmarks/ablation.py`` has measured them
@@ -57,7 +58,7 @@ from tfllmrec.text.template import ItemTemplate
 if TYPE_CHECKING:
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.hybrid import Hybrid
-    from tfllmrec.models.interests import LabelForecast
+    from tfllmrec.models.interests import Interests, LabelForecast
     from tfllmrec.models.ranking import RankingModel
     from tfllmrec.text.side_by_side import Encoder
     from tfllmrec.text.student import Student
@@ -543,20 +544,27 @@ class Run:
             model.set_item_weights(PrunedWeights.load(self.folder / "model" / REFIT_WEIGHTS))
         return model
 
-    def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
+    def load_ranking(self, hybrid: Hybrid, labels: Interests | None = None) -> RankingModel | None:
         """Loads the model that sorts candidates; ``None`` if the run has none, or left it out.
 
         Args:
           hybrid: The result of :meth:`load_model`, or that model with a catalogue that has further items at its end.
+          labels: The labels of the hybrid's items; by default, those of the run's items.
 
         Raises:
-          ModelError: The ranking model is damaged or missing.
+          ModelError: The ranking model or what it reads is damaged or missing.
         """
+        from tfllmrec.runs.labels import labels_of_run
+        from tfllmrec.training.interests import match_of
         from tfllmrec.training.ranking.fit import load_ranking
 
-        if not self.config.ranking.epochs:
+        record, match, config = self.ranking_record, None, self.config
+        if record is None:
             return None
-        return load_ranking(self.folder / "ranking", hybrid, self.split, self.config.ranking, self.config.seed)
+        if record.labels and (forecast := self.load_label_forecast()) is not None:
+            labels = labels_of_run(self, self.split.items, to_stderr) if labels is None else labels
+            match = None if labels is None else match_of(labels, forecast)
+        return load_ranking(self.folder / "ranking", hybrid, self.split, config.ranking, config.seed, match)
 
     def load_label_forecast(self) -> LabelForecast | None:
         """Loads the forecast of the next items' labels; ``None`` if none was learned, or if it was left out.

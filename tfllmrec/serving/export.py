@@ -175,7 +175,7 @@ def _export_run(
         run.split.train_queries(),
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
         labels,
-        run.load_ranking(model),
+        run.load_ranking(model, labels),
         index,
         listed[TITLE].tolist(),
         run.split.schema,

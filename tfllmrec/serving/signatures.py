@@ -285,7 +285,7 @@ class ServingModel(tf.Module):
         if ranking is None:
             self.rank = None
         else:
-            self.resources += [*ranking.network.variables, ranking.item_bias]
+            self.resources += ranking.resources
             self._rank_items, self._rates = ranking.rank, ranking.rates
             self.ranked = ranking.config.candidates if ranking.reorders else 0
 

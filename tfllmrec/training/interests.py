@@ -34,6 +34,7 @@ from tfllmrec.layers.interest_forecast import (
     distribution,
 )
 from tfllmrec.layers.interest_profile import InterestProfile
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.models.interests import FAST, Interests, LabelForecast
 from tfllmrec.models.servable import SCORE_BATCH, Servable
 from tfllmrec.progress import Tell, show_progress
@@ -293,9 +294,18 @@ def forecast_of(found: Interests, forecast: LabelForecast | None) -> InterestFor
     """Creates the layer that lists the labels ``found``; without a ``forecast``, it lists counted labels."""
     if forecast is None:
         return InterestForecast(profile_of(found))
+    profile, head = _counted_and_learned(found, forecast)
+    return InterestForecast(profile, Learned(head, forecast.mixture.tolist(), forecast.sharpness))
+
+
+def match_of(found: Interests, forecast: LabelForecast) -> LabelMatch:
+    """Creates the layer that compares the labels ``found`` of candidates with a user's interests."""
+    return LabelMatch(*_counted_and_learned(found, forecast), name="labels")
+
+
+def _counted_and_learned(found: Interests, forecast: LabelForecast) -> tuple[InterestProfile, LabelHead]:
     known = forecast.of_labels(found.labels)
-    head = LabelHead(known.slow, known.fast, known.out, known.bias, known.scale)
-    return InterestForecast(profile_of(found, known.fast_decay), Learned(head, known.mixture.tolist(), known.sharpness))
+    return profile_of(found, known.fast_decay), LabelHead(known.slow, known.fast, known.out, known.bias, known.scale)
 
 
 # Evaluation ----------------------------------------------------------------------------------------------------------

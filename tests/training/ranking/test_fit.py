@@ -4,14 +4,31 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from liked_kinds import CONFIG, N, by_device, data_of, events, measured, split_of, untrained, walks
+from liked_kinds import (
+    CONFIG,
+    EACH,
+    GROUPS,
+    N,
+    by_device,
+    by_kind,
+    data_of,
+    events,
+    measured,
+    split_of,
+    untrained,
+    walks,
+)
 
 import tfllmrec.training.ranking.examples
 import tfllmrec.training.ranking.fit as making
 from tfllmrec.config import RankingConfig
 from tfllmrec.errors import ModelError
+from tfllmrec.layers.interest_forecast import LabelHead
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.models.fitting import Fitted
+from tfllmrec.models.interests import Interests
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.training.interests import profile_of
 from tfllmrec.training.ranking.examples import lists_of, target_ratings
 from tfllmrec.training.ranking.fit import (
     RankingStart,
@@ -26,6 +43,13 @@ from tfllmrec.training.ranking.measure import measure_ranking, ranking_lines
 from tfllmrec.training.ranking.record import RankingRecord
 
 pytestmark = pytest.mark.tf
+
+
+def match():
+    """The kinds of items as labels, and a head that has learned nothing: labels are counted."""
+    of_items = np.arange(N)[:, np.newaxis] // EACH
+    kinds = Interests(np.array(list("abcde"), object), np.ones(GROUPS, bool), of_items, np.ones((N, 1)))
+    return LabelMatch(profile_of(kinds), LabelHead(*np.zeros((3, GROUPS, 2)), np.zeros(GROUPS)))
 
 
 def all_of(split, seed):
@@ -74,6 +98,51 @@ def test_candidates_are_ordered_by_the_device_of_the_request():
     )
     # About ten items of the device's kind are left, in the place of 52 of any kind.
     assert of_device.metrics["recall@10"] > 0.8 > 0.4 > of_others.metrics["recall@10"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("read", [True, False])
+def test_candidates_are_ordered_by_the_labels_of_the_history(read, tmp_path):
+    split = split_of(by_kind())
+    hybrid = untrained(split, tells=0.0)
+    labels = match() if read else None
+    config = CONFIG.model_copy(update={"candidates": N})
+    folder = tmp_path / "ranking"
+    model = prepared_ranking(folder, data_of(split), config, hybrid, lambda line: None, labels=labels)
+    record = RankingRecord.load(folder)
+    assert record.labels == read
+    # Of six items of the kind that are left, one comes next. Without labels, items are told apart by noise alone.
+    assert (record.selection[0] > 0.45) == read and (record.selection[0] < 0.3) != read
+    if not read:
+        return
+    assert measured(split, Reranked(hybrid, model, N)).metrics["recall@10"] > 0.95
+    again = load_ranking(folder, hybrid, split, config, 7, labels)
+    np.testing.assert_array_equal(again.network.get_weights()[0], model.network.get_weights()[0])
+    with pytest.raises(ModelError, match="the model reads labels of items, and the run has none: fit again"):
+        load_ranking(folder, hybrid, split, config, 7)
+
+
+@pytest.mark.parametrize(
+    "had, has, starts, reads", [(False, True, True, False), (True, True, True, True), (True, False, False, False)]
+)
+def test_an_update_reads_labels_as_its_parent_did(planted, hybrid, tmp_path, monkeypatch, had, has, starts, reads):
+    record = RankingRecord(
+        lists=9, held_out=9, rated=0, epochs=1, best_epoch=1, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
+        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, selection=[0.1, 0.1], selection_interval=[-0.1, 0.1],
+        labels=had,
+    )  # fmt: skip
+    given, told = [], []
+
+    def fit(data, config, hybrid, logs, start, labels):
+        given.append((start is not None, labels is not None))
+        return Fitted(None, CONFIG, asdict(record))
+
+    monkeypatch.setattr(making, "fit_ranking", fit)
+    start = RankingStart(record, [], np.ones(9, bool), np.ones(9, bool), 1, 0.5)
+    labels = match() if has else None
+    prepared_ranking(tmp_path / "ranking", data_of(planted), CONFIG, hybrid, told.append, start, labels)
+    assert given == [(starts, reads)]
+    assert starts == (not any("starting from the beginning" in line for line in told))
 
 
 @pytest.mark.slow

@@ -28,7 +28,9 @@ from tfllmrec.config import RankingConfig, settings_of
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import write_folder
+from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import mean_interval, users_of
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ranking import RankingModel, RatingScale
 from tfllmrec.models.rating_factors import ITEMS, RatingFactors, fit_rating_factors
@@ -117,6 +119,7 @@ def prepared_ranking(
     hybrid: Servable,
     tell: Tell,
     start: RankingStart | None = None,
+    labels: LabelMatch | None = None,
 ) -> RankingModel | None:
     """Loads the ranking model in ``folder``, or fits it if it is not there yet.
 
@@ -131,6 +134,8 @@ def prepared_ranking(
       hybrid: As in :func:`fit_ranking`.
       tell: Called with a line for each step.
       start: As in :func:`fit_ranking`.
+      labels: As in :func:`fit_ranking`. With ``start``, they are read if the earlier model read labels; if it did, and
+        there are none, the network starts from random weights.
 
     Returns:
       The model; ``None`` if it is dropped.
@@ -139,11 +144,16 @@ def prepared_ranking(
       ModelError: The folder is damaged, or belongs to other settings, other data or another hybrid.
     """
     split, seed = data.split, data.seed
+    if start is not None and not start.record.labels:
+        labels = None
+    elif start is not None and labels is None:
+        tell("ranking: starting from the beginning, because the earlier model read labels, and there are none now")
+        start = None
     if not folder.is_dir():
         tell("ranking: learning to order candidates from the validation queries")
         if (n_items := split.dataset.n_items) > ITEMS and split.train[RATING].notna().any():
             tell(f"ranking: ratings are by biases: {n_items:,} items are too many for factors, at most {ITEMS:,}")
-        fitted = fit_ranking(data, config, hybrid, folder.parent / "logs" / "ranking", start)
+        fitted = fit_ranking(data, config, hybrid, folder.parent / "logs" / "ranking", start, labels)
 
         def write(fresh: Path) -> None:
             if fitted.model is None:
@@ -151,17 +161,22 @@ def prepared_ranking(
             else:
                 write_weights(fresh / WEIGHTS_FILE, network=fitted.model.network)
             (fresh / RECORD).write_text(json.dumps(fitted.figures, indent=1))
-            claim(fresh / MADE_FROM, _made_from(hybrid, split, config, seed, start))
+            claim(fresh / MADE_FROM, _made_from(hybrid, split, config, seed, start, labels))
 
         write_folder(folder, write)
         tell(f"ranking: {RankingRecord.load(folder).line()}")
     elif (folder / MADE_FROM).is_file():  # earlier versions did not write this file
-        claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed, start))
-    return load_ranking(folder, hybrid, split, config, seed)
+        claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed, start, labels))
+    return load_ranking(folder, hybrid, split, config, seed, labels)
 
 
 def _made_from(
-    hybrid: Servable, split: Split, config: RankingConfig, seed: int, start: RankingStart | None
+    hybrid: Servable,
+    split: Split,
+    config: RankingConfig,
+    seed: int,
+    start: RankingStart | None,
+    labels: LabelMatch | None,
 ) -> dict[str, Any]:
     """Returns all settings and data on which the trained model depends, as JSON values."""
     train = split.train
@@ -169,6 +184,8 @@ def _made_from(
     if start is not None:
         arrays = fingerprint(*start.weights, start.queries, start.users)
         settings = {"start": [arrays, start.record.strengths, start.epochs, start.learning_rate_share]}
+    if labels is not None:
+        settings["labels"] = fingerprint(*(table.numpy() for table in labels.tables.values()))
     return settings | {
         **settings_of(**hybrid.settings, ranking=config),
         "seed": seed,
@@ -178,7 +195,14 @@ def _made_from(
     }
 
 
-def load_ranking(folder: Path, hybrid: Servable, split: Split, config: RankingConfig, seed: int) -> RankingModel | None:
+def load_ranking(
+    folder: Path,
+    hybrid: Servable,
+    split: Split,
+    config: RankingConfig,
+    seed: int,
+    labels: LabelMatch | None = None,
+) -> RankingModel | None:
     """Loads a model that :func:`prepared_ranking` wrote; returns ``None`` if it was dropped.
 
     Args:
@@ -187,15 +211,19 @@ def load_ranking(folder: Path, hybrid: Servable, split: Split, config: RankingCo
       split: The split of the run.
       config: The settings of the ranking model.
       seed: Random seed of the run.
+      labels: The labels of the hybrid's items; needed if ``record.json`` says that the model reads labels.
 
     Raises:
-      ModelError: The model is damaged, missing, or was fitted with other sizes.
+      ModelError: The model is damaged, missing, or was fitted with other sizes, or the labels are missing.
     """
     record = RankingRecord.load(folder)
     if record.left_out:
         return None
+    if record.labels and labels is None:
+        raise ModelError(f"{folder}: the model reads labels of items, and the run has none: fit again.")
     scale, sizes = RatingScale.of_split(split, hybrid.n_items), record.factors
-    model = RankingModel(hybrid, config, scale, seed, RatingFactors.empty(*sizes) if sizes else None)
+    factors = RatingFactors.empty(*sizes) if sizes else None
+    model = RankingModel(hybrid, config, scale, seed, factors, labels if record.labels else None)
     read_weights(folder / WEIGHTS_FILE, f"copy {folder} back, or fit again", network=model.network)
     return model
 
@@ -206,6 +234,7 @@ def fit_ranking(
     hybrid: Servable,
     logs: Path | None = None,
     start: RankingStart | None = None,
+    labels: LabelMatch | None = None,
 ) -> Fitted[RankingModel | None, RankingConfig]:
     """Learns the order from validation queries and the ratings from training events, and keeps the heads that help.
 
@@ -237,6 +266,8 @@ def fit_ranking(
       hybrid: A fitted hybrid; it is not changed.
       logs: The folder for TensorBoard logs of the final training; those of each fold are in a subfolder.
       start: The model of an earlier run; by default, the network starts from random weights.
+      labels: Compares the labels of candidates with the user's interests; by default, labels are not read. With a
+        ``start`` whose network has weights, labels are needed if, and only if, its record says so.
 
     Returns:
       The model, or ``None`` if nothing is kept, with a :class:`RankingRecord` as its figures.
@@ -258,7 +289,7 @@ def fit_ranking(
     factors, prior_loss, against_biases = (
         (None, 0.0, {}) if scale is None else _factors(data, scale, asked, ratings, users)
     )
-    model = RankingModel(hybrid, config, scale, seed, factors)
+    model = RankingModel(hybrid, config, scale, seed, factors, labels)
     if start is not None and not first:
         model.network.log_weight.assign(np.log(start.record.weight))
         model.network.strengths.assign([0.0, 0.0])
@@ -271,6 +302,7 @@ def fit_ranking(
             rating_ece=None,
             rated=0,
             seconds=round(time.monotonic() - began, 1),
+            labels=labels is not None,
             factors=[] if factors is None else factors.sizes,
             **against_biases,
         )
@@ -322,6 +354,7 @@ def fit_ranking(
         epochs=config.epochs,
         weight=float(np.exp(model.network.log_weight)),
         seconds=round(time.monotonic() - began, 1),
+        labels=labels is not None,
         factors=[] if factors is None else factors.sizes,
         **against_biases,
         **asdict(verdict),

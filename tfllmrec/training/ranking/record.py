@@ -73,6 +73,7 @@ class RankingRecord(Verdict):
         of the factors; empty without ratings, and with too many items for factors.
       epochs: The number of epochs tried; in an update, the parent's network counts as one.
       weight: The weight of the hybrid's score.
+      labels: Whether the model compares the labels of candidates with the user's interests.
       seconds: The time of fitting in seconds.
     """
 
@@ -82,6 +83,7 @@ class RankingRecord(Verdict):
     epochs: int
     weight: float
     seconds: float
+    labels: bool = False
     factors: list[int] = field(default_factory=list)
     biases_loss: float = 0.0
     factors_interval: list[float] = field(default_factory=list)
