@@ -106,10 +106,9 @@ def verdict_of(updated: Result, in_use: Result, tolerance: float, with_new_items
         reasons.append(f"too few held-out events to compare: expected at least {MIN_TARGETS}, found "
                        f"{updated.counts['targets']}")  # fmt: skip
     elif (every := strata[0]).updated < every.in_use * (1 - tolerance):
-        reasons.append(
-            f"all: {metric} {every.updated:.4f} is more than {tolerance:.1%} below {every.in_use:.4f}: to accept it, "
-            "make the run again with a higher tolerance: --set update.tolerance=SHARE"
-        )
+        below = f"all: {metric} {every.updated:.4f} is more than {tolerance:.1%} below {every.in_use:.4f}"
+        accepted = ": to accept it, make the run again with a higher tolerance: --set update.tolerance=SHARE"
+        reasons.append(below if reasons else below + accepted)
     return Verdict(not reasons, reasons, strata, tolerance, metric)
 
 
