@@ -81,6 +81,11 @@ class FieldConfig(Section):
         "from 0 to 1. Below 0: the user rejected the item. auto: kinds of events are weighted by "
         "name.",
     )
+    weighs: bool = Field(
+        False,
+        description="Whether the number, such as a dwell time, weighs events: the further below the median, the "
+        "less an event counts.",
+    )
     use: bool = Field(True, description="Whether models may read the column.")
 
 
@@ -530,7 +535,9 @@ class ItemWeightSettings(Section):
         description="Weight of an item for its own repeated use; auto: 0, or searched on validation if "
         "data.repeats is all.",
     )
-    kinds: bool = Field(True, description="Whether events of the history are weighted by their kind (data.fields).")
+    kinds: bool = Field(
+        True, description="Whether events of the history are weighted by their kind and dwell time (data.fields)."
+    )
     context: dict[str, Annotated[float, Field(ge=0, le=5)]] | None = Field(
         None,
         description="By field of requests, such as weekday: a strength x. An event of the history counts exp(x) "

@@ -860,14 +860,14 @@ def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragge
 
 
 def event_weights(queries: Queries, settings: ItemWeightSettings) -> Ragged | None:
-    """Computes the weight of each event of the histories from its kind and the context that it shares with the request.
+    """Computes the weight of each event of the histories, also from the context that it shares with the request.
 
-    The weight of an event is the weight of its kind, times ``exp(k_f)`` for each field f that has the same value in the
-    request and in the event. Missing and unknown values are not equal to any value.
+    The weight of an event is that of its kind and dwell time (``queries.weights``), times ``exp(k_f)`` for each field f
+    that has the same value in the request and in the event. Missing and unknown values are not equal to any value.
 
     Args:
       queries: Queries with the fields ``event.f`` and ``request.f``, categories with a single value.
-      settings: ``context`` has k by the name of the field; ``kinds`` tells whether events are weighted by kind.
+      settings: ``context`` has k by the name of the field; ``kinds`` tells whether ``queries.weights`` count.
 
     Returns:
       The weights, float32, one row per history; ``None`` if all weights are 1.
