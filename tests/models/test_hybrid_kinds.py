@@ -72,6 +72,21 @@ def test_without_other_fields_kinds_count_as_well():
     np.testing.assert_allclose(model.score_terms(ASKED)[1], expected, atol=1e-6)
 
 
+def test_factors_change_the_weights_of_kinds_in_histories_and_nothing_else():
+    factors = {"VIEW": 0.0, "dislike": 2.0}  # in any spelling
+    model = hybrid(["meaning", "behaviour"], kinds=factors)
+    model.set_item_weights(NEIGHBOURS)
+    weights = event_weights(ASKED, model.item_weights, KIND)
+    assert weights[0].tolist() == [0, 0] and weights[1].tolist() == [0, -1.5] and weights[2].tolist() == [0, 1]
+    assert weights[4].tolist() == [0, 0.25]  # a missing kind is a view, and an unknown one keeps its weight
+    np.testing.assert_allclose(
+        model.score_terms(ASKED)[1], score_history(ASKED.history, NEIGHBOURS, 0.5, weights), atol=1e-6
+    )
+    assert ASKED.choices[0].tolist() == ASKED.had[0].tolist() == [0, 3]
+    again = Hybrid.from_config(model.get_config())
+    assert again.item_weights.kinds == factors
+
+
 @pytest.mark.parametrize("fields", [True, False])
 @pytest.mark.parametrize("with_kinds", [True, False])
 def test_behaviour_weighs_dwell_times_as_the_data_does(fields, with_kinds):

@@ -105,7 +105,7 @@ def test_the_served_model_excludes_what_the_evaluation_masks(read):
         assert [{*rows["item_id"]} for _, rows in found.groupby("query")] == wanted
 
 
-def test_the_served_model_weighs_dwell_times_as_the_evaluation_does():
+def test_the_served_model_weighs_kinds_and_dwell_times_as_the_evaluation_does():
     import tensorflow as tf
 
     from tfllmrec.config import FieldConfig
@@ -125,8 +125,9 @@ def test_the_served_model_weighs_dwell_times_as_the_evaluation_does():
     split = make_split(dataset_from_frames(events, config=DataConfig(fields=fields)), SplitConfig(), 42)
     queries, text = split.test, np.zeros((N, 2), np.float32)
     config = ModelConfig(terms=["behaviour"], history_length=4)
+    settings = ItemWeightSettings(l2=1.0, text=0.0, kinds={"view": 0.3})
     catalogue = Catalogue.of(split.dataset.items, text, split.schema)
-    hybrid = Hybrid(catalogue, split.train_counts, config, ItemWeightSettings(l2=1.0, text=0.0), schema=split.schema)
+    hybrid = Hybrid(catalogue, split.train_counts, config, settings, schema=split.schema)
     set_item_weights(hybrid, Sequences.from_split(split, 0.1, seed=1))
     ids = split.dataset.items["item_id"].to_numpy()
     served = ServingModel(hybrid, ids, text, None, queries, schema=split.schema)

@@ -246,6 +246,20 @@ class Field:
         usual = [group.weight for group in GROUPS] if self.weights else []
         return np.array([choice, UNKNOWN_WEIGHT, *known, *usual], np.float32)
 
+    def code_factors(self, factors: Mapping[str, float]) -> np.ndarray:
+        """Returns float32 ``[size]``: ``factors`` by kind of event (``item_weights.kinds``) for each code, else 1.
+
+        As in :attr:`code_weights`, a missing kind counts as the most frequent kind that is a choice.
+        """
+        asked = AskedWeights(factors)
+        found = np.ones(self.size, np.float32)
+        for code, value in reversed([*enumerate(self.vocabulary, start=2)]):
+            factor = asked.of(value)
+            found[code] = 1.0 if factor is None else factor
+            if self.code_weights[code] > 0:
+                found[MISSING_CODE] = found[code]
+        return found
+
     @cached_property
     def codes_of_groups(self) -> list[int]:
         """The code of a kind that is not in the vocabulary, for each of :data:`GROUPS`.
@@ -492,8 +506,8 @@ class Schema:
         dwell = [each.name for each in of_events if each.kind == "number" and _is_dwell_time(each.name)]
         if dwell and self.dwell_time is None:
             notes.append(
-                f"{' and '.join(dwell)} may say how long a user stayed with an item: with data.fields.{dwell[0]}.weighs"
-                "=true, events of less than the median time count less"
+                f"{' and '.join(dwell)} may say how long a user stayed with an item: data.fields.{dwell[0]}.weighs=true"
+                " lets events shorter than the median count less"
             )
         return notes
 

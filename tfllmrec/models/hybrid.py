@@ -267,7 +267,7 @@ class Hybrid(MeasuredModel):
         self.repeats = repeats
         encoded = Schema(tuple(each for each in schema or () if each.has_encoder and each.key != RATING_KEY))
         reads_fields = config.fields and "meaning" in config.terms
-        weighs = self.use_behaviour and item_weights.kinds
+        weighs = self.use_behaviour and item_weights.kinds is not False
         #: The fields that determine the weights of events in the behaviour term: their kind and their dwell time.
         self.kind, self.dwell = (encoded.kind_of_event, encoded.dwell_time) if weighs else (None, None)
         weighing = [field for field in (self.kind, self.dwell) if field is not None]
@@ -868,7 +868,8 @@ class Hybrid(MeasuredModel):
         """
         weights, kind, dwell = None, self.kind, self.dwell
         if kind is not None:
-            weights = tf.gather(tf.constant(kind.code_weights), query[kind.key])
+            of_codes = kind.code_weights * kind.code_factors(self.item_weights.factors_of_kinds)
+            weights = tf.gather(tf.constant(of_codes), query[kind.key])
         if dwell is not None:  # as in Schema.event_weights
             times, medians = query[dwell.key], tf.constant(self.schema.code_medians)
             medians = medians[0] if kind is None else tf.gather(medians, query[kind.key])
