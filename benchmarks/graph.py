@@ -47,6 +47,7 @@ from tfllmrec.config import DataConfig, GraphConfig, ItemWeightSettings, SplitCo
 from tfllmrec.data.graph import ItemGraph, Relation
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import read_dataset
+from tfllmrec.data.schema import Field
 from tfllmrec.data.splits import make_split
 from tfllmrec.evaluation.protocol import Result, evaluate, paired_differences, selection_gain, selection_value
 from tfllmrec.evaluation.recommender import Recommender
@@ -106,12 +107,12 @@ class Near:
 class Weights:
     """Item-item weights as a recommender."""
 
-    def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings) -> None:
-        self.weights, self.settings = weights, settings.settled()
+    def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings, kind: Field | None) -> None:
+        self.weights, self.settings, self.kind = weights, settings.settled(), kind
 
     def score(self, queries: Queries) -> np.ndarray:
         assert self.settings.decay is not None
-        of_events = event_weights(queries, self.settings)
+        of_events = event_weights(queries, self.settings, self.kind)
         return score_history(queries.history, self.weights, self.settings.decay, of_events)
 
 
@@ -131,7 +132,7 @@ def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph)
 
     def weights(vectors: np.ndarray, view: sparse.csr_array | None = None, strength: float = 0.0) -> Weights:
         used = settings.model_copy(update={"graph": strength})
-        return Weights(solve(statistics, used, vectors, view), used)
+        return Weights(solve(statistics, used, vectors, view), used, data.split.schema.kind_of_event)
 
     texts = {
         f"{name}, share {share:g}": partial(smoothed, unit, adjacency, share, STEPS)

@@ -223,6 +223,8 @@ def test_each_mode_and_tower_lists_settings_that_exist():
         ("seed: null", [], "seed: expected a valid integer, got null."),
         ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: 'global_time')"),
         ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, or 'all', got 0."),
+        ("item_weights: {kinds: 3}", [], "item_weights.kinds: expected true, false or factors by kind, got 3."),
+        ("item_weights: {kinds: {view: -1}}", [], "item_weights.kinds.view: expected greater than or equal to 0"),
         ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
         ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
         (

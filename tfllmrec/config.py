@@ -81,6 +81,11 @@ class FieldConfig(Section):
         "from 0 to 1. Below 0: the user rejected the item. auto: kinds of events are weighted by "
         "name.",
     )
+    weighs: bool = Field(
+        False,
+        description="Whether the number, such as a dwell time, weighs events: the further below the median, the "
+        "less an event counts.",
+    )
     use: bool = Field(True, description="Whether models may read the column.")
 
 
@@ -530,7 +535,12 @@ class ItemWeightSettings(Section):
         description="Weight of an item for its own repeated use; auto: 0, or searched on validation if "
         "data.repeats is all.",
     )
-    kinds: bool = Field(True, description="Whether events of the history are weighted by their kind (data.fields).")
+    kinds: bool | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="Whether events of the history are weighted by their kind and dwell time (data.fields). Factors by "
+        "kind, such as {view: 0.5}, change the weights of kinds in histories, but not what is a target. auto: factors "
+        "chosen on validation, 1 unless another one helps.",
+    )
     context: dict[str, Annotated[float, Field(ge=0, le=5)]] | None = Field(
         None,
         description="By field of requests, such as weekday: a strength x. An event of the history counts exp(x) "
@@ -573,7 +583,12 @@ class ItemWeightSettings(Section):
     def settled(self) -> Self:
         """Returns a copy in which *auto* settings have values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
-        return self.with_plain(**plain, rank=384, graph=0.0, itself=0.0, context={}, source=0.0, domains={})
+        return self.with_plain(**plain, rank=384, graph=0.0, itself=0.0, kinds=True, context={}, source=0.0, domains={})
+
+    @property
+    def factors_of_kinds(self) -> dict[str, float]:
+        """The factors in ``kinds``; empty if all are 1."""
+        return self.kinds if isinstance(self.kinds, dict) else {}
 
 
 class GraphConfig(Section):
@@ -1274,10 +1289,15 @@ def _override(tree: dict[str, Any], override: str) -> None:
 def _problems(error: ValidationError) -> Iterator[tuple[str, Any]]:
     """Yields pydantic's errors with the key of the setting.
 
-    ``item_weights.rank`` has two types; only the error of the number is returned.
+    ``item_weights.rank`` and ``item_weights.kinds`` have two types; only the error of one is returned.
     """
     for problem in error.errors():
         path = [str(part) for part in problem["loc"]]
+        if path[:2] == ["item_weights", "kinds"]:
+            if isinstance(problem["input"], dict) if path[2] == "bool" else problem["type"] == "dict_type":
+                continue
+            problem["msg"] = "true, false or factors by kind" if path[2] == "bool" else problem["msg"]
+            path = path[:2] + path[3:]
         if path[:2] == ["item_weights", "rank"]:
             if path[2].startswith("literal"):
                 continue

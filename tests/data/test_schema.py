@@ -80,11 +80,11 @@ def test_usual_names_say_whether_a_value_is_known_before_the_event(owner):
 
 def test_a_line_says_what_requests_cannot_have():
     frame = events(dwell=lambda i: i % 5, device=lambda i: "ab"[i % 2], kind=lambda i: ["view", "buy"][i % 2])
-    assert schema_of(frame).note == (
+    assert schema_of(frame).notes == [
         "the context of a request cannot have these columns, because they are known only after the event: dwell. If "
         "one is known before, set data.fields.NAME.owner=request"
-    )
-    assert schema_of(frame, dwell={"owner": "request"}).note is None
+    ]
+    assert schema_of(frame, dwell={"owner": "request"}).notes == []
 
 
 def test_a_column_whose_name_another_one_took_is_no_context():
@@ -112,6 +112,13 @@ def test_settings_come_before_what_is_recognised():
         ({"colour": {"kind": "vector"}}, "data.fields.colour.kind: expected vectors of one length"),
         ({"colour": {"default": "1"}, "dwell": {"kind": "number", "default": "much"}}, "default: expected a number"),
         ({"dwell": {"weights": {"1": 1.0}, "kind": "number"}}, "dwell.weights: expected a category"),
+        ({"dwell": {"weighs": True, "owner": "request"}}, "dwell.weighs: .*known after the event .* of the requests"),
+        ({"dwell": {"weighs": True, "kind": "category"}}, "dwell.weighs: expected a number, .* found a category"),
+        ({"colour": {"weighs": True}}, "data.fields.colour.weighs: expected numbers above 0, found 'red'"),
+        ({"zero": {"weighs": True}}, "data.fields.zero.weighs: expected numbers above 0, found '0'"),
+        ({"age": {"weighs": True}}, "age.weighs: .* of the users"),
+        ({"rating": {"weighs": True}}, "rating.weighs: expected .* no rating, found 'rating'"),
+        ({"dwell": {"weighs": True}, "stay": {"weighs": True}}, "one column that weighs events, found dwell, stay"),
         ({"rating": {"use": False}}, "data.fields.rating: ratings are numbers of events"),
         ({"rating": {"kind": "category"}}, "data.fields.rating: ratings are numbers of events"),
         (
@@ -121,7 +128,8 @@ def test_settings_come_before_what_is_recognised():
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_when_the_data_is_read(fields, message):
-    frame = events(dwell=lambda i: i, colour=lambda i: "red", kind=lambda i: "view")
+    columns = {"dwell": lambda i: i, "stay": lambda i: i, "zero": lambda i: 0, "rating": lambda i: i % 5}
+    frame = events(**columns, colour=lambda i: "red", kind=lambda i: "view")
     users = pd.DataFrame({"user": ["u1"], "age": [30]})
     config = DataConfig(fields={name: FieldConfig(**known) for name, known in fields.items()})
     with pytest.raises(ConfigError, match=message):

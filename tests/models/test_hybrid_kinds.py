@@ -21,6 +21,7 @@ KIND = Field(
     "kind", "event", "category", vocabulary=("view", "dislike", "purchase", "impression"),
     weights={"view": 0.5, "dislike": -0.75, "purchase": 1.0, "impression": 0.0},
 )  # fmt: skip
+DWELL = Field("watch_time", "event", "number", median=9.0, medians={"": 10.0, "view": 20.0})
 DEVICE = Field("device", "request", "category", vocabulary=("phone", "tv"))
 WEIGHTS = np.array([0.5, 0.25, 0.5, -0.75, 1.0, 0.0], np.float32)  # by code; missing as view
 NEIGHBOURS = PrunedWeights(np.stack([np.arange(N), (np.arange(N) + 1) % N], 1), np.tile([0.1, 0.4], (N, 1)))
@@ -69,6 +70,41 @@ def test_without_other_fields_kinds_count_as_well():
     assert model.reads == (RATING_KEY, "event.kind") and model.event_fusion is None
     expected = score_history(ASKED.history, NEIGHBOURS, 0.5, ASKED.weights)
     np.testing.assert_allclose(model.score_terms(ASKED)[1], expected, atol=1e-6)
+
+
+def test_factors_change_the_weights_of_kinds_in_histories_and_nothing_else():
+    factors = {"VIEW": 0.0, "dislike": 2.0}  # in any spelling
+    model = hybrid(["meaning", "behaviour"], kinds=factors)
+    model.set_item_weights(NEIGHBOURS)
+    weights = event_weights(ASKED, model.item_weights, KIND)
+    assert weights[0].tolist() == [0, 0] and weights[1].tolist() == [0, -1.5] and weights[2].tolist() == [0, 1]
+    assert weights[4].tolist() == [0, 0.25]  # a missing kind is a view, and an unknown one keeps its weight
+    np.testing.assert_allclose(
+        model.score_terms(ASKED)[1], score_history(ASKED.history, NEIGHBOURS, 0.5, weights), atol=1e-6
+    )
+    assert ASKED.choices[0].tolist() == ASKED.had[0].tolist() == [0, 3]
+    again = Hybrid.from_config(model.get_config())
+    assert again.item_weights.kinds == factors
+
+
+@pytest.mark.parametrize("fields", [True, False])
+@pytest.mark.parametrize("with_kinds", [True, False])
+def test_behaviour_weighs_dwell_times_as_the_data_does(fields, with_kinds):
+    schema = Schema((*[KIND] * with_kinds, DWELL))
+    times = Ragged(np.resize(np.array([5, 30, np.nan, -1, 0, 2], np.float32), len(ASKED.history.values)),
+                   ASKED.history.offsets)  # fmt: skip
+    of_events = {**ASKED.fields, DWELL.key: times}
+    weights = Ragged(schema.event_weights({key: of.values for key, of in of_events.items()}), times.offsets)
+    asked, config = replace(ASKED, fields=of_events, weights=weights), hybrid(["meaning", "behaviour"], fields).config
+    catalogue = Catalogue(np.arange(N).astype(str).astype(object), np.ones((N, 8), np.float32))
+    for kinds in (True, False):
+        settings = ItemWeightSettings(neighbours=2, decay=0.5, kinds=kinds)
+        model = Hybrid(catalogue, np.ones(N, int), config, settings, schema=schema)
+        assert (DWELL.key in model.reads) == (kinds or fields)
+        model.set_item_weights(NEIGHBOURS)
+        expected = score_history(asked.history, NEIGHBOURS, 0.5, weights if kinds else None)
+        np.testing.assert_allclose(model.score_terms(asked)[1], expected, atol=1e-6)
+    assert event_weights(asked, ItemWeightSettings()) is weights
 
 
 def test_events_that_do_not_count_are_no_steps():

@@ -105,6 +105,48 @@ def test_the_served_model_excludes_what_the_evaluation_masks(read):
         assert [{*rows["item_id"]} for _, rows in found.groupby("query")] == wanted
 
 
+def test_the_served_model_weighs_kinds_and_dwell_times_as_the_evaluation_does():
+    import tensorflow as tf
+
+    from tfllmrec.config import FieldConfig
+    from tfllmrec.data.batches import Sequences
+    from tfllmrec.models.hybrid import Catalogue, Hybrid
+    from tfllmrec.serving.signatures import ServingModel
+    from tfllmrec.training.fit import set_item_weights
+
+    rng = np.random.default_rng(4)
+    rows = [
+        (f"u{user}", f"i{item}", step, rng.choice(["view", "play"]), rng.choice(["", "2", "30", "90"]))
+        for user in range(20)
+        for step, item in enumerate(rng.permutation(N)[:5])
+    ]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "order", "kind", "watch_time"])
+    fields = {"watch_time": FieldConfig(weighs=True), "kind": FieldConfig(weights={"view": 0.5, "play": 1.0})}
+    split = make_split(dataset_from_frames(events, config=DataConfig(fields=fields)), SplitConfig(), 42)
+    queries, text = split.test, np.zeros((N, 2), np.float32)
+    config = ModelConfig(terms=["behaviour"], history_length=4)
+    settings = ItemWeightSettings(l2=1.0, text=0.0, kinds={"view": 0.3})
+    catalogue = Catalogue.of(split.dataset.items, text, split.schema)
+    hybrid = Hybrid(catalogue, split.train_counts, config, settings, schema=split.schema)
+    set_item_weights(hybrid, Sequences.from_split(split, 0.1, seed=1))
+    ids = split.dataset.items["item_id"].to_numpy()
+    served = ServingModel(hybrid, ids, text, None, queries, schema=split.schema)
+    asked = {"history": tf.constant([ids[row].tolist() for row in queries.history]), "k": tf.constant([N])}
+    texts = {name: split.schema[f"event.{name}"].words(queries.fields[f"event.{name}"].values) for name in fields}
+    lines = [f"watch_time={time}\nkind={kind}" for time, kind in zip(texts["watch_time"], texts["kind"], strict=True)]
+    with_times = served.recommend_full(**asked, event_fields=tf.constant(np.reshape(lines, (len(queries), -1))))
+    assert not np.any(with_times["unread"])
+    expected = hybrid.score(queries)
+    for row, (found, scores) in enumerate(
+        zip(with_times["item_ids"].numpy(), with_times["scores"].numpy(), strict=True)
+    ):
+        for item, score in zip(found, scores, strict=True):
+            if item:
+                assert score == pytest.approx(expected[row, ids.tolist().index(item.decode())], abs=1e-4)
+    without = served.recommend_full(**asked)
+    assert np.abs(without["scores"] - with_times["scores"]).max() > 1e-3
+
+
 def test_every_kind_of_field_is_read(model):
     assert set(model.reads) == {
         "event.rating", "event.timestamp_s", "event.device", "event.kind",

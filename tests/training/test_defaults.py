@@ -5,10 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import sparse
 from stand_ins import two_domains
 
-from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, SplitConfig
+from tfllmrec.config import (
+    DataConfig,
+    ExperimentConfig,
+    ItemWeightSettings,
+    SplitConfig,
+    dump_config,
+    parse_config,
+)
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries
@@ -538,3 +546,47 @@ def test_factors_of_unknown_domains_are_refused_before_the_search():
     config = ExperimentConfig(item_weights=ItemWeightSettings(domains={"books>film": 0.5}))
     with pytest.raises(ConfigError, match="of the domains books, films, found film"):
         choose(two_shops(), config, print)
+
+
+def viewers(noise, n_users=240):
+    """Users who view and buy items of two topics, and then buy two more of the topic of their views.
+
+    With ``noise`` the last ones are of the topic of their purchases, of which there are fewer.
+    """
+    rng, rows = np.random.default_rng(5), []
+    for user in range(n_users):
+        viewed, bought = ([f"{12 * topic + i:02}" for i in rng.permutation(12)] for topic in rng.permutation(4)[:2])
+        past = rng.permutation([(item, "view") for item in viewed[:7]] + [(item, "purchase") for item in bought[:2]])
+        last = (bought if noise else viewed)[-2:]
+        rows += [
+            (f"u{user:03}", item, place, kind)
+            for place, (item, kind) in enumerate([*past, *((item, "purchase") for item in last)])
+        ]
+    frame = pd.DataFrame(rows, columns=["user", "item", "order", "kind"])
+    split = make_split(dataset_from_frames(frame), SplitConfig(), seed=1)
+    return TrainingData(split, np.zeros((split.dataset.n_items, 1), np.float32))
+
+
+@pytest.mark.parametrize(("noise", "taken"), [(True, [0.0]), (False, [1.0, 2.0])])
+def test_views_count_nothing_in_histories_only_where_they_are_noise(noise, taken):
+    data, told = viewers(noise), []
+    settings = ItemWeightSettings(decay=1.0, co_occurrence=1.0, text=0.0, next_item=0.0).settled()
+    settings.kinds = None
+    chosen, (line,) = defaults.choose_kinds(data, settings, told.append)
+    assert chosen.factors_of_kinds.get("view", 1.0) in taken, line
+    assert line.startswith(f"item_weights.kinds view {chosen.factors_of_kinds.get('view', 1.0):g}: ")
+    assert len(told) == len(defaults.KIND_FACTORS) and (data.split.test.weights.values > 0).all()
+    gain = defaults.item_weights_value(data, chosen) - defaults.item_weights_value(data, settings)
+    assert gain > 0.05 if noise else gain >= 0
+    config = parse_config(yaml.safe_load(dump_config(ExperimentConfig(item_weights=chosen))))
+    assert config.item_weights == chosen and config.item_weights.kinds
+
+
+def test_given_factors_of_kinds_are_taken_and_without_kinds_nothing_is_tried():
+    for given in (True, False, {"view": 0.5}):
+        settings = ItemWeightSettings(kinds=given)
+        assert defaults.choose_kinds(viewers(True, 20), settings, print) == (settings, [])
+    assert defaults.choose_kinds(few_walkers([]), ItemWeightSettings(), print) == (ItemWeightSettings(), [])
+    config = ExperimentConfig(item_weights=ItemWeightSettings(kinds={"View": 0.5, "vieww": 0.5}))
+    with pytest.raises(ConfigError, match=r"item_weights.kinds: expected kinds of events \(.*view.*\), found 'vieww'"):
+        choose(viewers(True, 20), config, print)

@@ -194,8 +194,7 @@ def print_description(dataset: Dataset) -> None:
     ]
     rows += [("" if place else "schema", field) for place, field in enumerate(fields)]
     print_table(dataset.name, ("figure", "value"), rows, words=("figure", "value"))
-    notes = [dataset.schema.note] if dataset.schema.note else []
-    for line in [*notes, *dataset.report.lines(), *(f"warning: {doubt}" for doubt in doubts)]:
+    for line in [*dataset.schema.notes, *dataset.report.lines(), *(f"warning: {doubt}" for doubt in doubts)]:
         say(line)
 
 

@@ -124,8 +124,8 @@ class Queries:
         with one value for each history entry. ``request.NAME`` and ``user.NAME`` are arrays ``[B]`` or ``[B, width]``;
         the values of ``request.NAME`` are those of the request whose first target came next. ``event.rating`` is always
         present, NaN if the event has none.
-      weights: Float32, the weight of each history entry according to its kind, see
-        :attr:`tfllmrec.data.schema.Field.weights`; ``None`` if all entries have weight 1.
+      weights: Float32, the weight of each history entry according to its kind and dwell time, see
+        :meth:`tfllmrec.data.schema.Schema.event_weights`; ``None`` if all entries have weight 1.
       candidates: Bool ``[N]``, the items that may be recommended, such as those of one domain in joined data; ``None``
         for all.
 

@@ -76,6 +76,8 @@ MAX_ODD = 0.05
 BINS = 16
 #: A number more than this many spreads from the median is an outlier, and is clipped.
 FAR = 5.0
+#: The smallest factor of the weight of an event with a short dwell time. It is above 0: a user chose the item even so.
+LEAST_SHARE = 0.05
 #: The interquartile range of a normal distribution, in standard deviations.
 QUARTILES = 1.349
 RATING_KEY = f"event.{RATING}"
@@ -115,6 +117,15 @@ _OUTCOME_WORDS = frozenset(
         "purchase purchased checkout rating rated score label click clicked outcome result feedback response",
     )
     for word in words.split()
+)
+#: Names of columns that say how long a user stayed with an item, without punctuation; or else such names have a word of
+#: each of two sets.
+_DWELL_NAMES = frozenset({"dwell", "dwelltime", "watchtime", "playtime", "listentime", "viewtime", "timeonpage"})
+_STAY_WORDS = frozenset(
+    {"dwell", "watch", "watched", "play", "played", "listen", "listened", "view", "viewed", "read", "reading", "spent"}
+)
+_DURATION_WORDS = frozenset(
+    {"time", "duration", "seconds", "secs", "sec", "s", "milliseconds", "millis", "ms", "minutes", "mins", "min"}
 )
 _ID_WORDS = {
     *("id", "uuid", "guid", "hash", "url", "uri", "link", "zip", "postcode", "postal"),
@@ -157,6 +168,8 @@ class Field:
       default: The value that is used if a request leaves the field out; with ``None`` the value is then missing.
       weights: For a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
         down to -1, if the user rejected the item.
+      medians: For a number that weighs events, its median by kind of event, and that of all events by ``""``; only
+        numbers above 0 count.
       dropped: For a category, the number of values that are not in the vocabulary because of its limit.
     """
 
@@ -170,6 +183,7 @@ class Field:
     width: int = 0
     default: str | None = None
     weights: Mapping[str, float] | None = None
+    medians: Mapping[str, float] | None = None
     dropped: int = 0
 
     @classmethod
@@ -231,6 +245,20 @@ class Field:
         choice = next((weight for weight in known if weight > 0), 1.0)
         usual = [group.weight for group in GROUPS] if self.weights else []
         return np.array([choice, UNKNOWN_WEIGHT, *known, *usual], np.float32)
+
+    def code_factors(self, factors: Mapping[str, float]) -> np.ndarray:
+        """Returns float32 ``[size]``: ``factors`` by kind of event (``item_weights.kinds``) for each code, else 1.
+
+        As in :attr:`code_weights`, a missing kind counts as the most frequent kind that is a choice.
+        """
+        asked = AskedWeights(factors)
+        found = np.ones(self.size, np.float32)
+        for code, value in reversed([*enumerate(self.vocabulary, start=2)]):
+            factor = asked.of(value)
+            found[code] = 1.0 if factor is None else factor
+            if self.code_weights[code] > 0:
+                found[MISSING_CODE] = found[code]
+        return found
 
     @cached_property
     def codes_of_groups(self) -> list[int]:
@@ -358,6 +386,9 @@ class Field:
                     about += "; weights " + ", ".join(f"{value} {weight:g}" for value, weight in self.weights.items())
             case "number":
                 about = f", median {self.median:.4g}, spread {self.spread:.4g}" if self.edges else ", no value"
+                if self.medians:
+                    of_kinds = [f"{kind or 'any event'} {median:.4g}" for kind, median in self.medians.items()]
+                    about += "; events count less below " + ", ".join(of_kinds)
             case "vector":
                 about = f" of {self.width} numbers"
             case "text" if self.width:
@@ -407,6 +438,43 @@ class Schema:
         """The event field whose values determine the weights of events; ``None`` if all events have equal weights."""
         return next((field for field in self.of_history() if field.weights), None)
 
+    @cached_property
+    def dwell_time(self) -> Field | None:
+        """The event field, a number, that weighs events in addition to their kinds; ``None`` if there is none."""
+        return next((field for field in self.of("event") if field.medians), None)
+
+    @cached_property
+    def code_medians(self) -> np.ndarray:
+        """Float32 ``[size]``: the median of :attr:`dwell_time` for each code of :attr:`kind_of_event`.
+
+        It is that of all events for a kind without dwell times in the training data; without kinds, ``[1]``.
+        """
+        assert self.dwell_time is not None and self.dwell_time.medians is not None
+        medians, kind = self.dwell_time.medians, self.kind_of_event
+        found = np.full(1 if kind is None else kind.size, medians[""], np.float32)
+        for code, value in enumerate([] if kind is None else kind.vocabulary, start=2):
+            found[code] = medians.get(value, medians[""])
+        return found
+
+    def event_weights(self, fields: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Returns how much events count as choices of their items, float32 ``[E]``; ``None`` if all count 1.
+
+        It is the weight of the event's kind, or 1 without kinds. If that is above 0 and there is a dwell time, it is
+        multiplied by dwell time / median, but by no less than :data:`LEAST_SHARE` and no more than 1 (Yi et al. 2014).
+        A dwell time that is missing or below 0 does not change the weight.
+
+        Args:
+          fields: The encoded fields of events (:meth:`Field.encode`) by their keys.
+        """
+        kind, dwell = self.kind_of_event, self.dwell_time
+        weights = None if kind is None else kind.code_weights[fields[kind.key]]
+        if dwell is None:
+            return weights
+        times = fields[dwell.key]
+        medians = self.code_medians[0 if kind is None else fields[kind.key]]
+        shares = np.where(times >= 0, np.clip(times / medians, LEAST_SHARE, 1), 1).astype(np.float32)
+        return shares if weights is None else np.where(weights > 0, weights * shares, weights)
+
     def __getitem__(self, key: str) -> Field:
         """Returns the field with a key such as ``user.age``, or ``event.device`` for a request field in the history.
 
@@ -423,17 +491,25 @@ class Schema:
         return [field.line() for field in self.fields]
 
     @property
-    def note(self) -> str | None:
-        """A line on the fields that requests cannot have; ``None`` if there are none that a user might expect there."""
-        known = (RATING, EVENT_KIND, TAGS_WRITTEN)
-        later = [field.name for field in self.of("event") if field.name not in known and not field.weights]
-        if not later:
-            return None
-        return (
-            f"the context of a request cannot have these columns, because they are known only after the event: "
-            f"{', '.join(later)}. If "
-            "one is known before, set data.fields.NAME.owner=request"
-        )
+    def notes(self) -> list[str]:
+        """A line on the fields that requests cannot have, if a user might expect them there, and one on dwell times."""
+        known, notes = (RATING, EVENT_KIND, TAGS_WRITTEN), []
+        of_events = [
+            each for each in self.of("event") if each.name not in known and not each.weights and not each.medians
+        ]
+        if of_events:
+            notes.append(
+                "the context of a request cannot have these columns, because they are known only after the event: "
+                f"{', '.join(field.name for field in of_events)}. If "
+                "one is known before, set data.fields.NAME.owner=request"
+            )
+        dwell = [each.name for each in of_events if each.kind == "number" and _is_dwell_time(each.name)]
+        if dwell and self.dwell_time is None:
+            notes.append(
+                f"{' and '.join(dwell)} may say how long a user stayed with an item: data.fields.{dwell[0]}.weighs=true"
+                " lets events shorter than the median count less"
+            )
+        return notes
 
     def as_dict(self) -> list[dict[str, Any]]:
         """Returns the fields as plain JSON types, without attributes that have their default."""
@@ -486,7 +562,7 @@ def infer_schema(
 
     Raises:
       ConfigError: ``asked`` names a column that does not exist, or a kind that its values do not have; or it gives
-        weights to several columns, or to a column of items or users.
+        weights to several columns, or to a column of items or users; or the same for ``weighs``.
     """
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
@@ -514,6 +590,11 @@ def infer_schema(
             raise ConfigError(
                 f"data.fields.{name}.weights: expected a column of the events, found one of the {owner}s."
             )
+        if want.weighs and (owner != "event" or want.owner == "request" or name == RATING):
+            raise ConfigError(
+                f"data.fields.{name}.weighs: expected a column of the events, known after the event and no rating, "
+                f"found {name!r} of the {want.owner or owner}s."
+            )
         every = tables[owner][name] if every_event is None or owner != "event" else every_event[name]
         if want.use and (found := _field(name, owner, tables[owner][name], want, every)):
             fields.append(found)
@@ -523,8 +604,11 @@ def infer_schema(
         raise ConfigError(f"data.fields: expected weights of one column, found those of {', '.join(named)}.")
     if named and len(weighted) > 1:  # the column named in the settings replaces the recognised one
         fields = [replace(field, weights=None) if field.name == EVENT_KIND else field for field in fields]
+    if len(weighing := [field.name for field in fields if field.medians]) > 1:
+        raise ConfigError(f"data.fields: expected one column that weighs events, found {', '.join(weighing)}.")
     order = {owner: place for place, owner in enumerate(get_args(Owner))}
-    return Schema(tuple(sorted(fields, key=lambda field: (order[field.owner], field.name))))
+    schema = Schema(tuple(sorted(fields, key=lambda field: (order[field.owner], field.name))))
+    return _with_medians_of_kinds(schema, events)
 
 
 def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every: pd.Series) -> Field | None:
@@ -536,21 +620,26 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
     texts = values.dropna() if plain_floats else strings(values)
     filled = texts if plain_floats else texts[texts != ""]
     if owner == "event":
-        owner = want.owner or _owner_of_event_column(name)
+        owner = want.owner or ("event" if want.weighs else _owner_of_event_column(name))
     if filled.empty and name != RATING:
         return None
-    kind = want.kind or _kind_of(name, owner, filled)
+    kind = want.kind or ("number" if want.weighs else _kind_of(name, owner, filled))
     field = Field(name, owner, kind, default=want.default)
     if want.weights and kind != "category":
         raise ConfigError(f"data.fields.{name}.weights: expected a category, whose values are weighed, found a {kind}.")
+    if want.weighs and kind != "number":
+        raise ConfigError(f"data.fields.{name}.weighs: expected a number, such as a dwell time, found a {kind}.")
     match kind:
         case "category":
             field = _category(field, name, filled, want, every)
         case "number":
             plain = numbers(filled)[0]
             plain = plain[np.isfinite(plain)]
+            if want.weighs and not (plain > 0).any():
+                raise ConfigError(f"data.fields.{name}.weighs: expected numbers above 0, found {filled.iloc[0]!r}.")
             if len(plain):
                 field = _on_a_scale(field, plain)
+                field = replace(field, medians={"": float(np.median(plain[plain > 0]))}) if want.weighs else field
             elif len(filled):
                 raise ConfigError(f"data.fields.{name}.kind: expected numbers, found {filled.iloc[0]!r}.")
         case "time" if owner == "item":
@@ -571,6 +660,27 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
     if want.default is not None and kind != "text" and missing(field.encode([want.default]))[0]:
         raise ConfigError(f"data.fields.{name}.default: expected a {kind}, found {want.default!r}.")
     return field
+
+
+def _is_dwell_time(name: str) -> bool:
+    words = words_of_name(name)
+    return "".join(words) in _DWELL_NAMES or bool(
+        _STAY_WORDS.intersection(words) and _DURATION_WORDS.intersection(words)
+    )
+
+
+def _with_medians_of_kinds(schema: Schema, events: pd.DataFrame) -> Schema:
+    """Returns the schema with the median dwell time of each kind that is a choice, if both have an effect."""
+    kind, dwell = schema.kind_of_event, schema.dwell_time
+    if kind is None or dwell is None:
+        return schema
+    codes, times = kind.encode(events[kind.name]), dwell.encode(events[dwell.name])
+    medians = dict(dwell.medians or {})
+    for code, value in enumerate(kind.vocabulary, start=2):
+        own = times[(codes == code) & (times > 0)]
+        if len(own) and kind.code_weights[code] > 0:
+            medians[value] = float(np.median(own))
+    return Schema(tuple(replace(field, medians=medians) if field == dwell else field for field in schema))
 
 
 def _on_a_scale(field: Field, plain: np.ndarray) -> Field:

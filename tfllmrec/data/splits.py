@@ -164,7 +164,7 @@ class Split:
     def train_counts(self) -> np.ndarray:
         """Int64 ``[N]``: the number of training events of each item, without rejections and impressions."""
         items = self.train[ITEM_INDEX].to_numpy()
-        weights = _event_weights(self.schema, self.encoded)
+        weights = self.schema.event_weights(self.encoded)
         if weights is not None:
             items = items[weights[_rows(self.dataset, self.train)] > 0]
         return np.bincount(items, minlength=self.dataset.n_items).astype(np.int64)
@@ -720,12 +720,6 @@ def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
     return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
 
 
-def _event_weights(schema: Schema, encoded: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Returns the weight of each event of the data set by its kind, float32 ``[E]``; ``None`` if all are equal."""
-    kind = schema.kind_of_event
-    return None if kind is None else kind.code_weights[encoded[kind.key]]
-
-
 def _separating(schema: Schema) -> list[Field]:
     """Returns the request fields that separate a user's targets into different queries."""
     return [field for field in schema.of("request") if field.kind != "time"]
@@ -798,7 +792,7 @@ def _queries(
         fields[field.key] = empty if targets is None else known[first]
     for field in schema.of("user"):
         fields[field.key] = encoded[field.key][of_query]
-    weights = _event_weights(schema, encoded)
+    weights = schema.event_weights(encoded)
     queries = Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,

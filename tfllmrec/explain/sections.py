@@ -111,8 +111,8 @@ def add_data(section: Section, run: Run) -> None:
     section.items(report.lines())
     section.items([f"split: {finding}" for finding in run.split.findings])
     section.items([f"field: {line}" for line in run.split.schema.lines()])
-    if note := run.split.schema.note:
-        section.items([note])
+    if notes := run.split.schema.notes:
+        section.items(notes)
 
 
 def provenance(run: Run) -> list[list[str]]:

@@ -31,7 +31,7 @@ from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_bits, item_domains
 from tfllmrec.data.graph import ItemGraph, Relation
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
-from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
+from tfllmrec.data.schema import LEAST_SHARE, MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.field_encoder import is_given
@@ -267,10 +267,11 @@ class Hybrid(MeasuredModel):
         self.repeats = repeats
         encoded = Schema(tuple(each for each in schema or () if each.has_encoder and each.key != RATING_KEY))
         reads_fields = config.fields and "meaning" in config.terms
-        kind = encoded.kind_of_event if self.use_behaviour and item_weights.kinds else None
-        of_queries = encoded.of("event", "request", "user") if reads_fields else [kind] if kind else []
-        #: The field that determines the weights of events in the behaviour term; ``None``: all weights are equal.
-        self.kind = kind
+        weighs = self.use_behaviour and item_weights.kinds is not False
+        #: The fields that determine the weights of events in the behaviour term: their kind and their dwell time.
+        self.kind, self.dwell = (encoded.kind_of_event, encoded.dwell_time) if weighs else (None, None)
+        weighing = [field for field in (self.kind, self.dwell) if field is not None]
+        of_queries = encoded.of("event", "request", "user") if reads_fields else weighing
         of_items = [each for each in encoded.of("item") if config.reads_item_field(each.kind)]
         of_items = [each for each in of_items if each.key in catalogue.fields]
         self.schema = Schema((*of_queries, *of_items))
@@ -876,10 +877,17 @@ class Hybrid(MeasuredModel):
         Returns:
           The weights, float32 ``[B, L]`` or ``[R, L]``; ``None`` if all weights are 1.
         """
-        weights, kind = None, self.kind
+        weights, kind, dwell = None, self.kind, self.dwell
         if kind is not None:
-            weights = tf.gather(tf.constant(kind.code_weights), query[kind.key])
-            weights = weights if at is None else tf.gather(weights, at[:, 0])
+            of_codes = kind.code_weights * kind.code_factors(self.item_weights.factors_of_kinds)
+            weights = tf.gather(tf.constant(of_codes), query[kind.key])
+        if dwell is not None:  # as in Schema.event_weights
+            times, medians = query[dwell.key], tf.constant(self.schema.code_medians)
+            medians = medians[0] if kind is None else tf.gather(medians, query[kind.key])
+            shares = tf.where(times >= 0, tf.clip_by_value(times / medians, LEAST_SHARE, 1.0), 1.0)
+            weights = shares if weights is None else tf.where(weights > 0, weights * shares, weights)
+        if weights is not None and at is not None:
+            weights = tf.gather(weights, at[:, 0])
         exponent = None
         for name, strength in (self.item_weights.context or {}).items():
             of_events, asked = query[f"event.{name}"], query[f"request.{name}"]

@@ -46,7 +46,7 @@ from scipy.linalg import lapack
 from tfllmrec.config import ItemWeightSettings
 from tfllmrec.data.domains import BOTH, domain_names
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import UNKNOWN_CODE
+from tfllmrec.data.schema import UNKNOWN_CODE, Field
 from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ConfigError, ModelError
 
@@ -859,20 +859,28 @@ def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragge
     return sparse.csr_array((strength, history.values, history.offsets), shape=(len(history), n_items))
 
 
-def event_weights(queries: Queries, settings: ItemWeightSettings) -> Ragged | None:
-    """Computes the weight of each event of the histories from its kind and the context that it shares with the request.
+def event_weights(queries: Queries, settings: ItemWeightSettings, kind: Field | None = None) -> Ragged | None:
+    """Computes the weight of each event of the histories, also from the context that it shares with the request.
 
-    The weight of an event is the weight of its kind, times ``exp(k_f)`` for each field f that has the same value in the
-    request and in the event. Missing and unknown values are not equal to any value.
+    The weight of an event is that of its kind and dwell time (``queries.weights``), times the factor of its kind, times
+    ``exp(k_f)`` for each field f that has the same value in the request and in the event. Missing and unknown values
+    are not equal to any value.
 
     Args:
       queries: Queries with the fields ``event.f`` and ``request.f``, categories with a single value.
-      settings: ``context`` has k by the name of the field; ``kinds`` tells whether events are weighted by kind.
+      settings: ``context`` has k by the name of the field; ``kinds`` tells whether ``queries.weights`` count, and has
+        factors of them by kind.
+      kind: The field that has the kind of the events; without it, all factors are 1.
 
     Returns:
       The weights, float32, one row per history; ``None`` if all weights are 1.
     """
-    of_kinds = queries.weights if settings.kinds else None
+    of_kinds = None if settings.kinds is False else queries.weights
+    if of_kinds is not None and kind is not None and settings.factors_of_kinds:
+        codes = queries.fields[kind.key]
+        assert isinstance(codes, Ragged)
+        factors = kind.code_factors(settings.factors_of_kinds)
+        of_kinds = Ragged(of_kinds.values * factors[codes.values], of_kinds.offsets)
     if not settings.context:
         return of_kinds
     exponent = np.zeros(len(queries.history.values), np.float32)

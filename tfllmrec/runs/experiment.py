@@ -323,7 +323,7 @@ def _begun(
     check_fields(split.schema, config)
     for line in split.schema.lines():
         tell(f"field: {line}")
-    if note := split.schema.note:
+    for note in split.schema.notes:
         tell(note)
     write_text(out / SCHEMA, json.dumps(split.schema.as_dict(), indent=1, ensure_ascii=False))
     config.split = config.split.model_copy(update={"kind": split.kind})

@@ -10,9 +10,10 @@ import pandas as pd
 
 from tfllmrec.columns import TIMESTAMP
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig
+from tfllmrec.data.cleaning.event_kinds import plain_kind
 from tfllmrec.data.domains import domain_bits
 from tfllmrec.data.graph import READ
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError, ModelError
@@ -154,6 +155,10 @@ GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
 SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 #: Factors of the weights between two domains to try, other than 1; see :func:`choose_domains`.
 DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
+#: Factors of the weights of kinds of events in histories to try, other than 1; see :func:`choose_kinds`.
+KIND_FACTORS = (0.0, 0.5, 2.0)
+#: Largest number of kinds of events whose factor is chosen, the most frequent ones.
+MOST_KINDS = 8
 #: Largest number of pairs of domains whose factor is chosen: all pairs of 8 domains.
 MOST_PAIRS_OF_DOMAINS = 56
 #: The next value that the search tries, upwards and downwards from a value, by setting in the order of the search. The
@@ -173,13 +178,13 @@ class _Weights:
 
     def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings, data: TrainingData) -> None:
         self.weights, self.settings = weights, settings
-        self.domains = None
+        self.domains, self.kind = None, data.split.schema.kind_of_event
         if settings.map and data.domains is not None:
             self.domains = domain_bits(data.domains)
 
     def score(self, queries: Queries) -> np.ndarray:
         assert self.settings.decay is not None
-        of_events = event_weights(queries, self.settings)
+        of_events = event_weights(queries, self.settings, self.kind)
         return score_history(queries.history, self.weights, self.settings.decay, of_events, self.domains)
 
 
@@ -434,20 +439,68 @@ def choose_domains(
         what = f"expected at most {MOST_PAIRS_OF_DOMAINS} pairs of domains to try, found {len(pairs):,}"
         return settings.model_copy(update={"domains": {}}), [f"item_weights.domains 1: {what}"]
     weights = _solved(data, settings)
-    chosen: dict[str, float] = {}
-    said: list[str] = []
 
     def measured(factors: dict[str, float]) -> Result:
         return data.measure(_Weights(between_domains(weights, data.domains, factors), settings, data))
 
+    chosen, said = _choose_factors("domains", [">".join(pair) for pair in pairs], DOMAIN_FACTORS, measured, tell)
+    return settings.model_copy(update={"domains": chosen}), said
+
+
+def choose_kinds(data: TrainingData, settings: ItemWeightSettings, tell: Tell) -> tuple[ItemWeightSettings, list[str]]:
+    """Sets ``kinds``, the factors of the weights of kinds of events in histories.
+
+    The strongest kind of the validation histories keeps its weight. For each other kind whose weight is not 0, the best
+    of :data:`KIND_FACTORS` replaces 1 by the rule of :func:`choose_domains`. With 0, events of the kind are ignored in
+    histories. They are targets even so, and are known to the user.
+
+    Args:
+      data: Validation queries. If all events have the same weight, there is nothing to choose.
+      settings: The settings of the item-item weights, all chosen except ``kinds`` and ``context``. They are not
+        changed.
+      tell: Called with a line for each factor.
+
+    Returns:
+      The settings, and a line for each kind, as in :func:`choose_domains`.
+    """
+    kind = data.split.schema.kind_of_event
+    if settings.kinds is not None or kind is None:
+        return settings, []
+    codes = data.sample.fields[kind.key]
+    assert isinstance(codes, Ragged)
+    there = [code for code in range(2, kind.size_in_data) if kind.code_weights[code] and (codes.values == code).any()]
+    strongest = max(there, key=lambda code: kind.code_weights[code], default=None)
+    others = [kind.vocabulary[code - 2] for code in there if code != strongest][:MOST_KINDS]
+    weights = _solved(data, settings)
+
+    def measured(factors: dict[str, float]) -> Result:
+        return data.measure(_Weights(weights, settings.model_copy(update={"kinds": factors}), data))
+
+    chosen, said = _choose_factors("kinds", others, KIND_FACTORS, measured, tell)
+    return settings.model_copy(update={"kinds": chosen or True}), said
+
+
+def _choose_factors(
+    setting: str,
+    keys: Sequence[str],
+    factors: Sequence[float],
+    measured: Callable[[dict[str, float]], Result],
+    tell: Tell,
+) -> tuple[dict[str, float], list[str]]:
+    """Chooses a factor for each of ``keys``, one after the other; those that stay 1 are left out.
+
+    The best factor is taken if its gain is significant for all factors and keys together (Bonferroni).
+    """
+    chosen: dict[str, float] = {}
+    said: list[str] = []
     best = measured({})
-    for pair in pairs:
-        key, tried = ">".join(pair), {}
-        for factor in DOMAIN_FACTORS:
+    for key in keys:
+        tried = {}
+        for factor in factors:
             tried[factor] = measured(chosen | {key: factor})
-            tell(f"item_weights.domains {key} {factor:g}: selection value {selection_value(tried[factor]):.4f}")
-        factor = max(DOMAIN_FACTORS, key=lambda factor: selection_value(tried[factor]))
-        confidence = 1 - 0.05 / (len(DOMAIN_FACTORS) * len(pairs))
+            tell(f"item_weights.{setting} {key} {factor:g}: selection value {selection_value(tried[factor]):.4f}")
+        factor = max(factors, key=lambda factor: selection_value(tried[factor]))
+        confidence = 1 - 0.05 / (len(factors) * len(keys))
         found, low, high = selection_gain(tried[factor], best, confidence=confidence)
         strata = ", ".join(
             f"{label} {best.metrics[label]:.4f} with 1, {tried[factor].metrics[label]:.4f} with {factor:g}"
@@ -456,12 +509,12 @@ def choose_domains(
         )
         taken = factor if low > 0 else 1.0
         said.append(
-            f"item_weights.domains {key} {taken:g}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with "
+            f"item_weights.{setting} {key} {taken:g}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with "
             f"{factor:g}; {strata}"
         )
         if low > 0:
             chosen[key], best = factor, tried[factor]
-    return settings.model_copy(update={"domains": chosen}), said
+    return chosen, said
 
 
 def contexts(schema: Schema) -> list[str]:
@@ -474,8 +527,8 @@ def check_fields(schema: Schema, config: ExperimentConfig) -> None:
 
     Raises:
       ConfigError: ``item_weights.context`` or ``model.scene`` names a field that is not a category of requests, or
-        ``evaluation.by`` one that is no category of requests or users; or the model reads no fields for
-        ``item_weights.context``.
+        ``evaluation.by`` one that is no category of requests or users; the model reads no fields for
+        ``item_weights.context``; or ``item_weights.kinds`` names a kind that no event has.
     """
     known = contexts(schema)
     scene, default = config.model.scene, ModelConfig().scene
@@ -484,6 +537,14 @@ def check_fields(schema: Schema, config: ExperimentConfig) -> None:
         named = []
     elif named and not (config.model.fields and "meaning" in config.model.terms):
         raise ConfigError("item_weights.context needs model.fields=true and meaning among model.terms.")
+    kind = schema.kind_of_event
+    kinds = () if kind is None else kind.vocabulary
+    for name in config.item_weights.factors_of_kinds if "behaviour" in config.model.terms else ():
+        if plain_kind(name) not in map(plain_kind, kinds):
+            said = ", ".join(kinds) or "the data has no weights"
+            raise ConfigError(
+                f"item_weights.kinds: expected kinds of events ({said}), found {name!r}{nearest_hint(name, kinds)}."
+            )
     named += [("model.scene", scene)] if scene not in (None, default) else []
     for setting, name in named:
         if name not in known:

@@ -230,6 +230,8 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
         chosen += _told(said, tell)
         config.item_weights, said = defaults.choose_domains(data, config.item_weights, tell)
         chosen += _told(said, tell)
+        config.item_weights, said = defaults.choose_kinds(data, config.item_weights, tell)
+        chosen += _told(said, tell)
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
             config.item_weights, said = defaults.choose_context(data, config.item_weights, tell)
             chosen += _told(said, tell)
