@@ -189,6 +189,15 @@ def test_vectors_that_are_asked_for_may_be_whole_numbers():
     assert look.width == 3 and look.encode(["[1, 2, 3]"]).tolist() == [[1, 2, 3]]
 
 
+def test_vectors_are_read_many_at_a_time_in_any_notation(monkeypatch):
+    monkeypatch.setattr("tfllmrec.data.schema._NUMBERS", 6)  # three cells
+    good = ["[1, 2.5]", " ( -1.;+.5e1 ] ", "3 4", "3\t,4", [1.0, 2.0], np.float32([1, 2]), "1e-50,2"]
+    odd = ["", None, "1", "1, 2, 3", "[1,, 2]", "[1, 2,]", "1, nan", "inf, 1", "1e39, 2", "0x1, 2", "[[1, 2]]", "1, x"]
+    found = Field("look", "item", "vector", width=2).encode(pd.Series([*odd[:5], *good, *odd[5:]], dtype=object))
+    assert found[5:12].tolist() == [[1, 2.5], [-1, 5], [3, 4], [3, 4], [1, 2], [1, 2], [0, 2]]
+    assert np.isnan(found[:5]).all() and np.isnan(found[12:]).all() and found.dtype == np.float32
+
+
 def test_a_default_is_one_of_the_values():
     shop = schema_of(events(shop=lambda i: "ab"[i % 2]), shop={"default": "online"})["event.shop"]
     assert shop.vocabulary == ("a", "b", "online") and shop.encode(["", "a"]).tolist() == [4, 2]

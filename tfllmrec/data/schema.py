@@ -23,6 +23,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import TypeAdapter, ValidationError
 
 from tfllmrec.columns import (
@@ -132,6 +134,8 @@ _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
 NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:(?:\s*[,;]\s*|\s+){NUMBER})+\s*[\])]?\s*"
 _VECTOR_MARKS = str.maketrans("[](),;", "      ")
+#: How many numbers of vectors are parsed at once. Each takes about 20 bytes as text.
+_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -710,11 +714,18 @@ def unreadable(field: Field, values: pd.Series) -> np.ndarray:
 
 
 def _vectors(values: pd.Series, width: int) -> np.ndarray:
+    """Returns the vectors of cells, float32 ``[R, width]``; NaN for any other cell."""
     rows = np.full((len(values), width), np.nan, np.float32)
-    for row, cell in enumerate(values):
-        if isinstance(cell, str):
-            cell = cell.translate(_VECTOR_MARKS).split() if re.fullmatch(VECTOR, cell) else None
-        vector = np.ravel([] if cell is None else np.asarray(cell, np.float32))
-        if len(vector) == width and np.isfinite(vector).all():
-            rows[row] = vector
+    texts = strings(values)
+    at_once = max(1, _NUMBERS // width)
+    for start in range(0, len(texts), at_once):
+        some = texts.iloc[start : start + at_once]
+        there = np.flatnonzero(pc.match_substring_regex(pa.array(some), f"^{VECTOR}$"))
+        plain = [cell.translate(_VECTOR_MARKS).strip() for cell in some.iloc[there]]
+        found = pc.ascii_split_whitespace(pa.array(plain, pa.string()))
+        fits = pc.equal(pc.list_value_length(found), width)
+        with np.errstate(over="ignore"):
+            numbers = found.filter(fits).flatten().cast(pa.float64()).to_numpy().astype(np.float32)
+        rows[start + there[fits.to_numpy(zero_copy_only=False)]] = numbers.reshape(-1, width)
+    rows[~np.isfinite(rows).all(axis=1)] = np.nan
     return rows
