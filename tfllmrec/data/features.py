@@ -39,6 +39,8 @@ PERMUTATIONS, CHANCE = 99, 0.05
 ID_LIKE = 0.5
 #: Maps owners to their table if the two have different names.
 _TABLES = {"request": "event"}
+#: The targets, in the order of the columns of a table.
+_TARGETS = ("item", "popularity", "rating")
 #: Fields that models always read, however little they tell.
 _READ = (RATING_KEY, f"event.{EVENT_KIND}")
 #: The largest number of vectors from which principal components are computed.
@@ -107,6 +109,17 @@ class FieldFigures:
     tells: tuple[Association, ...]
     drop: str = ""
 
+    def told(self, target: str) -> list[Association]:
+        """Returns the associations with a target; a time has one for each part."""
+        return [each for each in self.tells if each.target == target]
+
+    def cells(self) -> list[str]:
+        """Returns the row of the field in the table whose header is :attr:`FeatureReport.header`."""
+        outliers = "" if self.outliers is None else f"{self.outliers:.1%}"
+        kind = self.kind if self.components is None else "vector: {} to {} components".format(*self.components)
+        told = ["  ".join(each.worded() for each in self.told(target)) for target in _TARGETS]
+        return [self.key, kind, f"{self.missing:.1%}", f"{self.distinct:,}", outliers, *told, self.drop]
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -128,6 +141,11 @@ class Pair:
     same: float
     correlation: float | None
 
+    def line(self) -> str:
+        """Returns the pair in words."""
+        also = "" if self.correlation is None else f", Spearman's correlation {self.correlation:.2f}"
+        return f"{self.first} and {self.second} go together: Cramer's V {self.association:.2f}{also}"
+
 
 @dataclass(frozen=True)
 class FeatureReport:
@@ -148,6 +166,12 @@ class FeatureReport:
     fields: tuple[FieldFigures, ...]
     pairs: tuple[Pair, ...]
     asked: Mapping[str, Any]
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns of :meth:`FieldFigures.cells`."""
+        told = [f"tells of {self.label if target == 'item' else target}" for target in _TARGETS]
+        return ["field", "kind", "missing", "distinct", "outliers", *told, "leave out because it"]
 
     @property
     def suggestion(self) -> str:
@@ -190,7 +214,7 @@ def feature_report(
     try:
         import sklearn  # noqa: F401 (fail before the computation starts)
     except ImportError as error:
-        raise not_installed("'tfllmrec data features' needs scikit-learn", error, "features") from error
+        raise not_installed("Measuring fields needs scikit-learn", error, "features") from error
 
     events = dataset.events.iloc[_sample(dataset, at_most, seed)]
     chosen, rated, label = _targets(dataset, events)
@@ -382,7 +406,7 @@ def _components(vectors: np.ndarray) -> tuple[int, int]:
     from sklearn.decomposition import PCA
 
     some = vectors[evenly_spread(len(vectors), VECTOR_ROWS)]
-    shares = np.cumsum(PCA(svd_solver="full").fit(some).explained_variance_ratio_)
+    shares = np.cumsum(PCA(svd_solver="covariance_eigh").fit(some).explained_variance_ratio_)
     few, most = (min(int(np.searchsorted(shares, share)) + 1, len(shares)) for share in (0.9, 0.99))
     return few, most
 
