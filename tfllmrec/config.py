@@ -81,6 +81,12 @@ class FieldConfig(Section):
         "from 0 to 1. Below 0: the user rejected the item. auto: kinds of events are weighted by "
         "name.",
     )
+    components: int | None = Field(
+        None,
+        ge=1,
+        description="For a vector of items: the number of its principal components that models read instead of it. "
+        "auto: the whole vector is read.",
+    )
     use: bool = Field(True, description="Whether models may read the column.")
 
 

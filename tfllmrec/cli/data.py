@@ -170,6 +170,8 @@ def print_features(name: str, report: FeatureReport) -> None:
         say(pair.line())
     if report.suggestion:
         say(f"To leave these fields out: --set {shlex.quote(report.suggestion)}")
+    if report.narrowing:
+        say(f"To read wide vectors by components with 99% of their variance: --set {shlex.quote(report.narrowing)}")
 
 
 def print_description(dataset: Dataset) -> None:
