@@ -31,7 +31,7 @@ REQUIRES = [
 ]
 TUNE = ["optuna>=5,<6"]
 FEATURES = ["scikit-learn>=1.6,<2"]
-REPORT = ["matplotlib>=3.10,<4", "jinja2>=3.1,<4"]
+REPORT = [*FEATURES, "matplotlib>=3.10,<4", "jinja2>=3.1,<4"]
 SERVE = [
     "tensorflow-serving-api>=2.20,<2.21",
     "grpcio>=1.66",

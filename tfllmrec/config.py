@@ -86,6 +86,12 @@ class FieldConfig(Section):
         description="Whether the number, such as a dwell time, weighs events: the further below the median, the "
         "less an event counts.",
     )
+    components: int | None = Field(
+        None,
+        ge=1,
+        description="For a vector of items: the number of its principal components that models read instead of it. "
+        "auto: the whole vector is read.",
+    )
     use: bool = Field(True, description="Whether models may read the column.")
 
 

@@ -1,5 +1,6 @@
 """Planted columns: what is found, what is left out, and why."""
 
+import json
 import sys
 
 import numpy as np
@@ -129,6 +130,20 @@ def test_the_suggested_setting_keeps_others_and_odd_names(tmp_path):
     files = {"events": str(tmp_path / "events.csv"), "items": str(tmp_path / "items.csv"), "repeats": "all"}
     again = read_dataset(parse_config({"data": files}, [found.suggestion]).data, tmp_path).schema
     assert "item.o'clock: #1, odd" not in {field.key for field in again} and again["item.size"].kind == "number"
+
+
+def test_a_wide_vector_has_a_setting_that_reads_its_components(tmp_path):
+    rng = np.random.default_rng(0)
+    looks = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 300))
+    noise = rng.normal(size=(400, 300))
+    cells = {name: [str(row.tolist()) for row in rows.round(3)] for name, rows in (("look", looks), ("noise", noise))}
+    tables = columns(400, **cells, narrow=[str(row[:4].tolist()) for row in looks.round(3)])
+    found = of_tables(tmp_path, fields={"look": {"kind": "vector"}}, **tables)
+    assert by_key(found)["item.look"].width == 300 and by_key(found)["item.look"].components == (3, 3)
+    assert json.loads(found.narrowing.removeprefix("data.fields="))["item.look"] == {"kind": "vector", "components": 3}
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("events", "items")}
+    schema = read_dataset(parse_config({"data": files}, [found.narrowing]).data, tmp_path).schema
+    assert (schema["item.look"].width, schema["item.noise"].width, schema["item.narrow"].width) == (3, 300, 4)
 
 
 def test_times_of_events_are_read_by_hour_and_by_weekday(report):

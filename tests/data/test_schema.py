@@ -197,6 +197,53 @@ def test_vectors_that_are_asked_for_may_be_whole_numbers():
     assert look.width == 3 and look.encode(["[1, 2, 3]"]).tolist() == [[1, 2, 3]]
 
 
+def test_vectors_are_read_many_at_a_time_in_any_notation(monkeypatch):
+    monkeypatch.setattr("tfllmrec.data.schema._NUMBERS", 6)  # three cells
+    good = ["[1, 2.5]", " ( -1.;+.5e1 ] ", "3 4", "3\t,4", [1.0, 2.0], np.float32([1, 2]), "1e-50,2"]
+    odd = ["", None, "1", "1, 2, 3", "[1,, 2]", "[1, 2,]", "1, nan", "inf, 1", "1e39, 2", "0x1, 2", "[[1, 2]]", "1, x"]
+    found = Field("look", "item", "vector", width=2).encode(pd.Series([*odd[:5], *good, *odd[5:]], dtype=object))
+    assert found[5:12].tolist() == [[1, 2.5], [-1, 5], [3, 4], [3, 4], [1, 2], [1, 2], [0, 2]]
+    assert np.isnan(found[:5]).all() and np.isnan(found[12:]).all() and found.dtype == np.float32
+
+
+def wide(n=60, width=20, directions=3):
+    """Items with vectors that differ in few directions, and hardly in the others."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(n, directions)) @ rng.normal(size=(directions, width)) + 5
+    vectors = (vectors + rng.normal(size=(n, width)) * 0.01).astype(np.float32)
+    return vectors, pd.DataFrame({"item": [f"i{k}" for k in range(n)], "look": [str(row.tolist()) for row in vectors]})
+
+
+def test_a_wide_vector_of_items_is_read_by_its_principal_components():
+    vectors, items = wide()
+    schema = schema_of(events(), items, look={"components": 3})
+    look = schema["item.look"]
+    assert (look.kind, look.width, look.length) == ("vector", 3, 20) and look.kept > 0.999
+    assert look.line() == "item.look: vector of 20 numbers, read by 3 principal components with 100.0% of the variance"
+    read = look.encode(items.look)
+    centred = vectors - vectors.mean(0)
+    expected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:3].T
+    assert np.abs(np.corrcoef((read - read.mean(0)).T, expected.T)[:3, 3:]) == pytest.approx(np.eye(3), abs=0.01)
+    # A new item is projected alike, also by the schema of a run.
+    again = Schema.from_dict(json.loads(json.dumps(schema.as_dict())))["item.look"]
+    assert again == look and again.encode([items.look[7]])[0] == pytest.approx(read[7], abs=1e-4)
+    assert np.isnan(again.encode(["", "[1, 2, 3]"])).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"look": {"components": 20}}, r"look\.components: expected at most 19 for 60 vectors of 20 numbers, found 20"),
+        ({"colour": {"components": 2}}, r"colour\.components: expected a column of the items, found one of the events"),
+        ({"title": {"components": 2}}, r"title\.components: expected a vector, found a text"),
+    ],
+)
+def test_components_that_there_are_not_are_refused(asked, message):
+    items = wide()[1].assign(title="A film")
+    with pytest.raises(ConfigError, match=message):
+        schema_of(events(colour=lambda i: "ab"[i % 2]), items, **asked)
+
+
 def test_a_default_is_one_of_the_values():
     shop = schema_of(events(shop=lambda i: "ab"[i % 2]), shop={"default": "online"})["event.shop"]
     assert shop.vocabulary == ("a", "b", "online") and shop.encode(["", "a"]).tolist() == [4, 2]

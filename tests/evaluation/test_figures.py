@@ -31,6 +31,7 @@ def drawn():
         "training": figures.training_curves({"model": [0.1, 0.2]}, {"tail": [0.05, 0.1]}, {"popularity": 0.15}, 1),
         "strata": figures.strata_intervals({"all": intervals, "tail": intervals}),
         "differences": figures.difference_intervals({"ndcg@10": intervals}, "a run"),
+        "information": figures.field_information({"user.age": (0.2, False), "_x": (0.1, True)}, "category"),
         "labels": figures.confusion_matrix(np.array([[8, 2], [0, 10]]), ["Drama", "other"]),
         "neighbourhood": figures.neighbourhood(
             "Alien", ["Aliens", "_x"], np.array([2.0, 1.0]), ["same author", "cites"]
@@ -57,7 +58,7 @@ def test_axes_have_names(all_figures):
         if name == "neighbourhood":  # has no axes
             continue
         assert figure.axes[-1].get_xlabel(), name
-        assert name in ("strata", "differences") or all(axes.get_ylabel() for axes in figure.axes), name
+        assert name in ("strata", "differences", "information") or all(axes.get_ylabel() for axes in figure.axes), name
 
 
 def test_recall_by_popularity_has_groups_of_equal_size(all_figures):
@@ -145,6 +146,13 @@ def test_differences_beyond_chance_are_filled():
     _, *drawn = figures.difference_intervals({"ndcg@10": rows}, "first").axes[0].lines
     assert [dot.get_markerfacecolor() == "white" for dot in drawn[1::2]] == [False, False, True]
     assert len({dot.get_color() for dot in drawn[1::2]}) == 3
+
+
+def test_what_may_be_chance_is_in_brackets_as_well_as_grey(all_figures):
+    axes = all_figures["information"].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.2, 0.1] and axes.get_xlim()[0] == 0
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["user.age", "( _x)"]
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 2
 
 
 def test_confusion_matrix_tells_shares_of_rows(all_figures):

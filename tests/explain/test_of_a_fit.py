@@ -65,10 +65,10 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     assert written["report"] == str(copied.folder / "report.html") and written["card"] == str(copied.folder / "CARD.md")
     text = check(copied.folder / "report.html")
     assert re.findall(r"<h2>(.*?)</h2>", text)[4:] == [
-        "Examples", "Exposure", "What the lists rely on", "What the fields are worth", "Ranking of candidates",
-        "Interests", "Data and split", "How to reproduce",
+        "Examples", "Exposure", "What the lists rely on", "What the fields are worth",
+        "How informative the fields are", "Ranking of candidates", "Interests", "Data and split", "How to reproduce",
     ]  # fmt: skip
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 8
     words, measured = told(text), copied.metrics
     assert f"calibration error {measured['ranking']['ece']:.4f}" in words
     assert f"calibration error {measured['ranking']['rating_ece']:.4f}" in words

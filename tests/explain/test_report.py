@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import chain_events, chain_items
 from html_pages import check, told
@@ -13,11 +15,12 @@ from plain_runs import Next, stand_in, write_run
 
 from tfllmrec.config import SplitConfig, TrainingConfig
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.features import feature_report
 from tfllmrec.data.graph import ItemGraph, shared_values
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference
 from tfllmrec.evaluation.result_files import save_result
-from tfllmrec.explain.one_run import changed_settings
+from tfllmrec.explain.one_run import _information, changed_settings
 from tfllmrec.explain.report import RUNS, write_report
 from tfllmrec.explain.sections import Table
 from tfllmrec.runs.run import ABLATION, Run, SourceRun, Transferred
@@ -52,10 +55,12 @@ def test_of_one_run(plain_run, loads_stand_in):
         "Exposure",
         "What the lists rely on",
         "What the fields are worth",
+        "How informative the fields are",
         "Data and split",
         "How to reproduce",
     ]
-    assert text.count("<svg") == 4  # strata, epochs, gate, exposure; of 60 targets no groups by popularity are made
+    # strata, epochs, gate, exposure, fields; of 60 targets no groups by popularity are made
+    assert text.count("<svg") == 5
     words, model = told(text), plain_run.metrics["results"]["hybrid"]
     difference, low, high = paired_difference(*plain_run.results.values(), "ndcg@10")
     assert low > 0
@@ -82,6 +87,32 @@ def test_of_one_run(plain_run, loads_stand_in):
 def test_the_same_run_gives_the_same_page(plain_run, loads_stand_in, tmp_path):
     first, second = (write_report([plain_run.folder], tmp_path / name).path for name in ("a.html", "b.html"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_fields_are_shown_by_what_they_tell(tmp_path, loads_stand_in):
+    events, items = chain_events(), chain_items()
+    place = events["item"].str[1:].astype(int)
+    events["device"] = np.where(place % 2, "tv", "phone")
+    events["screen"] = np.where(place % 2, "large", "small")
+    events["<b>weather"] = np.random.default_rng(1).choice(["sun", "rain"], len(events))
+    items["shape"] = "round"
+    split = make_split(dataset_from_frames(events, items), SplitConfig(), seed=42)
+    run = write_run(tmp_path / "run", split)
+    text = check(write_report([run.folder], tell=lambda line: None).path)
+    words = told(text.split("<h2>How informative the fields are</h2>")[1].split("<h2>")[0])
+    report = feature_report(run.dataset, seed=run.config.seed)
+    for field in report.fields:
+        assert " ".join(filter(None, field.cells())).replace("  ", " ") in words
+    assert report.pairs[0].line() in words and f"--set '{report.suggestion[:12]}" in words
+    picture = told(text.split('aria-label="How much a field tells')[1].split("</svg>")[0])
+    assert re.search(r"request\.device request\.screen .*\(request\.<b>weather\)", picture)
+
+
+def test_ids_alone_are_not_measured():
+    events = pd.DataFrame({"user": ["u", "u", "v", "v"], "item": ["a", "b", "a", "c"], "session_id": list("wxyz")})
+    dataset = dataset_from_frames(events)
+    assert dataset.schema.lines() == ["event.rating: number, no value", "event.session_id: id"]
+    assert not _information(SimpleNamespace(dataset=dataset)).parts
 
 
 def test_examples_are_what_the_rule_says(plain_run, loads_stand_in):

@@ -163,24 +163,15 @@ def features(
 
 def print_features(name: str, report: FeatureReport) -> None:
     """Prints a table of the fields, the pairs of associated fields, and the setting that leaves fields out."""
-    targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
-    words = ("field", "kind", *targets, "leave out because it")
-    rows = []
-    for field in report.fields:
-        told = [
-            "  ".join(each.worded() for each in field.tells if each.target == target)
-            for target in ("item", "popularity", "rating")
-        ]
-        outliers = "" if field.outliers is None else f"{field.outliers:.1%}"
-        kind = field.kind if field.components is None else f"vector: {_worded(list(field.components))} components"
-        rows.append([field.key, kind, f"{field.missing:.1%}", f"{field.distinct:,}", outliers, *told, field.drop])
-    header = ["field", "kind", "missing", "distinct", "outliers", *words[2:]]
-    print_table(f"{name}: {report.sampled:,} of {report.events:,} events", header, rows, words)
+    words = [name for name in report.header if name not in ("missing", "distinct", "outliers")]
+    rows = [field.cells() for field in report.fields]
+    print_table(f"{name}: {report.sampled:,} of {report.events:,} events", report.header, rows, words)
     for pair in report.pairs:
-        also = "" if pair.correlation is None else f", Spearman's correlation {pair.correlation:.2f}"
-        say(f"{pair.first} and {pair.second} go together: Cramer's V {pair.association:.2f}{also}")
+        say(pair.line())
     if report.suggestion:
         say(f"To leave these fields out: --set {shlex.quote(report.suggestion)}")
+    if report.narrowing:
+        say(f"To read wide vectors by components with 99% of their variance: --set {shlex.quote(report.narrowing)}")
 
 
 def print_description(dataset: Dataset) -> None:

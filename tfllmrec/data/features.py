@@ -16,7 +16,7 @@ from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, 
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.sampling import evenly_spread
-from tfllmrec.data.schema import BINS, FAR, RATING_KEY, Field, missing
+from tfllmrec.data.schema import BINS, FAR, RATING_KEY, VECTOR_ROWS, Field, missing
 from tfllmrec.errors import not_installed
 from tfllmrec.progress import Progress
 
@@ -35,15 +35,16 @@ FEW = 0.05
 LISTED, SAME = 0.5, 0.95
 #: The number of permutations of a field's cells, and the p-value above which an association may be chance.
 PERMUTATIONS, CHANCE = 99, 0.05
+#: A vector of items with this many numbers is wide; its components are suggested if they are at most this share.
+WIDE, NARROW = 256, 0.5
 #: A category is treated as an id if more than this share of its values occur only once.
 ID_LIKE = 0.5
 #: Maps owners to their table if the two have different names.
 _TABLES = {"request": "event"}
+#: The targets, in the order of the columns of a table.
+_TARGETS = ("item", "popularity", "rating")
 #: Fields that models always read, however little they tell.
 _READ = (RATING_KEY, f"event.{EVENT_KIND}")
-#: The largest number of vectors from which principal components are computed.
-VECTOR_ROWS = 20_000
-
 
 #: Computes the two sides of a contingency table, codes of equal length, from the codes of a field.
 Sides = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -92,6 +93,7 @@ class FieldFigures:
       distinct: Number of distinct values.
       outliers: For a number, the share of values that are more than :data:`~tfllmrec.data.schema.FAR` spreads from the
         median, where encoders clip them; ``None`` for other kinds.
+      width: For a vector, how many numbers models read; ``None`` for other kinds.
       components: For a vector, the numbers of principal components that explain 90 % and 99 % of the variance.
       tells: The associations with the targets; empty for texts, ids and vectors.
       drop: Why the field can be left out, such as ``has one value only``, or ``""``.
@@ -103,9 +105,21 @@ class FieldFigures:
     missing: float
     distinct: int
     outliers: float | None
+    width: int | None
     components: tuple[int, int] | None
     tells: tuple[Association, ...]
     drop: str = ""
+
+    def told(self, target: str) -> list[Association]:
+        """Returns the associations with a target; a time has one for each part."""
+        return [each for each in self.tells if each.target == target]
+
+    def cells(self) -> list[str]:
+        """Returns the row of the field in the table whose header is :attr:`FeatureReport.header`."""
+        outliers = "" if self.outliers is None else f"{self.outliers:.1%}"
+        kind = self.kind if self.components is None else "vector: {} to {} components".format(*self.components)
+        told = ["  ".join(each.worded() for each in self.told(target)) for target in _TARGETS]
+        return [self.key, kind, f"{self.missing:.1%}", f"{self.distinct:,}", outliers, *told, self.drop]
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,11 @@ class Pair:
     association: float
     same: float
     correlation: float | None
+
+    def line(self) -> str:
+        """Returns the pair in words."""
+        also = "" if self.correlation is None else f", Spearman's correlation {self.correlation:.2f}"
+        return f"{self.first} and {self.second} go together: Cramer's V {self.association:.2f}{also}"
 
 
 @dataclass(frozen=True)
@@ -150,16 +169,40 @@ class FeatureReport:
     asked: Mapping[str, Any]
 
     @property
+    def header(self) -> list[str]:
+        """The names of the columns of :meth:`FieldFigures.cells`."""
+        told = [f"tells of {self.label if target == 'item' else target}" for target in _TARGETS]
+        return ["field", "kind", "missing", "distinct", "outliers", *told, "leave out because it"]
+
+    @property
     def suggestion(self) -> str:
         """The setting that leaves out every field with a reason to, in addition to ``asked``; else ``""``."""
-        keys = [field.key.partition(".") for field in self.fields if field.drop]
-        dropped = {f"{_TABLES.get(owner, owner)}.{name}": {"use": False} for owner, _, name in keys}
-        fields = {name: asked | dropped.pop(name, {}) for name, asked in self.asked.items()} | dropped
-        return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if keys else ""
+        return self._setting({field.key: {"use": False} for field in self.fields if field.drop})
+
+    @property
+    def narrowing(self) -> str:
+        """The setting that reads wide vectors of items by the components with 99 % of their variance, in addition to
+        ``asked``; ``""`` if there are no such vectors, or if most of their components are needed."""
+        wide = [
+            (field.key, field.components[1])
+            for field in self.fields
+            if field.key.startswith("item.") and field.components and field.width and field.width >= WIDE
+            if field.components[1] <= NARROW * field.width
+        ]
+        return self._setting({key: {"components": components} for key, components in wide})
+
+    def _setting(self, changes: dict[str, dict[str, Any]]) -> str:
+        """Returns the setting that changes ``asked``, by the keys of the fields; ``""`` without changes."""
+        fields = dict(self.asked)
+        for key, change in changes.items():
+            owner, _, name = key.partition(".")
+            key = f"{_TABLES.get(owner, owner)}.{name}"
+            fields[key] = fields.get(key, fields.get(name, {})) | change
+        return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if changes else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON types."""
-        return asdict(self) | {"suggestion": self.suggestion}
+        return asdict(self) | {"suggestion": self.suggestion, "narrowing": self.narrowing}
 
 
 def feature_report(
@@ -190,7 +233,7 @@ def feature_report(
     try:
         import sklearn  # noqa: F401 (fail before the computation starts)
     except ImportError as error:
-        raise not_installed("'tfllmrec data features' needs scikit-learn", error, "features") from error
+        raise not_installed("Measuring fields needs scikit-learn", error, "features") from error
 
     events = dataset.events.iloc[_sample(dataset, at_most, seed)]
     chosen, rated, label = _targets(dataset, events)
@@ -374,7 +417,8 @@ def _figures(field: Field, cells: pd.Series, values: np.ndarray, tells: tuple[As
         drop = "has a value of its own in most rows"
     elif tells and all(each.by_chance for each in tells):
         drop = "tells nothing beyond chance"
-    return FieldFigures(field.key, field.kind, rows, without, distinct, outliers, components, tells, drop)
+    width = field.width if field.kind == "vector" else None
+    return FieldFigures(field.key, field.kind, rows, without, distinct, outliers, width, components, tells, drop)
 
 
 def _components(vectors: np.ndarray) -> tuple[int, int]:
@@ -382,7 +426,7 @@ def _components(vectors: np.ndarray) -> tuple[int, int]:
     from sklearn.decomposition import PCA
 
     some = vectors[evenly_spread(len(vectors), VECTOR_ROWS)]
-    shares = np.cumsum(PCA(svd_solver="full").fit(some).explained_variance_ratio_)
+    shares = np.cumsum(PCA(svd_solver="covariance_eigh").fit(some).explained_variance_ratio_)
     few, most = (min(int(np.searchsorted(shares, share)) + 1, len(shares)) for share in (0.9, 0.99))
     return few, most
 

@@ -410,7 +410,7 @@ def _checked(dataset: Dataset) -> Dataset:
         name, table = field.name, TABLES[field.owner]
         cells = getattr(dataset, table)[name]
         odd = unreadable(field, cells)
-        expected = f"vector of {field.width} numbers" if field.kind == "vector" else field.kind
+        expected = f"vector of {field.length} numbers" if field.kind == "vector" else field.kind
         what = f"column {name!r}: not a {expected}, so read as missing; data.fields.{name}.kind sets another kind"
         found.add(table, what, int(odd.sum()), "kept", shown(cells[odd.argmax()]))
     if not found.findings:

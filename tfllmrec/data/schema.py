@@ -15,6 +15,7 @@ Fields are named ``OWNER.NAME`` in the inputs of models:
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.linalg
 from pydantic import TypeAdapter, ValidationError
 
 from tfllmrec.columns import (
@@ -143,6 +147,10 @@ _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
 NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:(?:\s*[,;]\s*|\s+){NUMBER})+\s*[\])]?\s*"
 _VECTOR_MARKS = str.maketrans("[](),;", "      ")
+#: The largest number of vectors from which principal components are computed.
+VECTOR_ROWS = 20_000
+#: How many numbers of vectors are parsed at once. Each takes about 20 bytes as text.
+_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -162,15 +170,19 @@ class Field:
         deviation.
       edges: For a number, or a time of items, its quantiles, ascending and distinct: bins for piecewise-linear
         encoding.
-      width: For a vector, its length; for a category, the number of names in a cell (0 if a cell holds one value); for
-        a text of events, requests or users that a model reads, the length of its vector (0 if the text is not read).
-        Texts are strings in queries, and vectors only where a model reads them; see :meth:`Schema.reading_text`.
+      width: For a vector, its length, or the number of its components that are read (:attr:`axes`); for a category, the
+        number of names in a cell (0 if a cell holds one value); for a text of events, requests or users that a model
+        reads, the length of its vector (0 if the text is not read). Texts are strings in queries, and vectors only
+        where a model reads them; see :meth:`Schema.reading_text`.
       default: The value that is used if a request leaves the field out; with ``None`` the value is then missing.
       weights: For a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
         down to -1, if the user rejected the item.
       medians: For a number that weighs events, its median by kind of event, and that of all events by ``""``; only
         numbers above 0 count.
       dropped: For a category, the number of values that are not in the vocabulary because of its limit.
+      axes: For a vector that is read by its principal components, their directions: float32 ``[length, width]``,
+        little-endian, as base64.
+      kept: The share of the variance that these components hold.
     """
 
     name: str
@@ -185,6 +197,8 @@ class Field:
     weights: Mapping[str, float] | None = None
     medians: Mapping[str, float] | None = None
     dropped: int = 0
+    axes: str = ""
+    kept: float = 1.0
 
     @classmethod
     def of(cls, field: Field | Mapping[str, Any]) -> Field:
@@ -227,6 +241,16 @@ class Field:
         """The number of codes of a category: :attr:`size_in_data`, and for a kind of event with weights those of
         :data:`GROUPS`, which only requests can have."""
         return self.size_in_data + (len(GROUPS) if self.weights else 0)
+
+    @cached_property
+    def projection(self) -> np.ndarray | None:
+        """:attr:`axes` as an array; ``None`` if a vector is read as it is."""
+        return np.frombuffer(base64.b64decode(self.axes), "<f4").reshape(-1, self.width) if self.axes else None
+
+    @property
+    def length(self) -> int:
+        """The number of numbers in a cell of vectors."""
+        return self.width if self.projection is None else len(self.projection)
 
     @property
     def is_kind_of_event(self) -> bool:
@@ -293,7 +317,8 @@ class Field:
                      other ways, see :attr:`codes_of_groups`
         number       float32 ``[R]``, as in the file; NaN: missing, or not a number in the range of float32
         time         float64 ``[R]``, seconds since 1970 UTC; NaN: missing, or not a time
-        vector       float32 ``[R, width]``; NaN: missing, or another number of values
+        vector       float32 ``[R, width]``, the numbers or their principal components; NaN: missing, or another number
+                     of values
         text, id     object ``[R]``; ``""``: missing
         ===========  ===========================================================================================
         """
@@ -312,7 +337,8 @@ class Field:
             case "time":
                 return cells.to_numpy(np.float64) if clean else times(cells)[0]
             case "vector":
-                return _vectors(cells, self.width)
+                vectors = _vectors(cells, self.length)
+                return vectors if self.projection is None else vectors @ self.projection
         return strings(cells).to_numpy(object)
 
     def blank(self, rows: int) -> np.ndarray:
@@ -390,7 +416,9 @@ class Field:
                     of_kinds = [f"{kind or 'any event'} {median:.4g}" for kind, median in self.medians.items()]
                     about += "; events count less below " + ", ".join(of_kinds)
             case "vector":
-                about = f" of {self.width} numbers"
+                about = f" of {self.length} numbers"
+                if self.axes:
+                    about += f", read by {self.width} principal components with {self.kept:.1%} of the variance"
             case "text" if self.width:
                 about = f", read as vectors of {self.width} numbers"
             case _:
@@ -595,6 +623,10 @@ def infer_schema(
                 f"data.fields.{name}.weighs: expected a column of the events, known after the event and no rating, "
                 f"found {name!r} of the {want.owner or owner}s."
             )
+        if want.components and owner != "item":
+            raise ConfigError(
+                f"data.fields.{name}.components: expected a column of the items, found one of the {owner}s."
+            )
         every = tables[owner][name] if every_event is None or owner != "event" else every_event[name]
         if want.use and (found := _field(name, owner, tables[owner][name], want, every)):
             fields.append(found)
@@ -629,6 +661,8 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
         raise ConfigError(f"data.fields.{name}.weights: expected a category, whose values are weighed, found a {kind}.")
     if want.weighs and kind != "number":
         raise ConfigError(f"data.fields.{name}.weighs: expected a number, such as a dwell time, found a {kind}.")
+    if want.components and kind != "vector":
+        raise ConfigError(f"data.fields.{name}.components: expected a vector, found a {kind}.")
     match kind:
         case "category":
             field = _category(field, name, filled, want, every)
@@ -657,6 +691,8 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
                     f"{shown(next(iter(odd), filled.iloc[0]))}."
                 )
             field = replace(field, width=width)
+            if want.components:
+                field = _by_components(field, filled, want.components)
     if want.default is not None and kind != "text" and missing(field.encode([want.default]))[0]:
         raise ConfigError(f"data.fields.{name}.default: expected a {kind}, found {want.default!r}.")
     return field
@@ -689,6 +725,23 @@ def _on_a_scale(field: Field, plain: np.ndarray) -> Field:
     low, median, high = map(float, np.quantile(plain, [0.25, 0.5, 0.75]))
     spread = (high - low) / QUARTILES or float(plain.std()) or 1.0
     return replace(field, median=median, spread=spread, edges=tuple(map(float, edges)))
+
+
+def _by_components(field: Field, filled: pd.Series, components: int) -> Field:
+    """Returns the field of vectors with the principal axes of its cells."""
+    vectors = field.encode(filled.iloc[evenly_spread(len(filled), VECTOR_ROWS)])
+    vectors = vectors[~missing(vectors)]
+    most = min(field.width, len(vectors)) - 1
+    if components > most:
+        raise ConfigError(
+            f"data.fields.{field.name}.components: expected at most {most} for {len(vectors):,} vectors of "
+            f"{field.width} numbers, found {components}."
+        )
+    covariance = np.cov(vectors, rowvar=False)
+    variances, axes = scipy.linalg.eigh(covariance, subset_by_index=[field.width - components, field.width - 1])
+    kept = float(variances.sum() / max(np.trace(covariance), np.finfo(float).tiny))
+    written = base64.b64encode(np.ascontiguousarray(axes[:, ::-1], "<f4").tobytes()).decode()
+    return replace(field, width=components, axes=written, kept=kept)
 
 
 def missing(values: np.ndarray) -> np.ndarray:
@@ -820,11 +873,18 @@ def unreadable(field: Field, values: pd.Series) -> np.ndarray:
 
 
 def _vectors(values: pd.Series, width: int) -> np.ndarray:
+    """Returns the vectors of cells, float32 ``[R, width]``; NaN for any other cell."""
     rows = np.full((len(values), width), np.nan, np.float32)
-    for row, cell in enumerate(values):
-        if isinstance(cell, str):
-            cell = cell.translate(_VECTOR_MARKS).split() if re.fullmatch(VECTOR, cell) else None
-        vector = np.ravel([] if cell is None else np.asarray(cell, np.float32))
-        if len(vector) == width and np.isfinite(vector).all():
-            rows[row] = vector
+    texts = strings(values)
+    at_once = max(1, _NUMBERS // width)
+    for start in range(0, len(texts), at_once):
+        some = texts.iloc[start : start + at_once]
+        there = np.flatnonzero(pc.match_substring_regex(pa.array(some), f"^{VECTOR}$"))
+        plain = [cell.translate(_VECTOR_MARKS).strip() for cell in some.iloc[there]]
+        found = pc.ascii_split_whitespace(pa.array(plain, pa.string()))
+        fits = pc.equal(pc.list_value_length(found), width)
+        with np.errstate(over="ignore"):
+            numbers = found.filter(fits).flatten().cast(pa.float64()).to_numpy().astype(np.float32)
+        rows[start + there[fits.to_numpy(zero_copy_only=False)]] = numbers.reshape(-1, width)
+    rows[~np.isfinite(rows).all(axis=1)] = np.nan
     return rows

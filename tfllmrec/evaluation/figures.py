@@ -359,6 +359,27 @@ def two_distributions(labels: Sequence[str], before: np.ndarray, after: np.ndarr
 
 
 @_figure
+def field_information(information: Mapping[str, tuple[float, bool]], target: str) -> Figure:
+    """Draws how much each field tells about a target: a bar for each field, grey and its name in brackets by chance.
+
+    Args:
+      information: Key of the field -> its information, from 0 to 1, and whether it may be chance.
+      target: The name of the target.
+    """
+    fig, (axes,) = _axes(height=0.6 + 0.24 * len(information))
+    for at, (share, by_chance) in enumerate(information.values()):
+        axes.barh(at, share, height=0.7, color="#d0d0d0" if by_chance else "#8fbfdf")
+    names = [f"({_legend(key)})" if by_chance else _legend(key) for key, (_, by_chance) in information.items()]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"tells of {target} (0: nothing, 1: all)")
+    return fig
+
+
+@_figure
 def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
     """Draws which labels are listed first, by the labels of the held-out items.
 

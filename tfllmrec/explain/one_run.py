@@ -10,8 +10,10 @@ import numpy as np
 
 from tfllmrec.columns import ITEM, TITLE
 from tfllmrec.config import ExperimentConfig, settings_by_key
+from tfllmrec.data.features import feature_report
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.protocol import Result, paired_difference
@@ -134,6 +136,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
             _exposure(run, hybrid, results, k),
             _terms(run, hybrid, k),
             _fields(run, hybrid, k),
+            _information(run),
             _ablation(run),
             _ranking(run, hybrid, tell),
             _interests(run, hybrid, tell),
@@ -370,6 +373,45 @@ def _fields(run: Run, hybrid: Hybrid, k: int) -> Section:
         )
         rows = [[key, interval(difference)] for key, difference in found.items()]
         section.table(Table(["field", f"ndcg@{k}"], rows, note))
+    return section
+
+
+def _information(run: Run) -> Section:
+    section = Section("How informative the fields are")
+    schema = run.dataset.schema
+    if all(field.kind == "id" or (field.key == RATING_KEY and not field.edges) for field in schema):
+        return section
+    with show_progress("Measuring fields", "fields") as progress:
+        report = feature_report(run.dataset, seed=run.config.seed, progress=progress)
+    found = {}
+    for field in report.fields:
+        if told := field.told("item"):
+            best = max(told, key=lambda each: (not each.by_chance, each.information))
+            found[field.key] = (max(best.information, 0.0), best.by_chance)
+    if found:
+        best_first = sorted(found.items(), key=lambda each: (each[1][1], -each[1][0]))
+        chosen = "the chosen item" if report.label == "item" else f"the {report.label} of the chosen item"
+        section.figure(
+            figures.field_information(dict(best_first[:ROWS]), report.label),
+            "information",
+            f"How much a field tells about {chosen}: mutual information above chance, as "
+            "a share of the target's entropy. A field of items is compared with its value for the user's next item. "
+            "In brackets: not significant.",
+        )
+    note = (
+        f"Measured on {report.sampled:,} of {report.events:,} events of the whole data set, without the model. "
+        "tells of: mutual information above chance, in brackets if not significant. outliers: numbers far from the "
+        "median."
+    )
+    rows = [field.cells() for field in report.fields]
+    section.table(Table(report.header, rows, note, numbers=False).shortened(ROWS))
+    section.items([pair.line() for pair in report.pairs])
+    if report.suggestion:
+        section.text("To leave the fields out that the last column names, fit with this setting:")
+        section.code(f"--set {shlex.quote(report.suggestion)}")
+    if report.narrowing:
+        section.text("To read wide vectors by the principal components with 99 % of their variance:")
+        section.code(f"--set {shlex.quote(report.narrowing)}")
     return section
 
 

@@ -1,7 +1,7 @@
 """The report of one run, or of several runs side by side: one HTML file that needs no JavaScript and no other files.
 
 Recorded results are read from the run folder. Only for a single run, examples, exposure, reliance on terms and fields,
-gate, calibration and labels are computed with its model.
+gate, calibration and labels are computed with its model, and the information of the fields from its data.
 """
 
 from __future__ import annotations

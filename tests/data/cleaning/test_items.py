@@ -201,3 +201,10 @@ def test_row_numbers_of_pandas_are_left_out(name):
     assert finding(data, "holds row numbers").count == 2
     data = made([("u", "a", 1, 1)], items=items.assign(**{name: ["7", "x"]}))
     assert list(data.items) == ["item_id", "title", name]
+
+
+def test_vectors_are_not_searched_for_names(monkeypatch):
+    parsed = []
+    monkeypatch.setattr("tfllmrec.data.cleaning.items.structured_text", lambda cell, separator: parsed.append(cell))
+    catalogue(look=["[0.1, -2e-5]", " (1 2)\n", "[1, 2", "['a']", "[[1, 2], [3]]"])
+    assert parsed == ["['a']", "[[1, 2], [3]]"]

@@ -17,6 +17,7 @@ from tfllmrec.data.cleaning.values import as_text, numbers, strings
         (None, ""),
         (pd.NaT, ""),
         (["a", ["b", None]], "a, b"),
+        ([1.0, 0.5, float("nan"), 1e-7, 1e16], "1, 0.5, 1e-07, 10000000000000000"),
         ({"b": 1, "a": [2]}, '{"a": [2], "b": 1}'),
         ("\ud800x", "?x"),
         ("é", "é"),

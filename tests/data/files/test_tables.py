@@ -691,6 +691,12 @@ def test_a_named_index_is_a_column(tmp_path, index):
     assert raw.frame["item"].tolist() == ["a", "b"]
 
 
+def test_single_precision_in_lists_keeps_its_shortest_spelling(tmp_path):
+    numbers = [[0.1, 16777216, float("inf")], None, [1e-7, None, -3.4e38]]
+    write_parquet(tmp_path / "e.parquet", {"x": pa.array(numbers, pa.list_(pa.float32()))})
+    assert cells(table(tmp_path / "e.parquet")) == [(cell,) for cell in numbers]
+
+
 def test_indexes_of_other_kinds(tmp_path):
     frame = pd.DataFrame({"rating": [1, 2]}, index=pd.MultiIndex.from_tuples([("u", 1), ("v", 2)], names=["user", "x"]))
     frame.to_parquet(tmp_path / "e.parquet")

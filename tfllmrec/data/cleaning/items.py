@@ -25,6 +25,8 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import CleaningReport
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
+#: Finds cells that may hold a list or a record. Vectors, which are long, are told apart without parsing them.
+_STRUCTURE = r"^[\[{(][ \t\r\n0-9.,;eE+\-)\]]*[^ \t\r\n0-9.,;eE+\-)\]]"
 
 
 def clean_items(
@@ -164,7 +166,7 @@ def _name_cells(values: pd.Series, column: str, rows: Rows, known: set[str]) -> 
 def _structures(values: pd.Series, separator: str) -> pd.Series:
     """Converts lists and records with a name to text, whether they are strings or objects."""
     if isinstance(values.dtype, pd.StringDtype):
-        written = values.str.contains(r"^\s*[\[{(]").fillna(False).to_numpy(dtype=bool)
+        written = values.str.strip().str.contains(_STRUCTURE).fillna(False).to_numpy(dtype=bool)
     elif values.dtype == object:
         written = np.array([not isinstance(v, (float, int)) for v in values], dtype=bool)
     else:

@@ -428,7 +428,7 @@ def structured_text(value: Any, separator: str) -> Any:
     if isinstance(literal, np.ndarray):
         literal = literal.tolist()
     if isinstance(literal, (list, tuple, set, frozenset)):
-        is_text = not all(map(_is_number, literal))
+        is_text = not ({*map(type, literal)} <= {int, float} or all(map(_is_number, literal)))
     else:
         is_text = isinstance(literal, Mapping) and _named(literal) is not None
     return separator.join(part for leaf in _leaves(literal) if (part := (leaf or "").strip())) if is_text else value

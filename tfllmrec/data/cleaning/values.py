@@ -67,6 +67,8 @@ def as_text(value: Any, separator: str = ", ") -> str:
     if value is None or value is pd.NA or value is pd.NaT or value != value:
         return ""
     if isinstance(value, (list, tuple, set)):
+        if {*map(type, value)} == {float}:  # vectors are long
+            return separator.join([str(int(v)) if v.is_integer() else repr(v) for v in value if v == v])
         return separator.join(filter(None, (as_text(v, separator).strip() for v in value)))
     if isinstance(value, dict):
         return as_text(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))

@@ -385,6 +385,8 @@ def _python_values(array: pa.Array) -> list:
     """Converts values to Python objects: dicts for structs and maps, lists for lists."""
     if pa.types.is_string(array.type) or (pa.types.is_integer(array.type) and not array.null_count):
         return array.to_numpy(zero_copy_only=False).tolist()
+    if pa.types.is_float32(array.type):  # 0.1, not 0.10000000149011612
+        array = array.cast(pa.string()).cast(pa.float64())
     if not pa.types.is_large_list(array.type):
         return array.to_pylist(maps_as_pydicts="strict")
     # Converting all elements at once is several times faster than list by list.
