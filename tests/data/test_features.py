@@ -1,6 +1,7 @@
 """Planted columns: what is found, what is left out, and why."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -129,6 +130,13 @@ def test_the_suggested_setting_keeps_others_and_odd_names(tmp_path):
     files = {"events": str(tmp_path / "events.csv"), "items": str(tmp_path / "items.csv"), "repeats": "all"}
     again = read_dataset(parse_config({"data": files}, [found.suggestion]).data, tmp_path).schema
     assert "item.o'clock: #1, odd" not in {field.key for field in again} and again["item.size"].kind == "number"
+
+
+@pytest.mark.parametrize("name", ["platform", "event.platform", "request.platform"])
+def test_the_suggested_setting_holds_whatever_the_names_in_others(report, tmp_path, name):
+    again = replace(report, asked={name: {"default": "tv"}, "request.device": {"default": "tv"}})
+    keys = {field.key for field in planted(tmp_path, again.suggestion).schema}
+    assert "request.platform" not in keys and "request.device" in keys
 
 
 def test_times_of_events_are_read_by_hour_and_by_weekday(report):

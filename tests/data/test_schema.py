@@ -104,6 +104,21 @@ def test_settings_come_before_what_is_recognised():
     assert "event.device" not in {f.key for f in schema_of(frame, device={"use": False})}
 
 
+def test_a_field_may_be_named_as_it_is_printed():
+    tables = {
+        "frame": events(device=lambda i: f"d{i % 2}", dwell=lambda i: i % 5),
+        "items": pd.DataFrame({"item": [f"i{i}" for i in range(10)], "device": ["x", "y"] * 5}),
+        "users": pd.DataFrame({"user": [f"u{i}" for i in range(6)], "age": np.arange(6) + 20.5}),
+    }
+    printed = {field.key for field in schema_of(**tables)}
+    for key in printed - {"event.rating"}:
+        kept = {field.key for field in schema_of(**tables, **{key: {"use": False}})}
+        assert kept == printed - {key}
+    # A column of the events has either owner in its name.
+    assert printed - {f.key for f in schema_of(**tables, **{"event.device": {"use": False}})} == {"request.device"}
+    assert schema_of(**tables, **{"event.dwell": {"owner": "request"}})["request.dwell"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, entropy
 
-from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, USER_INDEX
+from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, USER_INDEX, setting_names
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.sampling import evenly_spread
@@ -152,10 +152,13 @@ class FeatureReport:
     @property
     def suggestion(self) -> str:
         """The setting that leaves out every field with a reason to, in addition to ``asked``; else ``""``."""
-        keys = [field.key.partition(".") for field in self.fields if field.drop]
-        dropped = {f"{_TABLES.get(owner, owner)}.{name}": {"use": False} for owner, _, name in keys}
-        fields = {name: asked | dropped.pop(name, {}) for name, asked in self.asked.items()} | dropped
-        return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if keys else ""
+        fields = {name: dict(asked) for name, asked in self.asked.items()}
+        dropped = [field.key for field in self.fields if field.drop]
+        for key in dropped:
+            owner, _, column = key.partition(".")
+            of_field = setting_names(owner, column)[:-1]  # a name without an owner may also be that of other fields
+            fields.setdefault(next((name for name in of_field if name in fields), key), {})["use"] = False
+        return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if dropped else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON types."""

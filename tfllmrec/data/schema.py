@@ -38,6 +38,7 @@ from tfllmrec.columns import (
     TITLE,
     USER,
     USER_INDEX,
+    setting_names,
 )
 from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.event_kinds import (
@@ -481,7 +482,7 @@ def infer_schema(
         items and users, so pass those of training.
       items: As in :class:`~tfllmrec.data.dataset.Dataset`.
       users: As in :class:`~tfllmrec.data.dataset.Dataset`.
-      asked: The setting ``data.fields``, by the name of a column.
+      asked: The setting ``data.fields``, by the name of a column or the key of a field.
       every_event: All events, including held-out ones. All kinds of events in them belong to the vocabulary.
 
     Raises:
@@ -491,7 +492,7 @@ def infer_schema(
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
     columns = [(owner, str(name)) for owner, table in tables.items() for name in table if name not in _KEYS]
-    known = {name for owner, column in columns for name in (column, f"{owner}.{column}")}
+    known = {name for owner, column in columns for name in setting_names(owner, column)}
     for name in asked:
         if name not in known:
             hint = nearest_hint(name, known)
@@ -499,7 +500,7 @@ def infer_schema(
             raise ConfigError(f"data.fields.{name}: no table has such a column{hint}; expected one of {columns_known}.")
     fields: list[Field] = []
     for owner, name in columns:
-        want = asked.get(f"{owner}.{name}", asked.get(name, FieldConfig()))
+        want = next((asked[key] for key in setting_names(owner, name) if key in asked), FieldConfig())
         if (owner, name) == ("event", RATING) and (not want.use or want.kind not in (None, "number") or want.owner):
             raise ConfigError(
                 "data.fields.rating: ratings are numbers of events, and models read them; to leave them out, list "

@@ -126,9 +126,10 @@ def test_what_comes_before_a_rejection_is_reported():
     assert unordered.events.kind.tolist() == ["purchase"]  # nothing says which came later
 
 
-def test_weights_hold_for_other_spellings():
+@pytest.mark.parametrize("name", ["kind", "event.kind"])
+def test_weights_hold_for_other_spellings(name):
     rows = [("u", "a", "View", 1), ("u", "a", "HIDE", 2), ("u", "b", "View", 3)]
-    data = made(rows, fields={"kind": {"weights": {"view": 1, "hide": -0.1}}})
+    data = made(rows, fields={name: {"weights": {"view": 1, "hide": -0.1}}})
     assert kept(data) == [("a", "View", 1), ("b", "View", 3)] and not data.choices.tolist().count(False)
     assert not any("known" in found.what for found in data.report.findings)
 
