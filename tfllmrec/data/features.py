@@ -204,8 +204,8 @@ def feature_report(
     figures: list[FieldFigures] = []
     codes_of: dict[tuple[str, str], np.ndarray] = {}
     numbers_of: dict[str, np.ndarray] = {}
-    schema = dataset.schema
-    for done, field in enumerate(schema, start=1):
+    fields = dataset.schema.with_values
+    for done, field in enumerate(fields, start=1):
         table = {"user": dataset.users, "item": dataset.items}.get(field.owner, events)
         rows = {"user": events[USER_INDEX], "item": events[ITEM_INDEX]}.get(field.owner, np.arange(len(events)))
         rows = np.asarray(rows)
@@ -224,7 +224,7 @@ def feature_report(
             numbers_of[field.key] = values
         figures.append(_figures(field, table[field.name], values, tuple(filter(None, tells))))
         if progress:
-            progress(done, len(schema.fields))
+            progress(done, len(fields))
     pairs = _pairs(codes_of, numbers_of)
     asked = {name: field.model_dump(mode="json", exclude_defaults=True) for name, field in dataset.fields.items()}
     return FeatureReport(

@@ -358,7 +358,7 @@ class Field:
                 if self.weights:
                     about += "; weights " + ", ".join(f"{value} {weight:g}" for value, weight in self.weights.items())
             case "number":
-                about = f", median {self.median:.4g}, spread {self.spread:.4g}" if self.edges else ", no value"
+                about = f", median {self.median:.4g}, spread {self.spread:.4g}"
             case "vector":
                 about = f" of {self.width} numbers"
             case "text" if self.width:
@@ -377,6 +377,11 @@ class Schema:
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)
+
+    @property
+    def with_values(self) -> list[Field]:
+        """The fields that have values in the data: all, except the rating if there are no ratings."""
+        return [field for field in self.fields if field.key != RATING_KEY or field.edges]
 
     def of(self, *owners: Owner) -> list[Field]:
         """Returns the fields of the given owners."""
@@ -420,8 +425,8 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """Returns one line of description for each field."""
-        return [field.line() for field in self.fields]
+        """Returns one line of description for each of :attr:`with_values`."""
+        return [field.line() for field in self.with_values]
 
     @property
     def note(self) -> str | None:

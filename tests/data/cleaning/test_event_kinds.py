@@ -52,6 +52,11 @@ def test_without_kinds_the_later_event_stays():
     data = made([row[:2] + row[3:] for row in LOG], "user item timestamp")
     assert kept(data) == [("b", "", 7), ("c", "", 8), ("a", "", 20)]
     assert data.describe()["kinds"] == {}
+    assert finding(data, "the same user and item again (kept: the last)").count == 3
+    unordered = made([row[:2] for row in LOG], "user item")
+    assert finding(unordered, "the same user and item again (kept: one of them)").count == 3
+    rated = made([(*row[:2], 1 + row[3] % 2) for row in LOG], "user item rating")
+    assert finding(rated, "the same user and item again (kept: the highest rating)").count == 3
 
 
 @pytest.mark.parametrize(
