@@ -163,14 +163,12 @@ def features(
 
 def print_features(name: str, report: FeatureReport) -> None:
     """Prints a table of the fields, the pairs of associated fields, and the setting that leaves fields out."""
-    targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
-    words = ("field", "kind", *targets, "leave out because it")
+    found = {each.target for field in report.fields for each in field.tells}
+    targets = {"item": report.label, "popularity": "popularity"} | ({"rating": "rating"} if "rating" in found else {})
+    words = ("field", "kind", *(f"tells of {name}" for name in targets.values()), "leave out because it")
     rows = []
     for field in report.fields:
-        told = [
-            "  ".join(each.worded() for each in field.tells if each.target == target)
-            for target in ("item", "popularity", "rating")
-        ]
+        told = ["  ".join(each.worded() for each in field.tells if each.target == target) for target in targets]
         outliers = "" if field.outliers is None else f"{field.outliers:.1%}"
         kind = field.kind if field.components is None else f"vector: {_worded(list(field.components))} components"
         rows.append([field.key, kind, f"{field.missing:.1%}", f"{field.distinct:,}", outliers, *told, field.drop])
@@ -219,9 +217,8 @@ def _read(
 ) -> Dataset:
     named = events or (extend and (items or users))
     if (source is None) == (named is None):
-        raise typer.BadParameter(
-            "expected SOURCE, or else --events FILE; --extend FOLDER also goes with --items or --users alone."
-        )
+        alone = "" if extend is None else "; --extend also goes with --items or --users alone"
+        raise typer.BadParameter(f"expected SOURCE, or else --events FILE{alone}.")
     if source is not None and (items or users):
         raise typer.BadParameter("SOURCE names its files: leave out --items and --users, or use --set data.items=FILE.")
     from tfllmrec.config import LoadedConfig, load_config, parse_config
