@@ -79,3 +79,14 @@ REWARD = "reward"
 #: In an event of a log: the key that its sender gives it, and the time when the log received it.
 EVENT_ID = "event_id"
 RECEIVED = "received_s"
+
+
+def setting_names(owner: str, column: str) -> list[str]:
+    """Returns the names that a column may have in ``data.fields``; if several are set, the first of them holds.
+
+    Args:
+      owner: ``event``, ``request``, ``user`` or ``item``. A column of the events may have either of the first two.
+      column: Its name in the table.
+    """
+    owners = ("request", "event") if owner in ("request", "event") else (owner,)
+    return [*(f"{each}.{column}" for each in owners), column]

@@ -126,7 +126,8 @@ class DataConfig(Section):
     )
     fields: dict[str, FieldConfig] = Field(
         default_factory=dict,
-        description="By column name: owner, kind and other properties, for columns that are recognised wrongly.",
+        description="By column name or OWNER.NAME: owner, kind and other properties, for columns that are recognised "
+        "wrongly.",
     )
     encoding: str = Field(default="utf-8", description="Encoding of text files, by its name in Python.")
     time_format: str = Field(

@@ -33,7 +33,7 @@ def test_features_prints_a_table_or_json(program, folder):
     printed = program("data", "features", folder / "raw")
     assert printed.code == 0 and "raw: 200 of 200 events" in printed.out
     assert "To leave these fields out: --set 'data.fields={" in printed.out
-    assert '"item.shape": {"use": false}' in printed.out
+    assert '"item.shape": {"use": false}' in printed.out and "rating" not in printed.out
     told = json.loads(program("data", "features", folder / "raw", "--json", "--rows", "100").out)
     assert told["sampled"] == 100 and {field["key"] for field in told["fields"]} >= {"request.device", "item.shape"}
 
@@ -100,7 +100,9 @@ def test_prepare_extends_a_saved_data_set(program, folder):
 
 
 def test_no_source_or_two_is_a_usage_error(program, folder):
-    assert program("data", "describe").code == 2
+    answer = program("data", "describe")
+    assert answer.code == 2 and "--extend" not in answer.err  # an option of prepare alone
+    assert "--extend" in program("data", "prepare", "--out", folder / "x", "--extend", folder / "raw").err
     assert program("data", "describe", folder, "--events", folder / "raw" / "events.csv").code == 2
 
 
@@ -108,6 +110,14 @@ def test_missing_data_exits_3(program, folder):
     answer = program("data", "describe", "--events", folder / "none.csv")
     assert (answer.code, answer.out) == (3, "")
     assert "none.csv" in answer.err
+
+
+def test_the_current_folder_is_not_called_a_dot(program, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    answer = program("data", "describe", "--events", "none.csv")
+    assert answer.err.endswith("none.csv does not exist. This folder holds: raw.\n")
+    (folder / "raw").rename(folder / ".raw")
+    assert "error: This folder has no events" in program("data", "describe", ".").err
 
 
 def test_describe_warns_of_scripts_that_the_default_encoder_cannot_read(program, tmp_path):

@@ -74,6 +74,18 @@ def test_an_update_alone(program, calls, tmp_path):
     assert answer.code == 2 and "go with --promote" in answer.err
 
 
+@pytest.mark.parametrize("role", ["--events", "--items", "--users"])
+def test_missing_data_exits_3_before_anything_is_loaded(program, calls, tmp_path, role):
+    (tmp_path / "none").mkdir()
+    files = {"--events": tmp_path / "june.csv", role: tmp_path / "none" / "none.csv"}
+    answer = program("update", tmp_path / "run", *(word for pair in files.items() for word in pair))
+    assert answer.code == 3 and f"none.csv does not exist. {tmp_path / 'none'} holds: nothing" in answer.err
+    assert calls.calls == []
+    watched = program("watch", tmp_path / "run", "--log", tmp_path / "none" / "log", "--model", tmp_path / "shop")
+    assert watched.code == 3
+    assert program("update", tmp_path / "none" / "run", "--events", tmp_path / "june.csv").code == 4
+
+
 def test_an_update_that_is_promoted(program, calls, tmp_path):
     command = ["update", tmp_path / "run", "--events", tmp_path / "june.csv", "--promote", tmp_path / "shop"]
     answer = program(*command, "--base-path", "/models/shop")

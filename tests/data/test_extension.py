@@ -53,7 +53,8 @@ def assert_whole(data):
     assert set(data.users.user_id) == set(table.user_id)
     report = data.report
     assert all(n == report.rows_kept[t] + report.dropped(t) for t, n in report.rows_in.items())
-    assert report.rows_kept["events"] == len(table)
+    replaced = sum(f.count for f in report.findings if (f.table, f.action) == ("events", "replaced"))
+    assert report.rows_kept["events"] == len(table) + replaced
 
 
 def test_ratings_that_come_one_at_a_time_are_kept():
@@ -191,9 +192,48 @@ def test_counts_of_events():
         ["u", "c", 0], ["u", "b", 1], ["u", "a", 2], ["v", "a", 0],
     ]  # fmt: skip
     assert finding(grown, "the event is known already").count == 1  # b at 2
-    assert finding(grown, "the same user and item in known and new events").count == 1  # a at 1
-    assert finding(grown, "new, among the known ones").count == 3
+    assert finding(grown, "known events, by new ones of the same user and item (kept: the last)").count == 1  # a at 1
+    assert finding(grown, "new, among the known ones").count == 2
     assert_whole(grown)
+
+
+def test_each_row_of_an_extension_is_dropped_replaces_a_known_one_or_is_new():
+    log = [("u", "a", "purchase", 5), ("u", "b", "view", 5), ("u", "c", "view", 5), ("v", "d", "view", 5)]
+    more = [  # merged among themselves, merged into a known event, in the place of one, known, and new
+        *[("u", "d", "view", 6), ("u", "d", "purchase", 7), ("u", "d", "purchase", 8)],
+        *[("u", "a", "view", 9), ("u", "b", "view", 9), ("u", "c", "view", 5), ("v", "a", "view", 9)],
+    ]
+    log, more = (pd.DataFrame(rows, columns=["user", "item", "kind", "timestamp"]) for rows in (log, more))
+    data = dataset_from_frames(log)
+    grown = data.extend(more)
+    found = grown.report.findings[len(data.report.findings) :]
+    counts = {
+        (f.action, f.what.partition(" (")[0]): f.count for f in found if f.action in ("dropped", "replaced", "added")
+    }
+    assert counts == {
+        ("dropped", "a weaker event than another one of the same user and item"): 1,
+        ("dropped", "the same user and item again"): 1,
+        ("dropped", "the event is known already"): 1,
+        ("dropped", "the same user and item in a known event, which stays"): 1,
+        ("replaced", "known events, by new ones of the same user and item"): 1,
+        ("added", "new, among the known ones"): 2,
+    }
+    assert sum(counts.values()) == len(more)
+    assert grown.report.rows_kept["events"] - data.report.rows_kept["events"] == 3
+    assert len(grown.events) == len(data.events) + 2
+    assert_whole(grown)
+
+
+def test_cells_of_known_rows_are_not_reported_again():
+    items = pd.DataFrame({"item": [str(i) for i in range(60)], "price": ["free", *map(str, range(1, 60))]})
+    data = dataset_from_frames(events(60, 0), items)
+    assert finding(data, "column 'price': not a number").count == 1
+    grown = data.extend(events(5, 1), items[:2])
+    assert grown.report.findings[: len(data.report.findings)] == data.report.findings
+    assert finding(grown, "column 'price': not a number").count == 1
+    grown = data.extend(items=pd.DataFrame({"item": ["0", "60", "61"], "price": ["free", "free", "gratis"]}))
+    known, added = [f for f in grown.report.findings if "column 'price'" in f.what]
+    assert known in data.report.findings and (added.count, added.example) == (2, "'free'")
 
 
 def test_what_a_column_means_is_decided_from_all_events():

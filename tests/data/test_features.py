@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,13 @@ def test_a_wide_vector_has_a_setting_that_reads_its_components(tmp_path):
     assert (schema["item.look"].width, schema["item.noise"].width, schema["item.narrow"].width) == (3, 300, 4)
 
 
+@pytest.mark.parametrize("name", ["platform", "event.platform", "request.platform"])
+def test_the_suggested_setting_holds_whatever_the_names_in_others(report, tmp_path, name):
+    again = replace(report, asked={name: {"default": "tv"}, "request.device": {"default": "tv"}})
+    keys = {field.key for field in planted(tmp_path, again.suggestion).schema}
+    assert "request.platform" not in keys and "request.device" in keys
+
+
 def test_times_of_events_are_read_by_hour_and_by_weekday(report):
     tells = {(each.target, each.part): each for each in by_key(report)["request.timestamp_s"].tells}
     by_hour = tells["item", "by hour"]
@@ -162,7 +170,7 @@ def test_what_may_be_left_out_and_the_setting_that_does_it(report, tmp_path):
     assert fields["request.platform"].drop == "says the same as request.device"
     assert not fields["request.device"].drop and not fields["item.categories"].drop
     without = planted(tmp_path, report.suggestion).schema
-    assert {field.key for field in without} == {field.key for field in report.fields if not field.drop}
+    assert {field.key for field in without.with_values} == {field.key for field in report.fields if not field.drop}
 
 
 def test_outliers_missing_values_and_components(report):

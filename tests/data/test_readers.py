@@ -392,11 +392,16 @@ def test_wrong_mappings(tmp_path):
 @pytest.mark.parametrize("time", ["1400000000", "1400000000000", "2014-05-13T16:53:20Z"])
 def test_times_that_are_not_recognised_are_asked_about(tmp_path, time):
     write(tmp_path, events_csv=f"user,item,page,moment of it\nu,a,3,{time}\nu,b,5,{time}\n")
-    (line,) = read(tmp_path).report.sources
-    assert "in no known order (are the times in 'moment of it'? --set 'data.columns.timestamp_s=moment of it'" in line
-    assert "are the times" not in read(tmp_path, columns={"timestamp_s": "moment of it"}).report.sources[0]
+    report = read(tmp_path).report
+    assert "; in no known order; " in report.sources[0]
+    assert report.lines()[-1] == (
+        "warning: the events have no known order, so the test events are drawn at random; 'moment of it' seems to be "
+        "their time: --set 'data.columns.timestamp_s=moment of it' (events.csv:2, column 'moment of it': "
+        f"'{time}')"
+    )
+    assert "seems to be" not in "".join(read(tmp_path, columns={"timestamp_s": "moment of it"}).report.lines())
     write(tmp_path, events_csv="user,item,page,grade\nu,a,3,good\nu,b,5,bad\n")
-    assert "are the times" not in read(tmp_path).report.sources[0]
+    assert not read(tmp_path).report.doubts()
 
 
 def test_a_table_folder(tmp_path):

@@ -104,6 +104,21 @@ def test_settings_come_before_what_is_recognised():
     assert "event.device" not in {f.key for f in schema_of(frame, device={"use": False})}
 
 
+def test_a_field_may_be_named_as_it_is_printed():
+    tables = {
+        "frame": events(device=lambda i: f"d{i % 2}", dwell=lambda i: i % 5),
+        "items": pd.DataFrame({"item": [f"i{i}" for i in range(10)], "device": ["x", "y"] * 5}),
+        "users": pd.DataFrame({"user": [f"u{i}" for i in range(6)], "age": np.arange(6) + 20.5}),
+    }
+    printed = {field.key for field in schema_of(**tables)}
+    for key in printed - {"event.rating"}:
+        kept = {field.key for field in schema_of(**tables, **{key: {"use": False}})}
+        assert kept == printed - {key}
+    # A column of the events has either owner in its name.
+    assert printed - {f.key for f in schema_of(**tables, **{"event.device": {"use": False}})} == {"request.device"}
+    assert schema_of(**tables, **{"event.dwell": {"owner": "request"}})["request.dwell"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -172,7 +187,7 @@ def test_many_odd_cells_change_the_kind_unless_it_is_asked_for():
     counts = [finding.count for finding in dataset.report.findings if "column 'dwell'" in finding.what]
     again = dataset.extend(frame.assign(time=frame["time"] + 1e8, user="new"), config=config)
     counts += [finding.count for finding in again.report.findings if "column 'dwell'" in finding.what]
-    assert counts == [6, 7]  # of all events, not of the new ones alone
+    assert counts == [6, 6, 1]  # the new ones are counted apart
 
 
 def test_a_column_of_words_for_nothing_is_neither_numbers_nor_times():
@@ -357,7 +372,8 @@ def test_lines_say_what_is_read():
     lines = schema_of(events(device=lambda i: "abcdefg"[i % 7], kind=lambda i: ["view", "cart"][i % 3 == 0])).lines()
     assert "request.device: category, 7 values (a, b, c, d, e, ...)" in lines
     assert "event.kind: category, 2 values (view, cart); weights view 0.5, cart 0.75" in lines
-    assert "event.rating: number, no value" in lines
+    assert not any("rating" in line for line in lines)  # there are none
+    assert "event.rating: number, median 2, spread 1.483" in schema_of(events(rating=lambda i: 1 + i % 3)).lines()
 
 
 def test_other_columns_of_events_are_kept_counted_in_the_fingerprint_and_saved(tmp_path):

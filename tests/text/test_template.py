@@ -43,6 +43,11 @@ def test_auto_without_text_says_what_it_looked_for():
         ItemTemplate.from_items(pd.DataFrame({"item_id": ["1"], "price": ["2"]}))
 
 
+def test_without_a_catalogue_it_is_asked_for():
+    with pytest.raises(ConfigError, match="there is no catalogue: name it with --items FILE"):
+        ItemTemplate.from_items(pd.DataFrame({"item_id": ["1"]}))
+
+
 @pytest.mark.parametrize(
     ("template", "expected"),
     [

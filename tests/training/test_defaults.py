@@ -66,8 +66,11 @@ def test_few_users_make_small_batches_so_that_an_epoch_has_many_steps(users, bat
 @pytest.mark.parametrize(("longest", "length"), [(3, 50), (50, 50), (51, 100), (120, 150), (5000, 200)])
 def test_the_encoder_sees_nine_in_ten_histories_whole(longest, length):
     config = ExperimentConfig()
-    defaults.sizes(stand_in([1] * 8 + [longest] * 2 + [9000], 100), config)
+    said = defaults.sizes(stand_in([1] * 8 + [longest] * 2 + [9000], 100), config)
     assert config.model.history_length == length
+    which = "longest of 50, 100, 150, 200" if longest > 200 else "shortest of 50, 100, 150, 200 that is enough"
+    reason = f"the {which}; 90 % of histories have at most {longest} events"
+    assert said[0] == f"model.history_length {length}: {reason}"
 
 
 @pytest.mark.parametrize(("events", "dropout", "id_dropout"), [(9_900, 0.4, 0.3), (10_000, 0.2, 0.1)])

@@ -117,9 +117,17 @@ def asked_config(
 
 
 def require(path: Path) -> None:
-    """Rejects a missing path before TensorFlow starts, which takes seconds."""
+    """Rejects a missing path of a model or run before TensorFlow starts, which takes seconds."""
     if not path.exists():
         raise ModelError(f"{path} does not exist: expected the path of an existing file or folder.")
+
+
+def require_data(path: Path) -> None:
+    """Rejects a missing file or folder of data as :func:`require` rejects one of a model."""
+    if not path.exists():
+        from tfllmrec.data.files.tables import not_there
+
+        raise not_there(path)
 
 
 def seconds_of(text: str, option: str) -> float:

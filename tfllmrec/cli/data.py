@@ -164,8 +164,7 @@ def features(
 def print_features(name: str, report: FeatureReport) -> None:
     """Prints a table of the fields, the pairs of associated fields, and the setting that leaves fields out."""
     words = [name for name in report.header if name not in ("missing", "distinct", "outliers")]
-    rows = [field.cells() for field in report.fields]
-    print_table(f"{name}: {report.sampled:,} of {report.events:,} events", report.header, rows, words)
+    print_table(f"{name}: {report.sampled:,} of {report.events:,} events", report.header, report.rows, words)
     for pair in report.pairs:
         say(pair.line())
     if report.suggestion:
@@ -209,9 +208,8 @@ def _read(
 ) -> Dataset:
     named = events or (extend and (items or users))
     if (source is None) == (named is None):
-        raise typer.BadParameter(
-            "expected SOURCE, or else --events FILE; --extend FOLDER also goes with --items or --users alone."
-        )
+        alone = "" if extend is None else "; --extend also goes with --items or --users alone"
+        raise typer.BadParameter(f"expected SOURCE, or else --events FILE{alone}.")
     if source is not None and (items or users):
         raise typer.BadParameter("SOURCE names its files: leave out --items and --users, or use --set data.items=FILE.")
     from tfllmrec.config import LoadedConfig, load_config, parse_config

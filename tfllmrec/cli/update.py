@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tfllmrec.cli.arguments import Items, Json, Overrides, Users, require
+from tfllmrec.cli.arguments import Items, Json, Overrides, Users, require, require_data
 from tfllmrec.cli.output import note, print_json, print_metrics, working
 from tfllmrec.cli.promote import BasePath, Canary, print_verdict, promotion_as_json, say_labels
 
@@ -48,7 +48,8 @@ def update(
     if promote is None and (canary or base_path):
         raise typer.BadParameter("--canary and --base-path go with --promote.")
     require(run)
-    require(events)
+    for path in filter(None, (events, items, users)):
+        require_data(path)
     from tfllmrec.runs.update import update_run
 
     with working():

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Items, Json, require, seconds_of
+from tfllmrec.cli.arguments import Items, Json, require, require_data, seconds_of
 from tfllmrec.cli.output import note, print_json, say, working
 
 
@@ -43,7 +43,7 @@ def watch(
     """
     seconds = seconds_of(every, "--every")
     require(run)
-    require(log)
+    require_data(log)
     if alarm is not None:
         try:
             found = shlex.split(alarm)

@@ -29,6 +29,7 @@ from tfllmrec.columns import (
     TITLE,
     USER,
     USER_INDEX,
+    setting_names,
 )
 from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
@@ -151,7 +152,7 @@ class Dataset:
         """
         events, asked = events.drop(columns=TEST_EVENT, errors="ignore"), self.fields
         if len(self.tags) and TAGS_WRITTEN not in events:  # added by :attr:`with_tags_written`
-            asked = {name: want for name, want in asked.items() if name not in (TAGS_WRITTEN, f"event.{TAGS_WRITTEN}")}
+            asked = {name: want for name, want in asked.items() if name not in setting_names("event", TAGS_WRITTEN)}
         return infer_schema(events, self.items, users, asked, every_event=self.events)
 
     @cached_property

@@ -159,7 +159,7 @@ def extended_events(
     known_after = pd.Series(~is_new)[::-1].groupby(user[::-1]).cumsum()[::-1].to_numpy() > 0
     late = is_new & ~again & known_after
     report.add("events", "late: before events of the user that are known", int(late.sum()), "kept")
-    kept = ~again
+    kept, replaced = ~again, 0
     if repeats != "all":
         pair = pd.Series(user * (int(item.max(initial=0)) + 1) + events[ITEM_INDEX].to_numpy())
         _, strength, weight = event_kinds(events[EVENT_KIND], weights)
@@ -168,11 +168,13 @@ def extended_events(
         present = pd.Series(np.where(kept, strength, -1))
         kept &= (present == present.groupby(pair).transform("max")).to_numpy()
         kept[kept] = ~pair[kept].duplicated(keep=repeats).to_numpy()
-        merged = int((~kept & ~again).sum())
-        what = f"the same user and item in known and new events (kept: the strongest kind, then the {repeats})"
-        report.add("events", what, merged, "dropped")
-    report.add("events", "new, among the known ones", int(is_new[kept].sum()), "added")
-    report.rows_kept["events"] -= int((~kept).sum())
+        rule = f"(kept: {'the strongest kind, then ' if strength.any() else ''}the {repeats})"
+        merged = int((is_new & ~kept & ~again).sum())
+        report.add("events", f"the same user and item in a known event, which stays {rule}", merged, "dropped")
+        replaced = int((~is_new & ~kept).sum())  # each by one new event
+        report.add("events", f"known events, by new ones of the same user and item {rule}", replaced, "replaced")
+    report.add("events", "new, among the known ones", int(is_new[kept].sum()) - replaced, "added")
+    report.rows_kept["events"] -= int((is_new & ~kept).sum())
     events, user, time = events[kept].reset_index(drop=True), user[kept], time[kept]
     if hashed and timed:
         tied = (np.diff(user) == 0) & (np.diff(time) == 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, entropy
 
-from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, USER_INDEX
+from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, USER_INDEX, setting_names
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.sampling import evenly_spread
@@ -114,11 +114,11 @@ class FieldFigures:
         """Returns the associations with a target; a time has one for each part."""
         return [each for each in self.tells if each.target == target]
 
-    def cells(self) -> list[str]:
-        """Returns the row of the field in the table whose header is :attr:`FeatureReport.header`."""
+    def cells(self, targets: Sequence[str]) -> list[str]:
+        """Returns the row of the field in a table with a column for each of ``targets``."""
         outliers = "" if self.outliers is None else f"{self.outliers:.1%}"
         kind = self.kind if self.components is None else "vector: {} to {} components".format(*self.components)
-        told = ["  ".join(each.worded() for each in self.told(target)) for target in _TARGETS]
+        told = ["  ".join(each.worded() for each in self.told(target)) for target in targets]
         return [self.key, kind, f"{self.missing:.1%}", f"{self.distinct:,}", outliers, *told, self.drop]
 
 
@@ -169,9 +169,20 @@ class FeatureReport:
     asked: Mapping[str, Any]
 
     @property
+    def _targets(self) -> list[str]:
+        """The targets of the columns of the table; without ratings, there is no column for them."""
+        found = {each.target for field in self.fields for each in field.tells}
+        return [target for target in _TARGETS if target != "rating" or target in found]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The rows of the table of the fields."""
+        return [field.cells(self._targets) for field in self.fields]
+
+    @property
     def header(self) -> list[str]:
-        """The names of the columns of :meth:`FieldFigures.cells`."""
-        told = [f"tells of {self.label if target == 'item' else target}" for target in _TARGETS]
+        """The names of the columns of :attr:`rows`."""
+        told = [f"tells of {self.label if target == 'item' else target}" for target in self._targets]
         return ["field", "kind", "missing", "distinct", "outliers", *told, "leave out because it"]
 
     @property
@@ -193,11 +204,11 @@ class FeatureReport:
 
     def _setting(self, changes: dict[str, dict[str, Any]]) -> str:
         """Returns the setting that changes ``asked``, by the keys of the fields; ``""`` without changes."""
-        fields = dict(self.asked)
+        fields = {name: dict(asked) for name, asked in self.asked.items()}
         for key, change in changes.items():
-            owner, _, name = key.partition(".")
-            key = f"{_TABLES.get(owner, owner)}.{name}"
-            fields[key] = fields.get(key, fields.get(name, {})) | change
+            owner, _, column = key.partition(".")
+            of_field = setting_names(owner, column)[:-1]  # a name without an owner may also be that of other fields
+            fields.setdefault(next((name for name in of_field if name in fields), key), {}).update(change)
         return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if changes else ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -244,8 +255,8 @@ def feature_report(
     figures: list[FieldFigures] = []
     codes_of: dict[tuple[str, str], np.ndarray] = {}
     numbers_of: dict[str, np.ndarray] = {}
-    schema = dataset.schema
-    for done, field in enumerate(schema, start=1):
+    fields = dataset.schema.with_values
+    for done, field in enumerate(fields, start=1):
         table = {"user": dataset.users, "item": dataset.items}.get(field.owner, events)
         rows = {"user": events[USER_INDEX], "item": events[ITEM_INDEX]}.get(field.owner, np.arange(len(events)))
         rows = np.asarray(rows)
@@ -264,7 +275,7 @@ def feature_report(
             numbers_of[field.key] = values
         figures.append(_figures(field, table[field.name], values, tuple(filter(None, tells))))
         if progress:
-            progress(done, len(schema.fields))
+            progress(done, len(fields))
     pairs = _pairs(codes_of, numbers_of)
     asked = {name: field.model_dump(mode="json", exclude_defaults=True) for name, field in dataset.fields.items()}
     return FeatureReport(

@@ -19,8 +19,8 @@ class Finding:
       what: The reason, in words.
       count: Number of affected rows (or values, if ``what`` says so).
       action: ``dropped`` rows are removed; ``repaired`` and ``kept`` rows stay; ``added`` rows were in no file, or are
-        new in an extended data set; ``replaced`` rows of an extended data set have new values; ``doubted`` rows stay,
-        but figures measured on them may be wrong, so reports show them as warnings.
+        new in an extended data set; ``replaced`` rows of an extended data set have the values of new rows; ``doubted``
+        rows stay, but figures measured on them may be wrong, so reports show them as warnings.
       example: ``FILE:ROW, column 'NAME': VALUE`` of the first affected row. Rows of text files are line numbers; the
         header is line 1.
     """
@@ -43,7 +43,8 @@ class CleaningReport:
 
     Attributes:
       rows_in: Number of rows read, by table. A broken row that spans several lines counts as that many rows.
-      rows_kept: Number of rows of the file that are in the data set, by table.
+      rows_kept: Number of rows of the file that are in the data set, by table. Rows that an extension replaced later
+        stay counted: of its rows, as many are ``replaced`` known ones.
       findings: The findings, in the order in which they were made.
       sources: The recognised columns, one line for each file, such as ``events: log.csv (user_id <- user, item_id <-
         sku, timestamp_s <- ts; ordered by timestamp_s; not used: page)``.

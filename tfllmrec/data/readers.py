@@ -46,7 +46,13 @@ from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.domains import item_domains, note_without_domain, with_domains
-from tfllmrec.data.extension import extended_entities, extended_events, extended_tags, note_extension
+from tfllmrec.data.extension import (
+    extended_entities,
+    extended_events,
+    extended_tags,
+    known_occurrences,
+    note_extension,
+)
 from tfllmrec.data.files.column_names import is_known_name
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
@@ -291,7 +297,9 @@ def _assemble(
         events, ordered_by, tied = clean_events(raw_events, config, report, known.events, marked)
         if test_rows is not None:
             note_marked(events, test_rows, n_marked, report)
-        order = f"ordered by {ordered_by}" if ordered_by else "in no known order" + _hint_of_time(raw_events)
+        if ordered_by is None:
+            _note_other_times(raw_events, report)
+        order = f"ordered by {ordered_by}" if ordered_by else "in no known order"
         if ordered_by == ORDER and TIMESTAMP in raw_events.names:
             order += f", not by {TIMESTAMP}"
         report.sources.append(raw_events.source("other columns", order))
@@ -386,9 +394,8 @@ def _assemble(
         events = with_domains(events, items, report)
         note_without_domain(known.items, items, report)
     tags = extended_tags(known.tags, tags, report)
-    return _checked(
-        replace(known, name=name, events=events, items=items, users=users, tags=tags, fields=fields, report=report)
-    )
+    grown = replace(known, name=name, events=events, items=items, users=users, tags=tags, fields=fields, report=report)
+    return _checked(grown, known)
 
 
 def _with_test_events(dataset: Dataset, name: str, named: RawTable, config: DataConfig) -> Dataset:
@@ -400,22 +407,24 @@ def _with_test_events(dataset: Dataset, name: str, named: RawTable, config: Data
     return replace(dataset, events=events, test_events=name, report=dataset.report.followed_by(report))
 
 
-def _checked(dataset: Dataset) -> Dataset:
+def _checked(dataset: Dataset, known: Dataset | None = None) -> Dataset:
     """Returns the data set, after a check that ``data.fields`` fit it: errors then appear before hours of training.
 
-    The report has a finding for each column with unreadable cells; it replaces that of an earlier reading.
+    The report has a finding for each column with unreadable cells, and another one for those that an extension of
+    ``known`` adds. If a saved data set is read again, the finding replaces the earlier one.
     """
     found = CleaningReport()
     for field in dataset.schema:
         name, table = field.name, TABLES[field.owner]
         cells = getattr(dataset, table)[name]
-        odd = unreadable(field, cells)
+        odd = cells[unreadable(field, cells)]
+        if known is not None and name in getattr(known, table):
+            before = getattr(known, table)[name]
+            odd = odd[~known_occurrences(odd, before[unreadable(field, before)])]
         expected = f"vector of {field.length} numbers" if field.kind == "vector" else field.kind
         what = f"column {name!r}: not a {expected}, so read as missing; data.fields.{name}.kind sets another kind"
-        found.add(table, what, int(odd.sum()), "kept", shown(cells[odd.argmax()]))
-    if not found.findings:
-        return dataset
-    again = {(finding.table, finding.what) for finding in found.findings}
+        found.add(table, what, len(odd), "kept", "".join(odd[:1].map(shown)))
+    again = {(finding.table, finding.what) for finding in found.findings if known is None}
     earlier = [finding for finding in dataset.report.findings if (finding.table, finding.what) not in again]
     return replace(dataset, report=replace(dataset.report, findings=earlier + found.findings))
 
@@ -495,16 +504,20 @@ def _note_unlisted(
         )
 
 
-def _hint_of_time(raw: RawTable) -> str:
-    """Returns advice if events have no known order but an unused column contains times; else ``""``."""
+def _note_other_times(raw: RawTable, report: CleaningReport) -> None:
+    """Reports the first column with times that is not used, of events that have no known order."""
     for name in raw.frame.columns:
         if name in raw.names:
             continue
         seconds = times(raw.frame[name])[0]
         if np.mean((seconds > EARLY_S) & (seconds < time.time() + 86_400)) > 0.9:
             mapping = shlex.quote(f"data.columns.timestamp_s={name}")
-            return f" (are the times in {name!r}? --set {mapping}; without times the split is random)"
-    return ""
+            what = (
+                f"the events have no known order, so the test events are drawn at random; {name!r} seems to be their "
+                f"time: --set {mapping}"
+            )
+            report.add("events", what, len(raw.frame), "doubted", raw.example(0, name))
+            return
 
 
 def _first_id(ids: pd.Series, mask: np.ndarray) -> str:

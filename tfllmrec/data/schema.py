@@ -42,6 +42,7 @@ from tfllmrec.columns import (
     TITLE,
     USER,
     USER_INDEX,
+    setting_names,
 )
 from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.event_kinds import (
@@ -411,7 +412,7 @@ class Field:
                 if self.weights:
                     about += "; weights " + ", ".join(f"{value} {weight:g}" for value, weight in self.weights.items())
             case "number":
-                about = f", median {self.median:.4g}, spread {self.spread:.4g}" if self.edges else ", no value"
+                about = f", median {self.median:.4g}, spread {self.spread:.4g}"
                 if self.medians:
                     of_kinds = [f"{kind or 'any event'} {median:.4g}" for kind, median in self.medians.items()]
                     about += "; events count less below " + ", ".join(of_kinds)
@@ -435,6 +436,11 @@ class Schema:
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)
+
+    @property
+    def with_values(self) -> list[Field]:
+        """The fields that have values in the data: all, except the rating if there are no ratings."""
+        return [field for field in self.fields if field.key != RATING_KEY or field.edges]
 
     def of(self, *owners: Owner) -> list[Field]:
         """Returns the fields of the given owners."""
@@ -515,8 +521,8 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """Returns one line of description for each field."""
-        return [field.line() for field in self.fields]
+        """Returns one line of description for each of :attr:`with_values`."""
+        return [field.line() for field in self.with_values]
 
     @property
     def notes(self) -> list[str]:
@@ -585,7 +591,7 @@ def infer_schema(
         items and users, so pass those of training.
       items: As in :class:`~tfllmrec.data.dataset.Dataset`.
       users: As in :class:`~tfllmrec.data.dataset.Dataset`.
-      asked: The setting ``data.fields``, by the name of a column.
+      asked: The setting ``data.fields``, by the name of a column or the key of a field.
       every_event: All events, including held-out ones. All kinds of events in them belong to the vocabulary.
 
     Raises:
@@ -595,7 +601,7 @@ def infer_schema(
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
     columns = [(owner, str(name)) for owner, table in tables.items() for name in table if name not in _KEYS]
-    known = {name for owner, column in columns for name in (column, f"{owner}.{column}")}
+    known = {name for owner, column in columns for name in setting_names(owner, column)}
     for name in asked:
         if name not in known:
             hint = nearest_hint(name, known)
@@ -603,7 +609,7 @@ def infer_schema(
             raise ConfigError(f"data.fields.{name}: no table has such a column{hint}; expected one of {columns_known}.")
     fields: list[Field] = []
     for owner, name in columns:
-        want = asked.get(f"{owner}.{name}", asked.get(name, FieldConfig()))
+        want = next((asked[key] for key in setting_names(owner, name) if key in asked), FieldConfig())
         if (owner, name) == ("event", RATING) and (not want.use or want.kind not in (None, "number") or want.owner):
             raise ConfigError(
                 "data.fields.rating: ratings are numbers of events, and models read them; to leave them out, list "

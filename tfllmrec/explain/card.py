@@ -70,7 +70,7 @@ def card_of(run: Run, for_machines: bool = True) -> str:
         data=run.metrics["data"],
         split=run.metrics["split"],
         scoreboard=as_is(as_markdown(results)),
-        fields=[field.line() for field in split.schema.fields],
+        fields=split.schema.lines(),
         doubts=[found["what"] for found in cleaning.get("findings", []) if found["action"] == "doubted"],
         config=config,
         encoder=_encoder(run),

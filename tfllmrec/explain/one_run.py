@@ -403,8 +403,7 @@ def _information(run: Run) -> Section:
         "tells of: mutual information above chance, in brackets if not significant. outliers: numbers far from the "
         "median."
     )
-    rows = [field.cells() for field in report.fields]
-    section.table(Table(report.header, rows, note, numbers=False).shortened(ROWS))
+    section.table(Table(report.header, report.rows, note, numbers=False).shortened(ROWS))
     section.items([pair.line() for pair in report.pairs])
     if report.suggestion:
         section.text("To leave the fields out that the last column names, fit with this setting:")

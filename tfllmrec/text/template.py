@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, NAME_COLUMNS, TAGS, TITLE
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, NAME_COLUMNS, TAGS, TITLE
 from tfllmrec.data.cleaning.item_text import strip_html
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.values import as_text
@@ -74,11 +74,14 @@ class ItemTemplate:
         parentheses, tags in square brackets, description.
 
         Raises:
-          ConfigError: The template names a missing column, or there is no text column to build one from.
+          ConfigError: The template names a missing column, or there is no catalogue or no text column to build one
+            from.
         """
         if template is None:
             parts = [next((form % c for c in names if c in items and _filled(items[c])), "") for names, form in _AUTO]
             template = " ".join(filter(None, parts))
+            if not template and list(items.columns) == [ITEM]:
+                raise ConfigError("there is no catalogue: name it with --items FILE, or as data.items.")
             if not template:
                 raise ConfigError(
                     "no text.template is set and the items table has no text to make one from: expected a column "

@@ -45,6 +45,8 @@ FULL_SOFTMAX_ITEMS = 60_000
 STEPS = 64
 #: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
 MAX_IALS_EVENTS = 5_000_000
+#: The values of ``model.history_length`` that *auto* chooses from, ascending.
+HISTORY_LENGTHS = (50, 100, 150, 200)
 #: Mean number of events per item from which ids are learned well, so that much dropout does more harm than good.
 OFTEN = 100
 #: ``model.dropout`` and ``model.id_dropout``, first with at least :data:`OFTEN` events per item, then with fewer.
@@ -60,8 +62,12 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     training, model, said = config.training, config.model, []
     if model.history_length is None:
         long = float(np.quantile(lengths, 0.9)) if len(lengths) else 0.0
-        model.history_length = int(np.clip(50 * np.ceil(long / 50), 50, 200))
-        said.append(f"model.history_length {model.history_length}: 90 % of histories have at most {long:.0f} events")
+        model.history_length = next((length for length in HISTORY_LENGTHS if length >= long), HISTORY_LENGTHS[-1])
+        tried = ", ".join(map(str, HISTORY_LENGTHS))
+        which = f"the shortest of {tried} that is enough" if long <= model.history_length else f"the longest of {tried}"
+        said.append(
+            f"model.history_length {model.history_length}: {which}; 90 % of histories have at most {long:.0f} events"
+        )
     per_item = events_per_item(split)
     dropout, id_dropout = DROPOUTS[0] if per_item >= OFTEN else DROPOUTS[1]
     if model.dropout is None:

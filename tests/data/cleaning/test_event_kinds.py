@@ -52,6 +52,11 @@ def test_without_kinds_the_later_event_stays():
     data = made([row[:2] + row[3:] for row in LOG], "user item timestamp")
     assert kept(data) == [("b", "", 7), ("c", "", 8), ("a", "", 20)]
     assert data.describe()["kinds"] == {}
+    assert finding(data, "the same user and item again (kept: the last)").count == 3
+    unordered = made([row[:2] for row in LOG], "user item")
+    assert finding(unordered, "the same user and item again (kept: one of them)").count == 3
+    rated = made([(*row[:2], 1 + row[3] % 2) for row in LOG], "user item rating")
+    assert finding(rated, "the same user and item again (kept: the highest rating)").count == 3
 
 
 @pytest.mark.parametrize(
@@ -126,9 +131,10 @@ def test_what_comes_before_a_rejection_is_reported():
     assert unordered.events.kind.tolist() == ["purchase"]  # nothing says which came later
 
 
-def test_weights_hold_for_other_spellings():
+@pytest.mark.parametrize("name", ["kind", "event.kind"])
+def test_weights_hold_for_other_spellings(name):
     rows = [("u", "a", "View", 1), ("u", "a", "HIDE", 2), ("u", "b", "View", 3)]
-    data = made(rows, fields={"kind": {"weights": {"view": 1, "hide": -0.1}}})
+    data = made(rows, fields={name: {"weights": {"view": 1, "hide": -0.1}}})
     assert kept(data) == [("a", "View", 1), ("b", "View", 3)] and not data.choices.tolist().count(False)
     assert not any("known" in found.what for found in data.report.findings)
 

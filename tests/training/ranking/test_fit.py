@@ -478,6 +478,21 @@ def test_a_model_that_is_left_out_is_not_made_again(planted, hybrid, tmp_path, m
     assert RankingRecord.load(tmp_path / "ranking") == record
 
 
+def test_a_gain_that_may_be_chance_is_called_so():
+    record = RankingRecord(
+        lists=260, held_out=260, rated=9, epochs=2, best_epoch=1, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
+        rating_loss=1.0, untrained=[3.1, 1.21], seconds=1.0, selection=[0.2810, 0.2776],
+        selection_interval=[-0.0052, 0.0122], rating_interval=[-0.1, 0.5], rating_ece=0.1,
+    )  # fmt: skip
+    assert record.line() == (
+        "left out: selection value 0.2810 against 0.2776 without it on 260 held-out users (difference between -0.0052 "
+        "and +0.0122 with 95 % confidence: the gain may be chance); rating RMSE 1.0000 against 1.1000 by biases (the "
+        "gain of the head may be chance)"
+    )
+    kept = replace(record, strengths=[1.0, 1.0], selection_interval=[0.001, 0.0122], rating_interval=[0.1, 0.5])
+    assert "chance" not in kept.line()
+
+
 @pytest.mark.slow
 def test_no_ratings_no_rating_head(hybrid, monkeypatch):
     warned = []

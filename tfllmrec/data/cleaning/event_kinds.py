@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import EVENT_KIND
+from tfllmrec.columns import EVENT_KIND, setting_names
 from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.kind_words import GROUPS, NEGATIONS, OPINIONS
 from tfllmrec.data.cleaning.values import MISSING, strings
@@ -197,7 +197,7 @@ def before_a_refusal(pair: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def weights_of_kinds(fields: Mapping[str, FieldConfig]) -> Mapping[str, float]:
     """Returns ``data.fields.kind.weights``; empty if they are not set."""
-    return (EVENT_KIND in fields and fields[EVENT_KIND].weights) or {}
+    return next((fields[name].weights for name in setting_names("event", EVENT_KIND) if name in fields), None) or {}
 
 
 def has_few_kinds(values: pd.Series) -> bool:

@@ -139,10 +139,12 @@ def clean_events(
         by_user = by_user[rows.keep[by_user]]
         repeated = np.zeros(len(user), dtype=bool)
         repeated[by_user[pd.Series(pair[by_user]).duplicated(keep=config.repeats).to_numpy()]] = True
-        kept = f"{'highest' if config.repeats == 'last' else 'lowest'} rating"
-        if ordered_by:
-            kept = f"{config.repeats}; among ties in time, the {kept}"
-        rows.drop(repeated, f"the same user and item again (kept: the {kept})")
+        of_ties = f"the {'highest' if config.repeats == 'last' else 'lowest'} rating"
+        if np.isnan(rating[rows.keep]).all():
+            kept = f"the {config.repeats}" if ordered_by else "one of them"
+        else:
+            kept = f"the {config.repeats}; among ties in time, {of_ties}" if ordered_by else of_ties
+        rows.drop(repeated, f"the same user and item again (kept: {kept})")
     events_of_user = np.bincount(user[rows.keep], minlength=len(user) and user.max() + 1)
     few = events_of_user[user] < config.min_user_events
     if known is not None:

@@ -27,6 +27,11 @@ def stem(name: str) -> str:
     return plain[: len(plain) - len(ending)]
 
 
+def named_folder(folder: Path) -> str:
+    """Returns the folder as the subject of a sentence: ``This folder`` for ``.``."""
+    return "This folder" if folder == Path() else str(folder)
+
+
 def is_table(path: Path) -> bool:
     return without_compression(path.name).lower().endswith(TABLE_ENDINGS)
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfllmrec.data.files.file_names import is_partition, is_table, stem, without_compression
+from tfllmrec.data.files.file_names import is_partition, is_table, named_folder, stem, without_compression
 from tfllmrec.data.files.parts import holds_parts
 from tfllmrec.errors import ConfigError, DataError
 
@@ -83,9 +83,10 @@ def find_files(folder: Path, kind: str) -> Files:
         "table": f"one table named {', '.join(_EVENT_STEMS)}",
     }
     wanted = expected[kind] if kind in expected else "; or ".join(expected.values())
+    known = "a known format" if kind == "auto" else f"format {kind}"
     raise DataError(
-        f"{folder} has no events in {'a known format' if kind == 'auto' else f'format {kind}'}: expected {wanted}; "
-        f"found there: {there}. Name the files: data.events, data.items."
+        f"{named_folder(folder)} has no events in {known}: expected {wanted}; found there: {there}. Name the files: "
+        "data.events, data.items."
     )
 
 

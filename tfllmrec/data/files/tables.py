@@ -19,7 +19,7 @@ from tfllmrec.config import DataConfig
 from tfllmrec.data.files.decompression import read_content
 from tfllmrec.data.files.delimited import HEADERLESS, read_delimited
 from tfllmrec.data.files.event_log import LogReader, is_event_log
-from tfllmrec.data.files.file_names import ATOMIC, JSON_ENDINGS, without_compression
+from tfllmrec.data.files.file_names import ATOMIC, JSON_ENDINGS, named_folder, without_compression
 from tfllmrec.data.files.json_records import read_json
 from tfllmrec.data.files.parts import add_folder_columns, find_parts, join_parts
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
@@ -40,17 +40,19 @@ _CONTROL_CHARACTERS = re.compile(rb"[\x02-\x08\x0e-\x1a]")
 
 def require_file(path: Path) -> None:
     """Raises DataError, which lists the files in the folder, unless ``path`` is a file."""
-    if path.is_file():
-        return
     if path.is_dir():
         raise DataError(f"{path} is a folder where a file was expected: give it as data.source, or name a file in it.")
-    there = sorted(p.name for p in path.parent.iterdir())[:10] if path.parent.is_dir() else []
-    hint = (
-        f"{path.parent} holds: {', '.join(there) or 'nothing'}."
-        if path.parent.is_dir()
-        else "Its folder does not exist either."
-    )
-    raise DataError(f"{path} does not exist. {hint}")
+    if not path.is_file():
+        raise not_there(path)
+
+
+def not_there(path: Path) -> DataError:
+    """Returns the error for a missing file, which lists the files in its folder."""
+    hint = "Its folder does not exist either."
+    if path.parent.is_dir():
+        there = sorted(p.name for p in path.parent.iterdir())[:10]
+        hint = f"{named_folder(path.parent)} holds: {', '.join(there) or 'nothing'}."
+    return DataError(f"{path} does not exist. {hint}")
 
 
 def read_table(path: Path, table: str, config: DataConfig, only: str | None = None, log_since: int = 0) -> RawTable:

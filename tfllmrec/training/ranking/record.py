@@ -106,9 +106,10 @@ class RankingRecord(Verdict):
         """Returns a line for users with the kept heads and their metrics."""
         with_it, without = self.selection
         low, high = self.selection_interval
+        by_chance = ": the gain may be chance" if low <= 0 < with_it - without and not self.strengths[0] else ""
         order = (
             f"selection value {with_it:.4f} against {without:.4f} without it on {self.held_out:,} held-out users "
-            f"(difference between {low:+.4f} and {high:+.4f} with 95 % confidence)"
+            f"(difference between {low:+.4f} and {high:+.4f} with 95 % confidence{by_chance})"
         )
         if not self.epochs:
             order = "the run before left it out, and it was not tried again"
@@ -119,6 +120,8 @@ class RankingRecord(Verdict):
         if self.factors:
             biases = self.biases_loss**0.5
             errors = f"rating RMSE {prior:.4f} by factors, {with_head:.4f} with the head, {biases:.4f} by biases"
+        if not self.strengths[1] and with_head < prior and self.rating_interval and self.rating_interval[0] <= 0:
+            errors += " (the gain of the head may be chance)"
         if not self.epochs:  # no head was trained
             errors = f"rating RMSE {prior:.4f} by {'factors' if self.factors else 'biases'}"
         if self.left_out:
