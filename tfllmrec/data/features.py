@@ -208,7 +208,8 @@ class FeatureReport:
         for key, change in changes.items():
             owner, _, column = key.partition(".")
             of_field = setting_names(owner, column)[:-1]  # a name without an owner may also be that of other fields
-            fields.setdefault(next((name for name in of_field if name in fields), key), {}).update(change)
+            name = next((name for name in of_field if name in fields), key)
+            fields[name] = fields.get(name, fields.get(column, {})) | change
         return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if changes else ""
 
     def as_dict(self) -> dict[str, Any]:
