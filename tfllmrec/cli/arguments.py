@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from tfllmrec.serving.saved_model import SavedModel
 
 SavedModelPath = Annotated[
-    Path, typer.Argument(metavar="SAVED_MODEL", help="saved_models/NAME (its newest version) or saved_models/NAME/1.")
+    Path,
+    typer.Argument(
+        metavar="SAVED_MODEL", help="saved_models/NAME (its stable version, or else its newest) or saved_models/NAME/1."
+    ),
 ]
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")]
 History = Annotated[
