@@ -86,7 +86,7 @@ def test_fields_of_the_request_and_the_user(program, libraries, saved_model, tmp
     assert "no such field" not in answer.err
     assert libraries.models[1].fields["context"] == [{"age": "4", "about": "a=b"}]  # the rest is in the data
     err = program("recommend", saved_model, "--history", "a", "--context", "abuot=x", "--context", "age=4").err
-    assert "the model has no such field of requests and users, or does not know the value: abuot=x" in err
+    assert "the model has no such field of requests and users: abuot (it has none)\n" in err and "age" not in err
     libraries.manifest = {"schema": CONTEXT_FIELDS}
     program("recommend", saved_model, "--user", "u1", "--context", "about=x", "--context", "user.age=4")
     assert libraries.models[-1].fields["context"] == [{"age": "30", "user.about": "x", "user.age": "4"}]
@@ -112,6 +112,9 @@ def test_what_has_no_effect_is_said(program, libraries, saved_model, monkeypatch
     err = program("recommend", saved_model, "--history", "", *context).err
     assert "the model ranks without these fields; only business rules may read them: user.about\n" in err
     assert "category" not in err
+    libraries.manifest = {"schema": CONTEXT_FIELDS, "reads": ["request.hour"]}
+    err = program("recommend", saved_model, "--history", "", "--context", "about=x").err
+    assert "this model reads no text of users: user.about\n" in err and "ranks without" not in err
     monkeypatch.setattr(type(libraries.models[0]), "categories", frozenset())
     err = program("recommend", saved_model, "--history", "", "--category-cap", "2").err
     assert "no item has a category, so --category-cap has no effect\n" in err
