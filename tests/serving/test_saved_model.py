@@ -201,6 +201,8 @@ def test_wrong_calls_are_refused_before_anything_is_computed(saved, monkeypatch)
     for name, ask in one.items():
         with pytest.raises(DataError, match=rf"Expected {name} as a list, got the string '.*': write \['"):
             ask()
+    with pytest.raises(DataError, match="No words to search for"):
+        saved.search(["red toy", ""])
     tokens = {"input_mask": np.ones((2, 3), np.int32)}
     for ask in (
         lambda: saved.search(["red", "toy"], histories=[[]]),

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs, one_line
 from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs
+from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs, searched_texts
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.config import encoder_names
@@ -230,10 +230,10 @@ class SavedModel:
           histories: One history for each text, which raises the scores of items that suit the user; none by default.
 
         Raises:
-          DataError: The numbers of histories and texts differ.
+          DataError: A text is blank, or the numbers of histories and texts differ.
           ModelError: The model was trained without text.
         """
-        asked = listed_strings("texts", texts)
+        asked = searched_texts(texts)
         past = _one_for_each(len(asked), histories)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
