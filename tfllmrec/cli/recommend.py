@@ -156,7 +156,7 @@ def recommend(
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
-        print_list(found)
+        print_list(found, k)
 
 
 def recommend_to_file(
@@ -199,7 +199,7 @@ def recommend_to_file(
             "Expected user ids as in its events; for other users give their items, one user at a time: --history ID,ID."
         )
 
-    rows = 0
+    rows = short = 0
     types = {name: pa.string() for name in (USER, RANK, ITEM, TITLE, SCORE, REASON)}
     schema = pa.schema(types | {RANK: pa.int32(), SCORE: pa.float32()})
     with (
@@ -213,8 +213,11 @@ def recommend_to_file(
             if not rows:
                 _note_unread(model, found, asked)
             rows += len(found)
+            short += len(some) - int((found[RANK] == k).sum())
             progress(start + len(some), len(answered))
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
+    if short:
+        note(f"fewer than {k:,} rows, because no further candidate passes: {short:,} users")
     if without_data:
         note(f"without data, not answered: {len(without_data):,} users: {_first(without_data, '--json lists all')}")
     return {

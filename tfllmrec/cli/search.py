@@ -56,7 +56,7 @@ def search(
         read = None if reading is None else {"works": reading.works, **asdict(reading)}
         print_json({"text": text, "reading": read, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
-        print_list(found)
+        print_list(found, k)
 
 
 def _warn(model: SavedModel, reading: Reading) -> None:
