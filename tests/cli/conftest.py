@@ -83,10 +83,11 @@ class FakeModel:
             raise ZeroDivisionError
         histories = [self.people[user][0] for user in users] if histories is None else histories
         unread = sum(not label.startswith("label") for label in rules.get("label_weights") or ())
+        values = {"age": "", "about": "", "device": "phone tv", "hour": "12", "since": "0"}  # "": any
         unread += sum(
-            name.split(".")[-1] not in ("age", "about")
+            (known := values.get(name.split(".")[-1])) is None or (known != "" and value not in known.split())
             for fields in self.fields["context"] or ()
-            for name in fields or ()
+            for name, value in (fields or {}).items()
         )
         return to_frame([answers.Answer(self._best([*h, *exclude], k), unread=unread) for h in histories], users)
 

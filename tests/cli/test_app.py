@@ -8,8 +8,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import tfllmrec
+from tfllmrec.cli.app import app
 from tfllmrec.errors import ConfigError, DataError, ModelError
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,17 @@ def test_every_command_of_the_contract_is_there(program, command):
     answer = program(*command.split(), "--help")
     assert answer.code == 0
     assert "Usage" in answer.out
+
+
+def test_help_brackets_arguments_once_and_cuts_no_sentence(program):
+    groups = [name for name, command in get_command(app).commands.items() if hasattr(command, "commands")]
+    assert groups
+    for name in ["", *groups]:
+        told = program(*name.split(), "--help").out
+        assert [line for line in told.splitlines() if line.endswith("...") and "Usage" not in line] == []
+        for below, command in (get_command(app) if not name else get_command(app).commands[name]).commands.items():
+            usage = program(*name.split(), below, "--help").out.partition("\n\n")[0]
+            assert "[[" not in usage and "...}" not in usage and "...]..." not in usage, command
 
 
 def test_version(program):

@@ -66,6 +66,49 @@ def test_fields_that_do_not_fit_the_history(libraries, saved_model, user, given,
         past_of(open_model(saved_model), user, None if user else "a,b", given)
 
 
+DEVICES = ["phone", "tv", "car", "watch", "lamp", "fridge"]
+CONTEXT = [
+    {"name": "device", "owner": "request", "kind": "category", "vocabulary": DEVICES},
+    {"name": "hour", "owner": "request", "kind": "number"},
+    {"name": "since", "owner": "user", "kind": "time"},
+]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("devic=phone", "the model has no such field of requests and users: devic (nearest: 'device')"),
+        ("zip=1234", "the model has no such field of requests and users: zip (it has device, hour, since)"),
+        ("max_price=60", "no rule in force reads max_price, and the model has no such field of requests and users"),
+        ("device=phon", "does not know this value of device: phon (nearest: 'phone')"),
+        (
+            "device=oven",
+            "does not know this value of device: oven (it knows phone, tv, car, watch, lamp and 1 more)",
+        ),
+        ("hour=noon", "the model cannot read this value of hour: noon (expected a number such as 12.5)"),
+        ("since=may", "the model cannot read this value of since: may (expected seconds since 1970, or a date such as"),
+    ],
+)
+def test_an_entry_that_the_model_does_not_read_is_told_with_the_reason(libraries, saved_model, capsys, entry, said):
+    libraries.manifest = {"schema": CONTEXT, "reads": ["request.device", "request.hour", "user.since"]}
+    past_of(open_model(saved_model), None, "a", None, [entry])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["recommend", "rank --items c", "explain --item c"])
+def test_every_command_whose_answer_depends_on_the_request_takes_its_fields(
+    program, libraries, saved_model, monkeypatch, command
+):
+    asked = {}
+    monkeypatch.setattr("tfllmrec.explain.explanation.explain", lambda run, items, **given: asked.update(given) or [])
+    name, *further = command.split()
+    for whom, known in ((["--history", "a"], {}), (["--user", "u1"], {"age": "30"})):
+        context = known | {"about": "space"}
+        assert program(name, saved_model, *whom, "--context", "about=space", *further).code == 0
+        assert libraries.models[-1].fields["context"] in (context, [context])
+        assert name != "explain" or asked["context"] == context
+
+
 @pytest.mark.parametrize("command", ["recommend", "rank --items c", "interests", "explain --item c"])
 def test_every_command_with_a_history_takes_its_kinds(program, libraries, saved_model, monkeypatch, command):
     asked = {}

@@ -47,7 +47,14 @@ def test_a_known_user_as_json(program, saved_model, asked, libraries):
     }  # fmt: skip
     run, items, given = asked[0]
     assert run == "the run" and items == ["c", "d"]
-    assert given == {"user": "u1", "reasons": {"c": "because", "d": "because"}}
+    assert given == {"user": "u1", "context": {"age": "30"}, "reasons": {"c": "because", "d": "because"}}
+
+
+def test_items_of_the_history_are_never_recommended_and_that_is_said(program, saved_model, asked):
+    said = "in the history, so recommend lists it only with --skip exclusion"
+    answer = program("explain", saved_model, "--user", "u1", "--item", "c,b,a")
+    assert [line for line in answer.err.splitlines() if "history" in line] == [f"b: {said}", f"a: {said}"]
+    assert "in the history" not in program("explain", saved_model, "--user", "u1", "--item", "c").err
 
 
 def test_a_history_as_a_table_and_a_page(program, saved_model, asked, tmp_path):

@@ -178,6 +178,8 @@ def test_a_canary_is_judged_when_enough_users_have_tried_it(program, tmp_path):
     serve(2, clicks=0)
     answer = program("monitor", tmp_path / "log", "--model", model, "--within", "5s")
     assert answer.code == 5 and "alarm: ctr (canary shop/2) is 0.00%, and 76.92% in the stable version" in answer.out
+    (model / "2" / EXTRA / ITEMS).write_bytes(b"nothing")  # the items are those of the stable version
+    assert program("monitor", tmp_path / "log", "--model", model, "--within", "5s").code == 5
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,13 @@ def test_list_leaves_out_columns_that_say_nothing(capsys, found):
     assert "reason" not in out
 
 
+def test_a_short_list_is_told(capsys, found):
+    print_list(found(("7", "7", 0.25), ("8", "8", 0.125)), 3)
+    assert capsys.readouterr().err == "2 of 3: no further candidate passes\n"
+    print_list(found(("7", "7", 0.25), ("8", "8", 0.125)), 2)
+    assert capsys.readouterr().err == ""
+
+
 def test_titles_are_text_not_markup(capsys, found):
     print_list(found(("7", "[b]REC[/b]", 0.25, "[red]")))
     out = capsys.readouterr().out

@@ -39,9 +39,11 @@ def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_m
     none = {"diversity": 0, "pinned": [], "category_cap": 0, "tail_share": 0, "skip": [], "label_weights": {}}
     assert [model.rules for model in libraries.models] == [asked, asked, none]
     for wrong, said in (
-        ("--diversity 2", "less than or equal to 1"),
-        ("--tail-share -1", "greater than or equal to 0"),
-        ("--category-cap -1", "greater than or equal to 0"),
+        ("--diversity 2", "expected at most 1"),
+        ("--tail-share -1", "expected at least 0"),
+        ("--category-cap -1", "expected at least 0"),
+        ("--k 0", "'--k' / '-k': expected at least 1"),
+        ("--k few", "'--k' / '-k': expected a whole number"),
         ("--skip retrieval", "--skip retrieval: expected exclusion, ranking."),
     ):
         answer = program("recommend", saved_model, "--user", "u1", *wrong.split())
@@ -57,6 +59,7 @@ def test_labels_that_the_model_does_not_have_are_named(program, libraries, saved
         "recommend", saved_model, "--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv", *weights
     ).err
     assert err.count(said) == 1
+    assert "fewer than 10 rows, because no further candidate passes: 2 users\n" in err
     assert "these labels" not in program("recommend", saved_model, "--user", "u1", *weights[:2]).err
     answer = program("recommend", saved_model, "--user", "u1", "--more", "x", "--less", "x")
     assert answer.code == 2 and "--more and --less x: expected one of them" in " ".join(answer.err.split())
@@ -86,7 +89,7 @@ def test_fields_of_the_request_and_the_user(program, libraries, saved_model, tmp
     assert "no such field" not in answer.err
     assert libraries.models[1].fields["context"] == [{"age": "4", "about": "a=b"}]  # the rest is in the data
     err = program("recommend", saved_model, "--history", "a", "--context", "abuot=x", "--context", "age=4").err
-    assert "the model has no such field of requests and users, or does not know the value: abuot=x" in err
+    assert "the model has no such field of requests and users: abuot (it has none)\n" in err and "age" not in err
     libraries.manifest = {"schema": CONTEXT_FIELDS}
     program("recommend", saved_model, "--user", "u1", "--context", "about=x", "--context", "user.age=4")
     assert libraries.models[-1].fields["context"] == [{"age": "30", "user.about": "x", "user.age": "4"}]
@@ -112,6 +115,9 @@ def test_what_has_no_effect_is_said(program, libraries, saved_model, monkeypatch
     err = program("recommend", saved_model, "--history", "", *context).err
     assert "the model ranks without these fields; only business rules may read them: user.about\n" in err
     assert "category" not in err
+    libraries.manifest = {"schema": CONTEXT_FIELDS, "reads": ["request.hour"]}
+    err = program("recommend", saved_model, "--history", "", "--context", "about=x").err
+    assert "this model reads no text of users: user.about\n" in err and "ranks without" not in err
     monkeypatch.setattr(type(libraries.models[0]), "categories", frozenset())
     err = program("recommend", saved_model, "--history", "", "--category-cap", "2").err
     assert "no item has a category, so --category-cap has no effect\n" in err
@@ -120,6 +126,16 @@ def test_what_has_no_effect_is_said(program, libraries, saved_model, monkeypatch
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):
     assert program("recommend", saved_model, "--history", "").code == 0
     assert libraries.models[0].calls[0][3] == [[]]
+
+
+@pytest.mark.parametrize("command", ["recommend --history a", "search text", "similar a"])
+def test_a_list_that_filters_or_caps_leave_short_is_told(program, saved_model, libraries, command):
+    name, *asked = command.split()
+    said = "4 of 8: no further candidate passes" if name != "search" else "5 of 8: no further candidate passes"
+    answer = program(name, saved_model, *asked, "--k", "8")
+    assert answer.err.endswith(f"{said}\n")
+    assert "no further" not in program(name, saved_model, *asked, "--k", "4").err
+    assert "no further" not in program(name, saved_model, *asked, "--k", "8", "--json").err
 
 
 def test_table(program, libraries, saved_model):

@@ -9,6 +9,12 @@ def test_passes_what_was_asked(program, libraries, saved_model):
     assert [(i["rank"], i["item_id"]) for i in document["items"]] == [(1, "c"), (2, "d")]
 
 
+def test_a_blank_text_is_refused_before_anything_is_loaded(program, libraries, saved_model):
+    for blank in ("", " \t"):
+        answer = program("search", saved_model, blank)
+        assert answer.code == 3 and "No words to search for" in answer.err and libraries.models == []
+
+
 def test_table(program, libraries, saved_model):
     answer = program("search", saved_model, "space film")
     assert "Title a" in answer.out

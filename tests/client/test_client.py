@@ -1069,6 +1069,7 @@ def test_tls(kind, served, certificate, pauses):
         (lambda c: c.recommend_many([["a"], ["b"]], exclude=[[]]), "for each of 2 users, got 1"),
         (lambda c: c.recommend_many([["a"], ["b"]], ratings=[[1]]), r"got \[1\] ratings for \[1, 1\] items"),
         (lambda c: c.search(["a"]), r"as one str, got \['a'\]"),
+        (lambda c: c.search(" "), "No words to search for: expected a text with words, got ' '"),
         (lambda c: c.search("half a pair: \ud83d"), "is not valid Unicode text"),
         (lambda c: c.similar(5), "as one str, got 5"),
         (lambda c: c.score(["a"], [1e39]), r"Expected ratings of at most 3.403e\+38 \(float32\), got 1e\+39"),

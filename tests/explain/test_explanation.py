@@ -1,6 +1,7 @@
 """Explanations of the planted ring's model: their parts add up, and a page shows them without breaking."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,21 @@ def test_what_cannot_be_explained_is_named(chain_run):
         explain(chain_run[0], ["i1"] * 21, history=["i1"])
     with pytest.raises(DataError, match="either users or histories"):
         explain(chain_run[0], ["i1"])
+
+
+@pytest.mark.tf
+def test_the_fields_of_the_request_are_read(monkeypatch):
+    asked = []
+
+    def queries_of(*given):
+        asked.extend(given)
+        raise StopIteration
+
+    monkeypatch.setattr("tfllmrec.models.answers.queries_of", queries_of)
+    run = SimpleNamespace(load_model=lambda refit: SimpleNamespace(item_ids=["a"]), dataset=None)
+    with pytest.raises(StopIteration):
+        explain(run, ["a"], history=["a"], context={"device": "tv"})
+    assert [{"device": "tv"}] in asked
 
 
 @pytest.mark.slow

@@ -157,6 +157,8 @@ def test_only_what_the_model_reads_is_decoded():
     assert list(values) == ["user.age"] and unread.numpy().tolist() == [1]  # at is a field, colour is none
     values, unread = FieldDecoder([], ())(tf.constant([["age=3"]]))
     assert values == {} and unread.numpy().tolist() == [1]
+    _, unread = decoder(tf.constant([["price=3", "colour=red"]]), tf.constant([[True, False]]))
+    assert unread.numpy().tolist() == [1]  # the price is read elsewhere
 
 
 def test_lines_are_entries_and_only_so_many_are_read():

@@ -156,9 +156,36 @@ def test_a_server_that_clients_configure_may_begin_with_no_model(tmp_path, loads
     run(test())
 
 
+def test_a_port_of_a_server_that_still_loads_is_said_before_anything_is_loaded(tmp_path, loads):
+    put(tmp_path, "shop/1")
+    both = ports()
+
+    async def test():
+        loads.go.clear()
+        async with starting(tmp_path, rest_port=both[0], grpc_port=both[1]) as (_, first):
+            await asyncio.to_thread(loads.begun.wait)
+            loads.begun.clear()
+            for given in ({"rest_port": both[0]}, {"grpc_port": both[1]}):
+                async with starting(tmp_path, **given) as (_, second):
+                    with pytest.raises(ConfigError, match="cannot listen on"):
+                        await second
+            assert not loads.begun.is_set()
+            loads.go.set()
+            await first
+
+    run(test())
+
+
 def test_a_port_that_another_server_took_meanwhile_is_said(tmp_path, loads):
     put(tmp_path, "shop/1")
     both = ports()
+    for port in both:  # closed connections keep a port from servers that do not share it
+        with (
+            socket.create_server(("127.0.0.1", port)) as before,
+            socket.create_connection(("127.0.0.1", port)) as client,
+        ):
+            before.accept()[0].close()
+            client.recv(1)
 
     async def test():
         for given in ({"rest_port": both[0]}, {"grpc_port": both[1]}):

@@ -12,7 +12,16 @@ import pytest
 
 from tfllmrec import durable
 from tfllmrec.errors import ModelError
-from tfllmrec.serving.promotion import MODELS_CONFIG, PROMOTIONS, adopt, promote, read_promotions, rollback, set_canary
+from tfllmrec.serving.promotion import (
+    MODELS_CONFIG,
+    PROMOTIONS,
+    adopt,
+    chosen_version,
+    promote,
+    read_promotions,
+    rollback,
+    set_canary,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +59,24 @@ def test_the_way_of_three_versions(tmp_path):
         ("withdraw", 3, 2),
         ("rollback", 1, 2),
     ]
+
+
+def test_a_folder_stands_for_its_stable_version_or_without_one_for_its_newest(tmp_path, caplog):
+    model = versions(tmp_path / "shop", 1, 2)
+    (model / "3").mkdir()  # an export that is not complete
+    assert chosen_version(model) == model / "2" and not caplog.records
+    set_canary(model, 1)
+    set_canary(model, 2)
+    promote(model)
+    assert chosen_version(model) == model / "2" and not caplog.records
+    rollback(model)
+    with caplog.at_level("INFO"):
+        assert chosen_version(model) == model / "1"
+    assert caplog.messages == [f"{model}: version 1 is used, because it is stable; the newest is version 2"]
+    (model / "1").rename(tmp_path / "1")
+    with pytest.raises(ModelError, match="shop has no version 1: copy its folder back"):
+        chosen_version(model)
+    assert chosen_version(tmp_path / "1") is None and chosen_version(tmp_path / "nowhere") is None
 
 
 def test_a_rollback_serves_the_version_before_alone_where_it_is_loaded(tmp_path):

@@ -16,6 +16,7 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs.run import Run
 from tfllmrec.serving import loading
+from tfllmrec.serving.promotion import set_canary
 from tfllmrec.serving.saved_model import SCORE_BATCH, SavedModel
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.student import Student
@@ -34,6 +35,13 @@ def test_opens_a_model_or_one_of_its_versions(saved, chain_version):
         SavedModel.open(chain_version.parent / "7")
     with pytest.raises(ModelError, match="contains no SavedModel"):
         SavedModel.open(chain_version.parent.parent)
+
+
+def test_opens_the_stable_version_instead_of_the_newest(chain_version, tmp_path):
+    for number in ("1", "2"):
+        (tmp_path / number).symlink_to(chain_version)
+        set_canary(tmp_path, int(number))
+    assert SavedModel.open(tmp_path).folder == tmp_path / "1"
 
 
 def test_a_damaged_or_foreign_model_is_named(chain_version, tmp_path):
@@ -193,6 +201,8 @@ def test_wrong_calls_are_refused_before_anything_is_computed(saved, monkeypatch)
     for name, ask in one.items():
         with pytest.raises(DataError, match=rf"Expected {name} as a list, got the string '.*': write \['"):
             ask()
+    with pytest.raises(DataError, match="No words to search for"):
+        saved.search(["red toy", ""])
     tokens = {"input_mask": np.ones((2, 3), np.int32)}
     for ask in (
         lambda: saved.search(["red", "toy"], histories=[[]]),

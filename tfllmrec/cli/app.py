@@ -121,6 +121,22 @@ class _VisibleLine(logging.Formatter):
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
+#: The wordings of pydantic, with which Typer checks values, and plain ones.
+_PLAIN = {
+    "Input should be greater than or equal to ": "expected at least ",
+    "Input should be less than or equal to ": "expected at most ",
+    "Input should be a valid integer, unable to parse string as an integer": "expected a whole number",
+    "Input should be a valid number, unable to parse string as a number": "expected a number",
+    "Input should be ": "expected ",
+}
+
+
+def _plain(message: str) -> str:
+    for inner, plain in _PLAIN.items():
+        message = message.replace(inner, plain)
+    return message
+
+
 def main() -> None:
     """Runs the program on ``sys.argv`` and exits."""
     try:
@@ -136,7 +152,7 @@ def main() -> None:
     except Exception as error:
         code = 1
         if isinstance(error, _UsageError):
-            error.message = visible(error.message)  # type: ignore[attr-defined]
+            error.message = visible(_plain(error.message))  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
             code = error.exit_code  # type: ignore[attr-defined]
         elif isinstance(error, BrokenPipeError) and (closed := [s for s in (sys.stdout, sys.stderr) if _is_closed(s)]):

@@ -17,10 +17,32 @@ from tfllmrec.wording import nearest, nearest_hint
 
 if TYPE_CHECKING:
     from tfllmrec.config import LoadedConfig
+    from tfllmrec.data.schema import Field
     from tfllmrec.serving.saved_model import SavedModel
 
+#: The number of names or values that a message lists.
+SHOWN = 5
+#: Values of fields of a request, by the kind of the field.
+VALUES = {
+    "number": "a number such as 12.5",
+    "time": "seconds since 1970, or a date such as 2014-05-26",
+    "vector": "as many numbers as the model reads",
+}
+
+
+def _checked_entries(entries: list[str] | None) -> list[str] | None:
+    """Returns entries of ``--context``; a wrong one is refused before TensorFlow starts."""
+    for entry in entries or ():
+        if not entry.partition("=")[0].strip() or "=" not in entry:
+            raise typer.BadParameter(f"--context {entry}: expected NAME=VALUE.")
+    return entries
+
+
 SavedModelPath = Annotated[
-    Path, typer.Argument(metavar="SAVED_MODEL", help="saved_models/NAME (its newest version) or saved_models/NAME/1.")
+    Path,
+    typer.Argument(
+        metavar="SAVED_MODEL", help="saved_models/NAME (its stable version, or else its newest) or saved_models/NAME/1."
+    ),
 ]
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")]
 History = Annotated[
@@ -38,6 +60,15 @@ EventFields = Annotated[
         metavar="NAME=VALUE,VALUE",
         help="A field of the events of --history, such as kind=view,purchase or rating=5,3: a value for each event, "
         "empty for none. May be repeated.",
+    ),
+]
+Context = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--context",
+        metavar="NAME=VALUE",
+        help="A field of the request or its user, such as device=phone or about='gritty space opera'. May be repeated.",
+        callback=_checked_entries,
     ),
 ]
 User = Annotated[str | None, typer.Option("--user", metavar="ID", help="A user of the training data.")]
@@ -155,27 +186,91 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
 
 
 def past_of(
-    model: SavedModel, user: str | None, history: str | None, event_fields: list[str] | None
+    model: SavedModel,
+    user: str | None,
+    history: str | None,
+    event_fields: list[str] | None,
+    context: list[str] | None = None,
 ) -> tuple[list[str], Sequence[float | None] | None, dict[str, Any], list[str]]:
     """Returns the history of ``user``, or the given one, its ratings, its fields, and the ids typed by the caller.
 
-    The fields are ``context`` and ``event_fields`` of :meth:`SavedModel.rank`. Values of ``event_fields`` that the
-    model does not know are reported on stderr.
+    The fields are ``context`` and ``event_fields`` of :meth:`SavedModel.rank`. Entries of both that the model does not
+    read are reported on stderr.
 
     Raises:
-      BadParameter: ``event_fields`` do not fit the history.
+      BadParameter: ``event_fields`` do not fit the history, or ``context`` names a field twice.
     """
+    given = _by_key(context or (), model)
+    _note_context(model, given)
     if user is not None:
         if event_fields:
             raise typer.BadParameter("--event-field goes with --history ID,ID.")
-        return *model.history_of(user), model.fields_of(user), []
+        past = model.history_of(user)
+        known = model.fields_of(user)
+        return *past, known | {"context": ((known["context"] or {}) | given) or None}, []
     typed = ids(history)
     values = _values_of_events(event_fields or [], len(typed))
     marks = values.pop(RATING, None)
     ratings = None if marks is None else [_rating(mark) for mark in marks]
     _note_unknown(model, values)
     rows = [{name: of_events[place] for name, of_events in values.items()} for place in range(len(typed))]
-    return typed, ratings, {"context": None, "event_fields": rows if values else None}, typed
+    return typed, ratings, {"context": given or None, "event_fields": rows if values else None}, typed
+
+
+def _by_key(context: Sequence[str], model: SavedModel) -> dict[str, str]:
+    """Converts entries ``NAME=VALUE`` to values by the keys of the model's fields; unknown names are kept.
+
+    Raises:
+      BadParameter: A field is given twice, for example by its name and by its key.
+    """
+    fields = model.schema.of_query()
+    values: dict[str, str] = {}
+    name_of: dict[str, str] = {}
+    for name, _, value in (entry.partition("=") for entry in context):
+        name = name.strip()
+        for key in [field.key for field in fields if name in (field.name, field.key)] or [name]:
+            if key in values:
+                raise typer.BadParameter(f"--context {name}: expected each field once, found {name_of[key]} as well.")
+            values[key], name_of[key] = value, name
+    return values
+
+
+def _note_context(model: SavedModel, given: Mapping[str, str]) -> None:
+    """Reports on stderr the entries of ``context``, by the keys of the fields, that have no effect, and why."""
+    fields = {field.key: field for field in model.schema.of_query()}
+    reads = set(model.manifest.get("reads", []))
+    ignored = sorted((given.keys() & fields.keys()) - reads)
+    if not any(fields[key].kind == "text" for key in fields.keys() & reads):
+        for key in [key for key in ignored if fields[key].kind == "text"]:
+            note(f"this model reads no text of users: {key}")
+            ignored.remove(key)
+    if ignored:
+        note(f"the model ranks without these fields; only business rules may read them: {', '.join(ignored)}")
+    for name, value in given.items():
+        if any(model.recommend(histories=[[]], k=1, context=[{name: value}]).attrs["unread"]):
+            note(_why_unread(name, value, fields))
+
+
+def _why_unread(name: str, value: str, fields: Mapping[str, Field]) -> str:
+    """Says why an entry of ``context`` is not read: its name or its value is not one of the model's ``fields``."""
+    from tfllmrec.serving.rules.compiled import CONTEXT_NAMES
+
+    if (field := fields.get(name)) is None:
+        if name.split(".")[-1] in CONTEXT_NAMES:
+            return f"no rule in force reads {name}, and the model has no such field of requests and users"
+        names = [known.name for known in fields.values()]
+        near = nearest_hint(name, names) or f" (it has {_some(names) or 'none'})"
+        return f"the model has no such field of requests and users: {name}{near}"
+    if field.kind == "category":
+        near = nearest_hint(value, field.vocabulary) or f" (it knows {_some(field.vocabulary) or 'none'})"
+        return f"the model does not know this value of {field.name}: {value}{near}"
+    return f"the model cannot read this value of {field.name}: {value} (expected {VALUES.get(field.kind, field.kind)})"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Returns the first names, and the number of the others."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def _values_of_events(entries: list[str], events: int) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def board(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN ...]", help="Run folders, or a folder of them. Default: runs.")
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders, or a folder of them. Default: runs.")
     ] = None,
     host: Annotated[
         str,

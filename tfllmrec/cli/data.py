@@ -81,7 +81,7 @@ def join(
     domains: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME=SOURCE...",
+            metavar="NAME=SOURCE",
             help="A domain and its data, twice or more: a saved data set, a run folder, a config or a registered data "
             "set. Name the target domain last: where events have no times, its events come last.",
         ),

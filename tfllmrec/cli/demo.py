@@ -118,7 +118,7 @@ def check_run(run: Path, config: ExperimentConfig, dataset: Dataset) -> None:
 
 
 def _exported(run: Run, out: Path) -> SavedModel | None:
-    """Returns the newest version in ``out`` if it was exported from this run, else ``None``."""
+    """Returns the model in ``out`` if it was exported from this run, else ``None``."""
     from tfllmrec.serving.saved_model import SavedModel
 
     try:

@@ -12,7 +12,13 @@ from tfllmrec.cli.output import print_json, print_metrics, working
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_SAVED_MODEL", help="A run folder, or saved_models/NAME.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_SAVED_MODEL",
+            help="A run folder, or saved_models/NAME (its stable version, or else its newest).",
+        ),
+    ],
     json: Json = False,
     refit_baselines: Annotated[
         bool,

@@ -23,7 +23,7 @@ def append(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log; created if it is missing.")],
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILES...", help="Events: CSV, TSV, JSONL or Parquet, compressed too, or folders."),
+        typer.Argument(metavar="FILE", help="Events: CSV, TSV, JSONL or Parquet, compressed too, or folders."),
     ],
     overrides: Overrides = None,
     json: Json = False,

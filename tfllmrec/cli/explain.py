@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfllmrec.cli.arguments import (
+    Context,
     EventFields,
     History,
     Json,
@@ -34,6 +35,7 @@ def explain(
     user: User = None,
     history: History = None,
     event_field: EventFields = None,
+    context: Context = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the words highlighted.")
     ] = None,
@@ -52,15 +54,18 @@ def explain(
 
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history, event_field)
+        past, ratings, fields, typed = past_of(model, user, history, event_field, context)
         unknown = unknown_ids(model, typed)
         rated = None if ratings is None else [ratings]
         given: dict[str, Any] = {name: [value] for name, value in fields.items()}
         listed = model.recommend(histories=[past], k=len(items), ratings=rated, allow=items, **given)
+        for hidden in [each for each in items if each in past and each not in set(listed["item_id"])]:
+            note(f"{hidden}: in the history, so recommend lists it only with --skip exclusion")
         reasons = dict(zip(listed["item_id"], listed["reason"], strict=True))
         asked: dict[str, Any] = {"user": user}
         if user is None:
             asked = {"history": past, "ratings": ratings, "event_fields": fields["event_fields"]}
+        asked["context"] = fields["context"]
         found = explain(model.run, items, **asked, reasons=reasons)
     if html is not None:
         whom = f"user {user}" if user is not None else f"history {', '.join(map(model.title, past))}"

@@ -34,8 +34,9 @@ def monitor(
         typer.Option(
             "--model",
             metavar="SAVED_MODEL",
-            help="saved_models/NAME (its newest version) or saved_models/NAME/1: for figures by stratum of the items, "
-            "and for their popularity. saved_models/NAME also compares a canary with the stable version.",
+            help="saved_models/NAME (its stable version, or else its newest) or saved_models/NAME/1: for figures by "
+            "stratum of the items, and for their popularity. saved_models/NAME also compares a canary with the stable "
+            "version.",
         ),
     ] = None,
     since: Annotated[
@@ -131,10 +132,10 @@ def _items(model: Path) -> pd.DataFrame:
     require(model)
     from tfllmrec.columns import STRATUM
     from tfllmrec.errors import ModelError
-    from tfllmrec.serving.layout import read_catalogue, version_folders
+    from tfllmrec.serving.layout import read_catalogue
+    from tfllmrec.serving.promotion import chosen_version
 
-    versions = version_folders(model) if model.is_dir() else {}
-    items = read_catalogue(versions[max(versions)] if versions else model)
+    items = read_catalogue(chosen_version(model) or model)
     if STRATUM not in items:
         raise ModelError(f"{model} was exported by a version of tfllmrec that wrote no strata: export the run again.")
     return items

@@ -61,8 +61,11 @@ def as_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
     return found[[RANK, ITEM, TITLE, SCORE, REASON]].to_dict("records")  # type: ignore[return-value]
 
 
-def print_list(found: pd.DataFrame) -> None:
-    """Prints a table of the recommendations of one query, best first; columns without information are left out."""
+def print_list(found: pd.DataFrame, k: int | None = None) -> None:
+    """Prints a table of the recommendations of one query, best first; columns without information are left out.
+
+    A list that is shorter than ``k`` is reported on stderr.
+    """
     if found.empty:
         note("nothing is left to recommend")
         return
@@ -72,6 +75,8 @@ def print_list(found: pd.DataFrame) -> None:
         for row in found.to_dict("records")
     ]
     print_table(None, ["rank", "item", "score", *shown], rows, words=("item", *shown))
+    if k is not None and len(found) < k:
+        note(f"{len(found):,} of {k:,}: no further candidate passes")
 
 
 def print_table(

@@ -36,7 +36,7 @@ def promote(
     run: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN]", help="Export this run, if it is not worse than the stable version; otherwise exit with 5."
+            metavar="RUN", help="Export this run, if it is not worse than the stable version; otherwise exit with 5."
         ),
     ] = None,
     version: Annotated[

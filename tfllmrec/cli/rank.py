@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import (
+    Context,
     EventFields,
     History,
     Json,
@@ -29,6 +30,7 @@ def rank(
     user: User = None,
     history: History = None,
     event_field: EventFields = None,
+    context: Context = None,
     json: Json = False,
 ) -> None:
     """Rank given items for a user.
@@ -42,7 +44,7 @@ def rank(
         raise typer.BadParameter("--items: expected at least one item id.")
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history, event_field)
+        past, ratings, fields, typed = past_of(model, user, history, event_field, context)
         unknown = unknown_ids(model, typed + offered)
         found = model.rank(past, offered, ratings, **fields)
     if json:

@@ -11,6 +11,7 @@ import typer
 from tfllmrec.cli.arguments import (
     Allow,
     Category,
+    Context,
     EventFields,
     Exclude,
     History,
@@ -89,15 +90,7 @@ def recommend(
     less: Annotated[
         list[str] | None, typer.Option("--less", metavar="LABEL", help="Fewer items with this label.")
     ] = None,
-    context: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--context",
-            metavar="NAME=VALUE",
-            help="A field of the request or its user, such as device=phone or about='gritty space opera'. May be "
-            "repeated. Not with --users.",
-        ),
-    ] = None,
+    context: Context = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.B=C", help="With --users: a data setting for reading the file."),
@@ -122,8 +115,6 @@ def recommend(
         raise typer.BadParameter("--event-field goes with --history ID,ID.")
     if context and users is not None:
         raise typer.BadParameter("--context goes with --user ID or --history ID,ID.")
-    if wrong := [entry for entry in context or () if not entry.partition("=")[0].strip() or "=" not in entry]:
-        raise typer.BadParameter(f"--context {wrong[0]}: expected NAME=VALUE.")
     excluded, pinned = ids(exclude), ids(pin)
     rules = {
         "diversity": diversity,
@@ -148,45 +139,24 @@ def recommend(
             model = open_model(saved_model)
             asked = filters(model, allow, category) | rules
             summary = recommend_to_file(model, user_ids, out, excluded, k, asked)
-        _note_ignored(model, {}, category_cap)
+        _note_ignored(model, category_cap)
         if json:
             print_json(summary)
         return
     with working():
         model = open_model(saved_model)
-        past, ratings, fields, typed = past_of(model, user, history, event_field)
-        given = _by_key(context or (), model)
-        if given:
-            fields["context"] = (fields["context"] or {}) | given
+        past, ratings, fields, typed = past_of(model, user, history, event_field, context)
         unknown = unknown_ids(model, typed + excluded + pinned)
         rated = None if ratings is None else [ratings]
         asked = filters(model, allow, category) | rules
         asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
-    _note_ignored(model, given, category_cap)
-    _note_unread(model, found, asked, given)
+    _note_ignored(model, category_cap)
+    _note_unread(model, found, asked)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
-        print_list(found)
-
-
-def _by_key(context: Sequence[str], model: SavedModel) -> dict[str, str]:
-    """Converts entries ``NAME=VALUE`` to values by the keys of the model's fields; unknown names are kept.
-
-    Raises:
-      BadParameter: A field is given twice, for example by its name and by its key.
-    """
-    fields = model.schema.of_query()
-    values: dict[str, str] = {}
-    name_of: dict[str, str] = {}
-    for name, _, value in (entry.partition("=") for entry in context):
-        name = name.strip()
-        for key in [field.key for field in fields if name in (field.name, field.key)] or [name]:
-            if key in values:
-                raise typer.BadParameter(f"--context {name}: expected each field once, found {name_of[key]} as well.")
-            values[key], name_of[key] = value, name
-    return values
+        print_list(found, k)
 
 
 def recommend_to_file(
@@ -229,7 +199,7 @@ def recommend_to_file(
             "Expected user ids as in its events; for other users give their items, one user at a time: --history ID,ID."
         )
 
-    rows = 0
+    rows = short = 0
     types = {name: pa.string() for name in (USER, RANK, ITEM, TITLE, SCORE, REASON)}
     schema = pa.schema(types | {RANK: pa.int32(), SCORE: pa.float32()})
     with (
@@ -243,8 +213,11 @@ def recommend_to_file(
             if not rows:
                 _note_unread(model, found, asked)
             rows += len(found)
+            short += len(some) - int((found[RANK] == k).sum())
             progress(start + len(some), len(answered))
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
+    if short:
+        note(f"fewer than {k:,} rows, because no further candidate passes: {short:,} users")
     if without_data:
         note(f"without data, not answered: {len(without_data):,} users: {_first(without_data, '--json lists all')}")
     return {
@@ -256,31 +229,19 @@ def recommend_to_file(
     }
 
 
-def _note_ignored(model: SavedModel, context: Mapping[str, str], category_cap: int) -> None:
-    """Reports on stderr what has no effect: fields that the model does not read, by their keys, and a cap."""
+def _note_ignored(model: SavedModel, category_cap: int) -> None:
+    """Reports on stderr that a cap has no effect."""
     if category_cap and not model.categories:
         note("no item has a category, so --category-cap has no effect")
-    fields = {field.key for field in model.schema.of_query()}
-    if ignored := sorted(context.keys() & fields - set(model.manifest.get("reads", []))):
-        note(f"the model ranks without these fields; only business rules may read them: {_first(ignored)}")
 
 
-def _note_unread(
-    model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any], context: Mapping[str, str] | None = None
-) -> None:
-    """Reports on stderr the labels with weights and the ``context`` entries that the model does not have.
+def _note_unread(model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any]) -> None:
+    """Reports on stderr the labels with weights that the model does not have.
 
-    ``unread`` of an answer counts both, and entries of the data, too; so each is requested alone.
+    ``unread`` of an answer counts other things, too; so each label is requested alone.
     """
     if not any(found.attrs["unread"]):
         return
-    unread = [
-        f"{name}={value}"
-        for name, value in (context or {}).items()
-        if any(model.recommend(histories=[[]], k=1, context=[{name: value}]).attrs["unread"])
-    ]
-    if unread:
-        note(f"the model has no such field of requests and users, or does not know the value: {_first(unread)}")
     lacking = [
         label
         for label in asked["label_weights"]

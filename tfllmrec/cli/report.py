@@ -14,9 +14,7 @@ from tfllmrec.cli.output import note, print_json, say, working
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN...", help="Run folders, at most eight. All others are compared with the first one."
-        ),
+        typer.Argument(metavar="RUN", help="Run folders, at most eight. All others are compared with the first one."),
     ],
     out: Annotated[
         Path | None,

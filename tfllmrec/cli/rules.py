@@ -75,7 +75,7 @@ def review(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Approve or reject items, then list the items that still wait for a review."""
+    """Approve or reject items, and list those that wait."""
     from tfllmrec.serving.rules.folder import review_items
 
     with working():

@@ -21,6 +21,7 @@ from tfllmrec.cli.arguments import (
     unknown_ids,
 )
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
+from tfllmrec.client.inputs import searched_texts
 
 if TYPE_CHECKING:
     from tfllmrec.serving.saved_model import SavedModel
@@ -41,6 +42,7 @@ def search(
 
     With --history, the list also depends on the user's taste.
     """
+    searched_texts([text])  # before TensorFlow starts
     past, excluded = ids(history), ids(exclude)
     with working():
         model = open_model(saved_model)
@@ -54,7 +56,7 @@ def search(
         read = None if reading is None else {"works": reading.works, **asdict(reading)}
         print_json({"text": text, "reading": read, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
-        print_list(found)
+        print_list(found, k)
 
 
 def _warn(model: SavedModel, reading: Reading) -> None:

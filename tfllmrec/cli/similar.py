@@ -25,4 +25,4 @@ def similar(
     if json:
         print_json({"item": item, "items": as_rows(found)})
     else:
-        print_list(found)
+        print_list(found, k)

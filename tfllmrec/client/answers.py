@@ -19,9 +19,10 @@ class Answer(list[T]):
 
     Attributes:
       unknown: The number of ids in the history that the catalogue does not have; they are ignored.
-      unread: The number of ignored entries: those of ``context`` and ``event_fields`` that match no field of the model,
-        or whose value cannot be read or is unknown; labels of ``label_weights`` that the model does not have; and ids
-        and categories of ``exclude``, ``allow``, ``pinned`` and ``categories`` that the catalogue does not have.
+      unread: The number of ignored entries: those of ``context`` and ``event_fields`` that match no field of the model
+        and no business rule in force, or whose value cannot be read or is unknown; labels of ``label_weights`` that the
+        model does not have; and ids and categories of ``exclude``, ``allow``, ``pinned`` and ``categories`` that the
+        catalogue does not have.
       request_id: The id of the request in the server's log; ``""`` if no server was asked.
     """
 

@@ -37,7 +37,7 @@ from .answers import (
 )
 from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
-from .inputs import MOST_REASONS, count_of, listed_strings, rule_inputs
+from .inputs import MOST_REASONS, count_of, listed_strings, rule_inputs, searched_texts
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -286,11 +286,14 @@ class Client:
         """Returns items whose text matches the meaning of ``text``; a history ranks items that suit the user higher.
 
         For the other arguments see :meth:`recommend`.
+
+        Raises:
+          DataError: ``text`` is blank.
         """
         if not isinstance(text, str):
             raise DataError(f"Expected the text of a search as one str, got {text!r}.")
         inputs = {
-            "text": [text],
+            "text": searched_texts([text]),
             "history": _ids("history", [history]),
             "exclude": _ids("exclude", [exclude]),
             "k": [count_of(k)],

@@ -30,6 +30,19 @@ def count_of(k: int) -> int:
     return count
 
 
+def searched_texts(texts: Sequence[str]) -> list[str]:
+    """Returns the texts of searches as a list.
+
+    Raises:
+      DataError: The texts are not a list of strings, or one is blank: the list would be arbitrary.
+    """
+    found = listed_strings("texts", texts)
+    for text in found:
+        if not text.strip():
+            raise DataError(f"No words to search for: expected a text with words, got {text!r}.")
+    return found
+
+
 def rule_inputs(
     rows: int,
     diversity: float | Sequence[float] = 0.0,

@@ -109,6 +109,7 @@ def explain(
     history: Sequence[str] | None = None,
     ratings: Sequence[float | None] | None = None,
     event_fields: Sequence[Fields | None] | None = None,
+    context: Fields | None = None,
     reasons: Mapping[str, str] | None = None,
     tell: Tell = to_stderr,
 ) -> list[ItemExplained]:
@@ -121,6 +122,7 @@ def explain(
       history: Item ids, oldest first, as an alternative to ``user``. Unknown ids are ignored.
       ratings: The ratings of the history.
       event_fields: The fields of each event of the history.
+      context: The fields of the request and its user, by name. With ``user``, the other fields come from the data.
       reasons: The reasons by item id, as shown in a list; by default they are derived from titles and categories.
       tell: Called with a line for each step.
 
@@ -144,7 +146,7 @@ def explain(
     rated = None if ratings is None else [ratings]
     users = None if user is None else [user]
     fields = None if event_fields is None else [event_fields]
-    query, _ = queries_of(model, users, histories, rated, (), dataset, None, fields)
+    query, _ = queries_of(model, users, histories, rated, (), dataset, None if context is None else [context], fields)
     rows = np.array([index[item] for item in items])
     parts = model.contributions(query, rows)
     if reasons is None:

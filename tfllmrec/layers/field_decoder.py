@@ -40,17 +40,16 @@ class FieldDecoder(tf.Module):
     Args:
       fields: All fields that entries may name, such as ``schema.of_query()``.
       reads: The keys of the fields that the model reads; no other field is decoded.
-      others: Further valid names of entries, which are read elsewhere.
     """
 
-    def __init__(self, fields: Sequence[Field], reads: Collection[str], others: Collection[str] = ()) -> None:
+    def __init__(self, fields: Sequence[Field], reads: Collection[str]) -> None:
         super().__init__(name="field_decoder")
         self.fields = [field for field in fields if field.key in reads]
         self._missing = {
             field.key: tf.constant(field.encode([""])[0], tf.string if field.kind in _STRINGS else field.dtype)
             for field in self.fields
         }
-        known = {*others, *(name for field in fields for name in (field.name, field.key))}
+        known = {name for field in fields for name in (field.name, field.key)}
         self._names = static_table({"": 0} | dict.fromkeys(known, 1), 0)
         codes = {"": UNKNOWN_CODE} | {
             f"{field.key}={value}": code
@@ -68,11 +67,15 @@ class FieldDecoder(tf.Module):
             for key, value in self._missing.items()
         }
 
-    def __call__(self, entries: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def __call__(
+        self, entries: tf.Tensor, elsewhere: tf.Tensor | None = None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Decodes the entries of R requests, or of R events.
 
         Args:
           entries: String ``[R, C]``. Padding ``""`` may be at any position.
+          elsewhere: Bool ``[R, C]``, the entries that something else reads, such as business rules: they may have any
+            name. ``None`` for none.
 
         Returns:
           The values of the fields that the model reads, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``,
@@ -82,7 +85,10 @@ class FieldDecoder(tf.Module):
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
         names, texts = names_and_texts(entries)
-        unread = tf.reduce_sum(tf.cast((entries != "") & (self._names.lookup(names) == 0), tf.int32), axis=1)
+        foreign = (entries != "") & (self._names.lookup(names) == 0)
+        if elsewhere is not None:
+            foreign &= ~tf.pad(elsewhere, [[0, 0], [0, 1]])
+        unread = tf.reduce_sum(tf.cast(foreign, tf.int32), axis=1)
         places = tf.range(tf.shape(entries)[1])
         values = {}
         for field in self.fields:

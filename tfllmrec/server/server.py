@@ -225,6 +225,7 @@ class Server:
     async def _first_models(self) -> None:
         """Loads the models, and returns when the ports may be opened; see :meth:`start`."""
         models = self.engine.models
+        logger.info("%s: loading; the ports open when a model is loaded", self.settings.path)
         await models.follow(self._read)
         if models.undecided():
             # A version that was just written is loaded only after ``settled_s``.
@@ -315,6 +316,7 @@ class Server:
 
     async def _start_rest(self, rest: _Uvicorn, listening: socket.socket) -> None:
         try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections inherit it; see _reserve
             listening.listen(BACKLOG)
         except OSError as error:
             raise _no_port("REST", self.settings.host, self.rest_port, error) from None
@@ -428,16 +430,20 @@ def _reserve(protocol: str, host: str, port: int) -> socket.socket:
     Raises:
       ConfigError: The address is in use or does not exist.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        if bound.family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise _no_port(protocol, host, port, error) from None
-    return bound
+    # With SO_REUSEADDR, two servers could reserve the same port while both load models. It is the second choice, for
+    # ports that only closed connections of an earlier server keep.
+    for reuse in (False, True):
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            if bound.family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+            bound.bind((host, port))
+            return bound
+        except OSError as error:
+            bound.close()
+            refused = _no_port(protocol, host, port, error)
+    raise refused
 
 
 def _no_port(protocol: str, host: str, port: int, error: OSError) -> ConfigError:

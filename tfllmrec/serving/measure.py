@@ -28,7 +28,8 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     Items that were added to a version after training are left out, because no user has events with them.
 
     Args:
-      path: A run, a version, or the folder of the versions of a model (its newest version is measured).
+      path: A run, a version, or the folder of the versions of a model (its stable version is measured, or else its
+        newest).
       refit_baselines: Whether to fit and measure the baselines again.
 
     Returns:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,8 @@ from pydantic import BaseModel, NonNegativeInt
 from tfllmrec.durable import locked, read_json, write_text
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.layout import version_folders
+
+logger = logging.getLogger(__name__)
 
 PROMOTIONS, MODELS_CONFIG = "promotions.json", "models.config"
 #: Largest number of steps that the history keeps.
@@ -114,6 +117,26 @@ def read_promotions(model: Path) -> Promotions:
     """
     path = model / PROMOTIONS
     return read_json(path, Promotions, _REMEDY) if path.is_file() else Promotions()
+
+
+def chosen_version(model: Path) -> Path | None:
+    """Returns the version of a model's folder that is used if none is named: the stable one, or else the newest.
+
+    The newest is the highest number with a ``saved_model.pb``; ``None`` if there is none. A stable version that is not
+    the newest is logged.
+
+    Raises:
+      ModelError: The folder of the stable version is missing, or the state is damaged.
+    """
+    versions = version_folders(model) if model.is_dir() else {}
+    newest = max((number for number, folder in versions.items() if (folder / "saved_model.pb").is_file()), default=None)
+    stable = read_promotions(model).stable
+    if stable is None:
+        return None if newest is None else versions[newest]
+    _require(model, stable)
+    if newest is not None and newest > stable:
+        logger.info("%s: version %d is used, because it is stable; the newest is version %d", model, stable, newest)
+    return versions[stable]
 
 
 def adopt(model: Path, base_path: str | None = None) -> Promotions:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs, one_line
 from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs
+from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs, searched_texts
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.config import encoder_names
@@ -27,8 +27,9 @@ from tfllmrec.errors import DataError, ModelError
 from tfllmrec.models.answers import fields_of_users, histories_and_ratings, no_such_item
 from tfllmrec.models.two_tower_servable import USER_FIELD, with_user_ids
 from tfllmrec.runs.run import Run
-from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
+from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest
 from tfllmrec.serving.loading import let_go_with, load
+from tfllmrec.serving.promotion import chosen_version
 from tfllmrec.text.preprocessor import pieces_of
 from tfllmrec.text.reading import Reading, reading_of
 from tfllmrec.wording import nearest
@@ -60,7 +61,9 @@ class SavedModel:
 
     @classmethod
     def open(cls, path: Path | str) -> SavedModel:
-        """Loads ``saved_models/NAME`` (its newest version) or ``saved_models/NAME/VERSION``.
+        """Loads ``saved_models/NAME`` (its stable version, or else its newest) or ``saved_models/NAME/VERSION``.
+
+        The command ``promote`` makes a version stable, see :mod:`tfllmrec.serving.promotion`.
 
         Raises:
           ModelError: There is no model, it was not exported by tfllmrec, it is damaged, or it needs scann, which is
@@ -68,18 +71,17 @@ class SavedModel:
         """
         folder = Path(path)
         if not (folder / "saved_model.pb").is_file():
-            there = version_folders(folder) if folder.is_dir() else {}
-            whole = {number: version for number, version in there.items() if (version / "saved_model.pb").is_file()}
-            if not whole and (folder / "config.yaml").is_file():
+            version = chosen_version(folder)
+            if version is None and (folder / "config.yaml").is_file():
                 raise ModelError(
                     f"{path} is a run, not a SavedModel: 'tfllmrec export {path} saved_models/NAME' makes one."
                 )
-            if not whole:
+            if version is None:
                 raise ModelError(
                     f"{path} contains no SavedModel: expected a version folder such as {folder / '1'}. Write one with "
                     f"'tfllmrec export RUN {folder}'."
                 )
-            folder = whole[max(whole)]
+            folder = version
         try:
             manifest, items = read_manifest(folder), read_catalogue(folder)
         except ModelError as error:
@@ -228,10 +230,10 @@ class SavedModel:
           histories: One history for each text, which raises the scores of items that suit the user; none by default.
 
         Raises:
-          DataError: The numbers of histories and texts differ.
+          DataError: A text is blank, or the numbers of histories and texts differ.
           ModelError: The model was trained without text.
         """
-        asked = listed_strings("texts", texts)
+        asked = searched_texts(texts)
         past = _one_for_each(len(asked), histories)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 

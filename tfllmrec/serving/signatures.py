@@ -34,7 +34,7 @@ from tfllmrec.models.reasons import TERMS, Reasons, Subjects, telling
 from tfllmrec.models.servable import Query, Servable
 from tfllmrec.serving.label_weights import LabelWeights, Weighed
 from tfllmrec.serving.list_rules import Asked, ListRules
-from tfllmrec.serving.rules.graph import CONTEXT_NAMES, BusinessRules, Ruled
+from tfllmrec.serving.rules.graph import BusinessRules, Ruled
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.training.interests import forecast_of
@@ -200,7 +200,7 @@ class ServingModel(tf.Module):
         #: Keys of the fields that have an effect.
         self.reads = tuple(sorted(reads - set(model.ignored) | of_kind))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
-        self.context_decoder = FieldDecoder(schema.of_query(), reads, CONTEXT_NAMES)
+        self.context_decoder = FieldDecoder(schema.of_query(), reads)
         domain = next((field for field in self.event_decoder.fields if field.key == f"event.{DOMAIN}"), None)
         #: The encoded domain of each item, and a missing value for the padding; ``None`` if the model reads none.
         self._domain_of: tf.Tensor | None = None
@@ -432,12 +432,12 @@ class ServingModel(tf.Module):
         )  # fmt: skip
         diversity, pinned, category_cap, tail_share, skip, label_weights, reasons = rows
         k = tf.maximum(k, 0)
-        query, unknown, unread = self._query(history, ratings, event_fields, context)
+        ruled = self.business_rules(tf.shape(history)[0], context)
+        query, unknown, unread = self._query(history, ratings, event_fields, context, ruled.read)
         weighed, unread_labels = self.label_weights.read(label_weights)
         known_stage = tf.reduce_any(skip[..., tf.newaxis] == ["", *STAGES], axis=2)
         unread += tf.reduce_sum(tf.cast(~known_stage, tf.int32), axis=1) + unread_labels
         unread += self._not_in_catalogue(categories, exclude, allow, pinned)
-        ruled = self.business_rules(tf.shape(history)[0], context)
         again = tf.reduce_any(skip == EXCLUSION, axis=1)
         request = self._request(query, exclude, self._filters(allow, categories, ruled), again)
         request["pairs"] = tf.cond(
@@ -588,8 +588,9 @@ class ServingModel(tf.Module):
         text, history, ratings, event_fields, context, exclude, allow, categories, k = _with_as_many_rows(
             text, history, ratings, event_fields, context, exclude, allow, categories, k
         )
-        query, unknown, unread = self._query(history, ratings, event_fields, context)
-        filters = self._filters(allow, categories, self.business_rules(tf.shape(text)[0], context))
+        ruled = self.business_rules(tf.shape(text)[0], context)
+        query, unknown, unread = self._query(history, ratings, event_fields, context, ruled.read)
+        filters = self._filters(allow, categories, ruled)
         found = self._found(self.text_to_vector(text), query, exclude, filters, k)
         unread += self._not_in_catalogue(categories, exclude, allow)
         return self._titled(*found) | {"unknown": unknown, "unread": unread}
@@ -774,11 +775,12 @@ class ServingModel(tf.Module):
         ratings: tf.Tensor,
         event_fields: tf.Tensor | None = None,
         context: tf.Tensor | None = None,
+        read_by_rules: tf.Tensor | None = None,
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Decodes the inputs of a request to the query that the model reads.
 
         Without ``event_fields`` and ``context``, every field is missing, except the domain of events in joined data,
-        which is that of the item unless the item is shared.
+        which is that of the item unless the item is shared. ``read_by_rules`` is :attr:`Ruled.read`.
 
         Returns:
           The query; and the numbers of unknown ids and of unreadable entries, int32 ``[B]`` each.
@@ -796,7 +798,7 @@ class ServingModel(tf.Module):
                 key: tf.reshape(values, tf.concat([shape, tf.shape(values)[1:]], axis=0))
                 for key, values in flat.items()
             }
-            query, unread = self.context_decoder(context)
+            query, unread = self.context_decoder(context, read_by_rules)
             unread += tf.reduce_sum(tf.reshape(unread_of_events, shape), axis=1)
         if self._domain_of is not None:  # an event is in the domain of its item if it names none
             given = events[f"event.{DOMAIN}"]

@@ -285,6 +285,30 @@ def test_a_limit_that_is_no_number_shows_nothing_and_an_empty_one_is_none(served
     assert cheap and all(CATALOGUE.fields.price[IDS.index(item)] <= 5 for item in cheap)
 
 
+@pytest.mark.parametrize(
+    ("rules", "read"),
+    [
+        (None, set()),
+        ({"block": [{"items": ["i3"]}]}, set()),
+        ({"price": "price"}, {"max_price"}),
+        ({"minimum_age": [{"age": 18, "items": ["i1"]}]}, {"age"}),
+        ({"regions": [{"only": ["US"], "items": ["i2"]}]}, {"region"}),
+        ({"fresh": [{"field": "released", "days": 30}]}, {"now"}),
+        (
+            {"sponsored": {"share": 1, "places": [{"item": "i4", "place": 1, "context": {"scene": "home"}}]}},
+            {"now", "scene"},
+        ),
+    ],
+)
+def test_a_rule_in_force_tells_which_entries_it_reads(served, rules, read):
+    served.apply(rules)
+    names = ["max_price", "age", "user.region", "now", "request.scene", "hue"]
+    context = tf.constant([[f"{name}=1" for name in names], [""] * 6])
+    found = served.alive[1](tf.constant(2), context).read.numpy()
+    assert {name.split(".")[-1] for name, there in zip(names, found[0], strict=True) if there} == read
+    assert not found[1].any()
+
+
 def test_time_passes(served):
     served.apply({"fresh": [{"field": "released", "days": 30}]})
     released = CATALOGUE.fields.released

@@ -102,7 +102,7 @@ def test_a_pinned_item_obeys_and_a_sponsored_one_is_marked(model, apply):
     assert "i30" not in used.item_id.tolist() and "i30" not in excluded.item_id.tolist()
 
 
-def test_context_of_rules_is_no_unread_entry(model, apply):
+def test_context_is_unread_until_a_rule_reads_it(model, apply):
     apply("minimum_age:\n  - {age: 18, items: i5}")
     inputs = {"history": tf.constant([HISTORY]), "context": tf.constant([["age=20", "region=DE", "now=5", "hue=red"]])}
     call = model._signatures["recommend_full"]
@@ -111,7 +111,9 @@ def test_context_of_rules_is_no_unread_entry(model, apply):
         else tf.zeros(1, spec.dtype)
         for name, spec in call.structured_input_signature[1].items()
     }  # fmt: skip
-    assert call(**(given | inputs))["unread"].numpy().tolist() == [1]
+    assert call(**(given | inputs))["unread"].numpy().tolist() == [3]
+    search = model.search(["red"], context=[{"age": 20, "region": "DE"}])
+    assert search.attrs["unread"] == [1]
 
 
 def test_a_damaged_file_shows_nothing(model, apply, shop):

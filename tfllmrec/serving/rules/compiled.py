@@ -26,6 +26,9 @@ DIGEST_BYTES = 32
 #: Largest size of the content in bytes; each request reads all of it.
 MOST_BYTES = 64 << 20
 
+#: Fields of a request's context that rules read, in addition to those named by placements.
+MAX_PRICE, AGE, REGION, NOW = CONTEXT_NAMES = ("max_price", "age", "region", "now")
+
 #: The sections and the types of their values; ``bytes`` are texts separated by line breaks.
 #:
 #: hidden: ``[N]``, 1 for items that are never shown.

@@ -18,6 +18,7 @@ from tfllmrec.layers.field_decoder import names_and_texts, plain_numbers, times
 from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.layers.traced_once import traced_once
 from tfllmrec.serving.rules.compiled import (
+    CONTEXT_NAMES,
     HEADER_BYTES,
     MAGIC,
     NO_RULES,
@@ -27,8 +28,6 @@ from tfllmrec.serving.rules.compiled import (
     digest_of_ids,
 )
 
-#: Fields of a request's context that rules read, in addition to those named by placements.
-MAX_PRICE, AGE, REGION, NOW = CONTEXT_NAMES = ("max_price", "age", "region", "now")
 _OWNER = r"^(user|request)\."
 _DAMAGED = (
     "The file of business rules is damaged or of another catalogue, so no item is shown: replace it with 'tfllmrec "
@@ -47,12 +46,14 @@ class Ruled(NamedTuple):
         request.
       places: Int32 ``[P]``, the positions of the sponsored items, counted from 0, ascending.
       share: Float64, the largest share of a list that sponsored items may take.
+      read: Bool ``[B, C]``, the entries of the context that the rules in force read.
     """
 
     banned: tf.Tensor
     sponsored: tf.Tensor
     places: tf.Tensor
     share: tf.Tensor
+    read: tf.Tensor
 
 
 class BusinessRules(tf.Module):
@@ -85,6 +86,7 @@ class BusinessRules(tf.Module):
             tf.zeros((batch, 0), tf.int32),
             tf.zeros(0, tf.int32),
             tf.constant(0.0, tf.float64),
+            tf.zeros_like(context, tf.bool),
         )
         return tf.cond(stored == NO_RULES, lambda: nothing, lambda: self._ruled(self._sections(stored), context))
 
@@ -191,11 +193,14 @@ class BusinessRules(tf.Module):
             last = tf.reduce_max(tf.where(is_it, columns, -1), axis=2)
             return tf.where(last >= 0, tf.gather(texts, tf.maximum(last, 0), batch_dims=1), "")
 
+        def in_force(section: str) -> tf.Tensor:
+            return tf.strings.length(sections[section]) > 0
+
         limit, age, region, now = tf.unstack(given(tf.constant(CONTEXT_NAMES)), axis=1)
         now = times(now)
         # The clock is only read if it is needed: with TensorFlow's deterministic operations enabled, as after a fit in
         # the same process, reading it is an error.
-        timed = tf.strings.length(sections["shown_from"]) + tf.strings.length(sections["sponsored_from"]) > 0
+        timed = in_force("shown_from") | in_force("sponsored_from")
         unsaid = tf.math.is_nan(now)
         clock = tf.cond(timed & tf.reduce_any(unsaid), tf.timestamp, lambda: tf.constant(0.0, tf.float64))
         now = tf.where(unsaid, clock, now)[:, tf.newaxis]
@@ -208,7 +213,7 @@ class BusinessRules(tf.Module):
             return tf.strings.split(sections[name], "\n")
 
         def also(banned: tf.Tensor, name: str, more: Any) -> tf.Tensor:
-            return tf.cond(tf.strings.length(sections[name]) > 0, lambda: banned | more(), lambda: banned)
+            return tf.cond(in_force(name), lambda: banned | more(), lambda: banned)
 
         def read(text: tf.Tensor) -> tf.Tensor:
             """Reads numbers, float64 ``[B, 1]``; a text that is not a number gives the smallest float64.
@@ -248,11 +253,15 @@ class BusinessRules(tf.Module):
         holds = (now >= numbers("sponsored_from")) & (now < numbers("sponsored_until"))
         of = numbers("match_placement")
         count = tf.size(of)
-        differs = given(texts_of("match_name")[:count]) != texts_of("match_value")[:count]
+        matched = texts_of("match_name")[:count]
+        differs = given(matched) != texts_of("match_value")[:count]
         misses = tf.math.unsorted_segment_sum(tf.cast(tf.transpose(differs), tf.int32), of, tf.size(items))
         sponsored = tf.where(holds & (tf.transpose(misses) == 0), items, self.n_items)
         share = tf.reduce_sum(numbers("sponsored_share"))
-        return Ruled(banned, sponsored, numbers("sponsored_place"), share)
+        by = tf.stack([in_force("price"), in_force("minimum_age"), in_force("region_set"), timed])
+        wanted = tf.concat([tf.boolean_mask(tf.constant(CONTEXT_NAMES), by), matched], axis=0)
+        reads = tf.reduce_any(names[..., tf.newaxis] == wanted, axis=2)[:, :-1]
+        return Ruled(banned, sponsored, numbers("sponsored_place"), share, reads)
 
 
 def _first_of_each(values: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
