@@ -42,11 +42,13 @@ def test_events_shorter_than_the_median_count_less_and_none_counts_nothing():
 
 def test_each_kind_has_a_median_of_its_own_and_only_choices_are_weighed():
     schema = shop([[2, 4, 100, 300, 1, 1]], KINDS).schema
-    assert schema.dwell_time.medians == {"": 3, "view": 3, "play": 200}
+    assert schema.dwell_time.medians == {"": 52, "view": 3, "play": 200}
     kinds = ["view", "play", "Play", "skip", "impression", "", "gift"]
     plain = schema["event.kind"].code_weights[schema["event.kind"].encode(kinds)]
     found = weights_of(schema, kind=kinds, watch_time=["1.5"] * 7)
-    share = [1 / 2, LEAST_SHARE, LEAST_SHARE, 1, 1, 1 / 2, 1 / 2]  # those of no known kind by the median of all events
+    # No kind counts as the most frequent choice, an unknown kind by the median of all choices.
+    usual = {"play": LEAST_SHARE, "view": 1 / 2}[schema["event.kind"].vocabulary[0]]
+    share = [1 / 2, LEAST_SHARE, LEAST_SHARE, 1, 1, usual, LEAST_SHARE]
     np.testing.assert_allclose(found, plain * share, rtol=1e-6)
     assert found[3] < 0 == found[4]
 

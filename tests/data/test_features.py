@@ -141,9 +141,10 @@ def test_a_wide_vector_has_a_setting_that_reads_its_components(tmp_path):
     tables = columns(400, **cells, narrow=[str(row[:4].tolist()) for row in looks.round(3)])
     found = of_tables(tmp_path, fields={"look": {"kind": "vector"}}, **tables)
     assert by_key(found)["item.look"].width == 300 and by_key(found)["item.look"].components == (3, 3)
-    assert json.loads(found.narrowing.removeprefix("data.fields="))["item.look"] == {"kind": "vector", "components": 3}
+    assert json.loads(found.suggestion.removeprefix("data.fields="))["item.look"] == {"kind": "vector", "components": 3}
+    assert found.advice.endswith("read wide vectors by the components with 99% of their variance")
     files = {name: str(tmp_path / f"{name}.csv") for name in ("events", "items")}
-    schema = read_dataset(parse_config({"data": files}, [found.narrowing]).data, tmp_path).schema
+    schema = read_dataset(parse_config({"data": files}, [found.suggestion]).data, tmp_path).schema
     assert (schema["item.look"].width, schema["item.noise"].width, schema["item.narrow"].width) == (3, 300, 4)
 
 

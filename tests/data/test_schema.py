@@ -129,6 +129,8 @@ def test_a_field_may_be_named_as_it_is_printed():
         ({"dwell": {"weights": {"1": 1.0}, "kind": "number"}}, "dwell.weights: expected a category"),
         ({"dwell": {"weighs": True, "owner": "request"}}, "dwell.weighs: .*known after the event .* of the requests"),
         ({"dwell": {"weighs": True, "kind": "category"}}, "dwell.weighs: expected a number, .* found a category"),
+        ({"dwell": {"weighs": True, "use": False}}, "data.fields.dwell: expected either weighs=true or use=false"),
+        ({"empty": {"weighs": True}}, "empty.weighs: expected numbers above 0, found none in the training events"),
         ({"colour": {"weighs": True}}, "data.fields.colour.weighs: expected numbers above 0, found 'red'"),
         ({"zero": {"weighs": True}}, "data.fields.zero.weighs: expected numbers above 0, found '0'"),
         ({"age": {"weighs": True}}, "age.weighs: .* of the users"),
@@ -143,7 +145,13 @@ def test_a_field_may_be_named_as_it_is_printed():
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_when_the_data_is_read(fields, message):
-    columns = {"dwell": lambda i: i, "stay": lambda i: i, "zero": lambda i: 0, "rating": lambda i: i % 5}
+    columns = {
+        "dwell": lambda i: i,
+        "stay": lambda i: i,
+        "zero": lambda i: 0,
+        "empty": lambda i: "",
+        "rating": lambda i: i % 5,
+    }
     frame = events(**columns, colour=lambda i: "red", kind=lambda i: "view")
     users = pd.DataFrame({"user": ["u1"], "age": [30]})
     config = DataConfig(fields={name: FieldConfig(**known) for name, known in fields.items()})
@@ -214,7 +222,7 @@ def test_vectors_that_are_asked_for_may_be_whole_numbers():
 
 def test_vectors_are_read_many_at_a_time_in_any_notation(monkeypatch):
     monkeypatch.setattr("tfllmrec.data.schema._NUMBERS", 6)  # three cells
-    good = ["[1, 2.5]", " ( -1.;+.5e1 ] ", "3 4", "3\t,4", [1.0, 2.0], np.float32([1, 2]), "1e-50,2"]
+    good = ["[1, 2.5]", " ( -1.;+.5e1 ] ", "3\u00a04", "3\t,4", [1.0, 2.0], np.float32([1, 2]), "1e-50,2"]
     odd = ["", None, "1", "1, 2, 3", "[1,, 2]", "[1, 2,]", "1, nan", "inf, 1", "1e39, 2", "0x1, 2", "[[1, 2]]", "1, x"]
     found = Field("look", "item", "vector", width=2).encode(pd.Series([*odd[:5], *good, *odd[5:]], dtype=object))
     assert found[5:12].tolist() == [[1, 2.5], [-1, 5], [3, 4], [3, 4], [1, 2], [1, 2], [0, 2]]

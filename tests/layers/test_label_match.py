@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfllmrec.config import ModelConfig
+from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.layers.interest_forecast import LabelHead
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.label_match import LabelMatch
+from tfllmrec.models.hybrid import Catalogue, Hybrid
 
 pytestmark = pytest.mark.tf
 N, C, R, P = 9, 6, 3, 2
@@ -49,6 +54,25 @@ def test_candidates_against_loops():
             assert found[row, column] == pytest.approx([counted, learned], abs=1e-5)
     assert not found[0, 1].any()  # an item without labels
     assert not found[2].any() and not found[3].any()  # nothing is known of the user's labels
+
+
+def test_a_hybrid_gives_choices_alone():
+    """As the head of the labels has learned: rejections and impressions are no interests."""
+    kind = Field("kind", "event", "category", vocabulary=("view", "dislike", "impression"))
+    kind = replace(kind, weights={"view": 0.5, "dislike": -0.75, "impression": 0.0})
+    view, dislike, impression = 2, 3, 4
+    ids = np.arange(N).astype(str).astype(object)
+    model = Hybrid(
+        Catalogue(ids, np.eye(N, dtype=np.float32)), np.ones(N), ModelConfig(embedding_dim=8), schema=Schema((kind,))
+    )
+    given = {
+        "history": np.array([[4, 1, 7, 3], [5, 2, N, N]], np.int32),
+        RATING_KEY: np.array([[1, 2, NAN, 4], [5, 6, NAN, NAN]], np.float32),
+        kind.key: np.array([[dislike, view, impression, view], [view, 0, 0, 0]], np.int32),
+    }
+    chosen = model.choices(given)
+    assert chosen["history"].numpy().tolist() == [[1, 3, N, N], [5, 2, N, N]]  # an event without a kind is a view
+    np.testing.assert_array_equal(chosen[RATING_KEY], [[2, 4, NAN, NAN], [5, 6, NAN, NAN]])
 
 
 def test_ratings_count():

@@ -167,10 +167,8 @@ def print_features(name: str, report: FeatureReport) -> None:
     print_table(f"{name}: {report.sampled:,} of {report.events:,} events", report.header, report.rows, words)
     for pair in report.pairs:
         say(pair.line())
-    if report.suggestion:
-        say(f"To leave these fields out: --set {shlex.quote(report.suggestion)}")
-    if report.narrowing:
-        say(f"To read wide vectors by components with 99% of their variance: --set {shlex.quote(report.narrowing)}")
+    if report.advice:
+        say(f"To {report.advice}: --set {shlex.quote(report.suggestion)}")
 
 
 def print_description(dataset: Dataset) -> None:

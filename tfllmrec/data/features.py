@@ -35,16 +35,15 @@ FEW = 0.05
 LISTED, SAME = 0.5, 0.95
 #: The number of permutations of a field's cells, and the p-value above which an association may be chance.
 PERMUTATIONS, CHANCE = 99, 0.05
-#: A vector of items with this many numbers is wide; its components are suggested if they are at most this share.
-WIDE, NARROW = 256, 0.5
+#: A vector of items with this many numbers is wide; its components are suggested if they are at most this share, and
+#: there are this many times more distinct vectors.
+WIDE, NARROW, MORE = 256, 0.5, 4
 #: A category is treated as an id if more than this share of its values occur only once.
 ID_LIKE = 0.5
 #: Maps owners to their table if the two have different names.
 _TABLES = {"request": "event"}
 #: The targets, in the order of the columns of a table.
 _TARGETS = ("item", "popularity", "rating")
-#: Fields that models always read, however little they tell.
-_READ = (RATING_KEY, f"event.{EVENT_KIND}")
 
 #: Computes the two sides of a contingency table, codes of equal length, from the codes of a field.
 Sides = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -186,24 +185,30 @@ class FeatureReport:
         return ["field", "kind", "missing", "distinct", "outliers", *told, "leave out because it"]
 
     @property
-    def suggestion(self) -> str:
-        """The setting that leaves out every field with a reason to, in addition to ``asked``; else ``""``."""
-        return self._setting({field.key: {"use": False} for field in self.fields if field.drop})
+    def _narrower(self) -> dict[str, int]:
+        """The number of components with 99 % of the variance, by field; only for wide vectors of which that is few.
 
-    @property
-    def narrowing(self) -> str:
-        """The setting that reads wide vectors of items by the components with 99 % of their variance, in addition to
-        ``asked``; ``""`` if there are no such vectors, or if most of their components are needed."""
-        wide = [
-            (field.key, field.components[1])
+        There must be several times more vectors than components, because any few vectors have few components.
+        """
+        return {
+            field.key: field.components[1]
             for field in self.fields
             if field.key.startswith("item.") and field.components and field.width and field.width >= WIDE
-            if field.components[1] <= NARROW * field.width
-        ]
-        return self._setting({key: {"components": components} for key, components in wide})
+            if field.components[1] <= min(NARROW * field.width, field.distinct / MORE) and not field.drop
+        }
 
-    def _setting(self, changes: dict[str, dict[str, Any]]) -> str:
-        """Returns the setting that changes ``asked``, by the keys of the fields; ``""`` without changes."""
+    @property
+    def advice(self) -> str:
+        """What :attr:`suggestion` does, in words; ``""`` if nothing is suggested."""
+        leaves_out = "leave these fields out" if any(field.drop for field in self.fields) else ""
+        narrows = "read wide vectors by the components with 99% of their variance" if self._narrower else ""
+        return " and ".join(filter(None, (leaves_out, narrows)))
+
+    @property
+    def suggestion(self) -> str:
+        """The setting that follows :attr:`advice`, in addition to ``asked``; ``""`` without advice."""
+        changes: dict[str, dict[str, Any]] = {field.key: {"use": False} for field in self.fields if field.drop}
+        changes |= {key: {"components": components} for key, components in self._narrower.items()}
         fields = {name: dict(asked) for name, asked in self.asked.items()}
         for key, change in changes.items():
             owner, _, column = key.partition(".")
@@ -214,7 +219,19 @@ class FeatureReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON types."""
-        return asdict(self) | {"suggestion": self.suggestion, "narrowing": self.narrowing}
+        return asdict(self) | {"advice": self.advice, "suggestion": self.suggestion}
+
+
+def require_scikit_learn() -> None:
+    """Checks that scikit-learn is installed, before the computation starts.
+
+    Raises:
+      ConfigError: scikit-learn is not installed.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise not_installed("Measuring fields needs scikit-learn", error, "features") from error
 
 
 def feature_report(
@@ -242,11 +259,7 @@ def feature_report(
     Raises:
       ConfigError: scikit-learn is not installed.
     """
-    try:
-        import sklearn  # noqa: F401 (fail before the computation starts)
-    except ImportError as error:
-        raise not_installed("Measuring fields needs scikit-learn", error, "features") from error
-
+    require_scikit_learn()
     events = dataset.events.iloc[_sample(dataset, at_most, seed)]
     chosen, rated, label = _targets(dataset, events)
     popularity = _binned(np.bincount(dataset.events[ITEM_INDEX], minlength=dataset.n_items).astype(float), STRATA)
@@ -279,21 +292,29 @@ def feature_report(
             progress(done, len(fields))
     pairs = _pairs(codes_of, numbers_of)
     asked = {name: field.model_dump(mode="json", exclude_defaults=True) for name, field in dataset.fields.items()}
-    return FeatureReport(
-        len(dataset.events), len(events), label, tuple(_without_twins(figures, pairs)), tuple(pairs), asked
-    )
+    kept = {field.key for field in fields if _is_always_read(field)}
+    figures = _without_twins(figures, pairs, kept)
+    return FeatureReport(len(dataset.events), len(events), label, tuple(figures), tuple(pairs), asked)
 
 
-def _without_twins(figures: list[FieldFigures], pairs: list[Pair]) -> list[FieldFigures]:
-    """Returns the figures, with a reason to leave out one field of each pair with the same information."""
+def _is_always_read(field: Field) -> bool:
+    """Returns whether models read a field however little it tells: ratings, and what weighs events."""
+    return field.key in (RATING_KEY, f"event.{EVENT_KIND}") or bool(field.weights or field.medians)
+
+
+def _without_twins(figures: list[FieldFigures], pairs: list[Pair], kept: set[str]) -> list[FieldFigures]:
+    """Returns the figures, with a reason to leave out one field of each pair with the same information.
+
+    The fields with the keys ``kept`` are not left out.
+    """
     drop = {each.key: each.drop for each in figures}
     for pair in sorted(pairs, key=lambda pair: -pair.same):
         one, other = pair.first, pair.second
         if pair.same < SAME or drop.get(one, "part") or drop.get(other, "part"):  # a part of a time is not a field
             continue
-        if other in _READ:
+        if other in kept:
             one, other = other, one
-        if other not in _READ:
+        if other not in kept:
             drop[other] = f"says the same as {one}"
     return [replace(each, drop=drop[each.key]) for each in figures]
 
@@ -419,7 +440,7 @@ def _figures(field: Field, cells: pd.Series, values: np.ndarray, tells: tuple[As
         components = _components(values[there])
     without = 1.0 - float(there.mean()) if rows else 0.0
     drop = ""
-    if field.key in _READ:
+    if _is_always_read(field):
         pass
     elif distinct <= 1 and not without:
         drop = "has one value only"

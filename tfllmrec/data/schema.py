@@ -146,8 +146,10 @@ _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
 #: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them. A text matches
 #: in one way only: otherwise Python would take exponential time for a long vector that ends with something else.
 NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:(?:\s*[,;]\s*|\s+){NUMBER})+\s*[\])]?\s*"
-_VECTOR_MARKS = str.maketrans("[](),;", "      ")
+#: Python and RE2 do not agree on ``\s``; the last one is the no-break space.
+_SPACE = "[ \t\n\r\f\v\u00a0]"
+VECTOR = rf"{_SPACE}*[\[(]?{_SPACE}*{NUMBER}(?:(?:{_SPACE}*[,;]{_SPACE}*|{_SPACE}+){NUMBER})+{_SPACE}*[\])]?{_SPACE}*"
+_VECTOR_MARKS = str.maketrans("[](),;\u00a0", " " * 7)
 #: The largest number of vectors from which principal components are computed.
 VECTOR_ROWS = 20_000
 #: How many numbers of vectors are parsed at once. Each takes about 20 bytes as text.
@@ -178,7 +180,7 @@ class Field:
       default: The value that is used if a request leaves the field out; with ``None`` the value is then missing.
       weights: For a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
         down to -1, if the user rejected the item.
-      medians: For a number that weighs events, its median by kind of event, and that of all events by ``""``; only
+      medians: For a number that weighs events, its median by kind of event, and that of all choices by ``""``; only
         numbers above 0 count.
       dropped: For a category, the number of values that are not in the vocabulary because of its limit.
       axes: For a vector that is read by its principal components, their directions: float32 ``[length, width]``,
@@ -481,13 +483,16 @@ class Schema:
     def code_medians(self) -> np.ndarray:
         """Float32 ``[size]``: the median of :attr:`dwell_time` for each code of :attr:`kind_of_event`.
 
-        It is that of all events for a kind without dwell times in the training data; without kinds, ``[1]``.
+        It is that of all choices for a kind without dwell times in the training data; without kinds, ``[1]``. As in
+        :attr:`Field.code_weights`, a missing kind counts as the most frequent kind that is a choice.
         """
         assert self.dwell_time is not None and self.dwell_time.medians is not None
         medians, kind = self.dwell_time.medians, self.kind_of_event
         found = np.full(1 if kind is None else kind.size, medians[""], np.float32)
         for code, value in enumerate([] if kind is None else kind.vocabulary, start=2):
             found[code] = medians.get(value, medians[""])
+        if kind is not None and (choices := np.flatnonzero(kind.code_weights[2 : kind.size_in_data] > 0)).size:
+            found[MISSING_CODE] = found[2 + choices[0]]
         return found
 
     def event_weights(self, fields: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -629,6 +634,8 @@ def infer_schema(
                 f"data.fields.{name}.weighs: expected a column of the events, known after the event and no rating, "
                 f"found {name!r} of the {want.owner or owner}s."
             )
+        if want.weighs and not want.use:
+            raise ConfigError(f"data.fields.{name}: expected either weighs=true or use=false, found both.")
         if want.components and owner != "item":
             raise ConfigError(
                 f"data.fields.{name}.components: expected a column of the items, found one of the {owner}s."
@@ -659,6 +666,8 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
     filled = texts if plain_floats else texts[texts != ""]
     if owner == "event":
         owner = want.owner or ("event" if want.weighs else _owner_of_event_column(name))
+    if filled.empty and want.weighs:
+        raise ConfigError(f"data.fields.{name}.weighs: expected numbers above 0, found none in the training events.")
     if filled.empty and name != RATING:
         return None
     kind = want.kind or ("number" if want.weighs else _kind_of(name, owner, filled))
@@ -706,6 +715,8 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every:
 
 def _is_dwell_time(name: str) -> bool:
     words = words_of_name(name)
+    if {"at", "last", "first", "count"}.intersection(words):
+        return False
     return "".join(words) in _DWELL_NAMES or bool(
         _STAY_WORDS.intersection(words) and _DURATION_WORDS.intersection(words)
     )
@@ -718,6 +729,8 @@ def _with_medians_of_kinds(schema: Schema, events: pd.DataFrame) -> Schema:
         return schema
     codes, times = kind.encode(events[kind.name]), dwell.encode(events[dwell.name])
     medians = dict(dwell.medians or {})
+    if len(chosen := times[(kind.code_weights[codes] > 0) & (times > 0)]):
+        medians[""] = float(np.median(chosen))
     for code, value in enumerate(kind.vocabulary, start=2):
         own = times[(codes == code) & (times > 0)]
         if len(own) and kind.code_weights[code] > 0:

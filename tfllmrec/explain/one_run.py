@@ -405,12 +405,9 @@ def _information(run: Run) -> Section:
     )
     section.table(Table(report.header, report.rows, note, numbers=False).shortened(ROWS))
     section.items([pair.line() for pair in report.pairs])
-    if report.suggestion:
-        section.text("To leave the fields out that the last column names, fit with this setting:")
+    if report.advice:
+        section.text(f"To {report.advice}, fit with this setting:")
         section.code(f"--set {shlex.quote(report.suggestion)}")
-    if report.narrowing:
-        section.text("To read wide vectors by the principal components with 99 % of their variance:")
-        section.code(f"--set {shlex.quote(report.narrowing)}")
     return section
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfllmrec.data.features import require_scikit_learn
 from tfllmrec.durable import write_text
 from tfllmrec.errors import ConfigError
 from tfllmrec.explain.compare import Comparison, compare
@@ -59,7 +60,7 @@ def write_report(runs: Sequence[Path | str], out: Path | None = None, tell: Tell
       tell: Called with a line for each step.
 
     Raises:
-      ConfigError: There are no runs, or too many; or matplotlib or jinja2 is not installed.
+      ConfigError: There are no runs, or too many; or matplotlib, jinja2 or scikit-learn is not installed.
       DataError: The runs do not have the same data and test queries, or the data has changed since the fit.
       ModelError: A folder is not a complete run, or damaged.
       WriteError: The disk is full, read-only or broken.
@@ -67,6 +68,8 @@ def write_report(runs: Sequence[Path | str], out: Path | None = None, tell: Tell
     if not 1 <= len(runs) <= RUNS:
         raise ConfigError(f"Expected 1 to {RUNS} runs for a report, got {len(runs)}.")
     require_jinja()
+    if len(runs) == 1:
+        require_scikit_learn()
     opened = [Run.open(run) for run in runs]
     if len(opened) == 1:
         title, comparison = opened[0].metrics["data"]["name"], against_baselines(opened[0])

@@ -80,9 +80,12 @@ def queries_of(
         None if marks is None else [[own[place] for _, place in of] for of, own in zip(events, marks, strict=True)],
         fields=fields,
     )
-    kind = model.schema.kind_of_event
-    if kind is not None and isinstance(codes := fields.get(kind.key), Ragged):
-        queries = replace(queries, weights=Ragged(kind.code_weights[codes.values], codes.offsets))
+    of_events = {key: values for key, values in fields.items() if isinstance(values, Ragged)}
+    weighing = [each.key for each in (model.schema.kind_of_event, model.schema.dwell_time) if each is not None]
+    if weighing and of_events.keys() >= {*weighing}:
+        weights = model.schema.event_weights({key: of_events[key].values for key in weighing})
+        assert weights is not None
+        queries = replace(queries, weights=Ragged(weights, of_events[weighing[0]].offsets))
     rows = [others if model.repeats else [*history, *others] for history in queries.had]
     return replace(queries, exclude=Ragged.from_rows(rows, np.int64)), unknown
 

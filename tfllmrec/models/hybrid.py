@@ -542,6 +542,17 @@ class Hybrid(MeasuredModel):
     def _text_map(self) -> tf.Tensor | None:
         return tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
 
+    def choices(self, query: Query) -> Query:
+        """Returns ``history`` and ``event.rating`` without events of weight 0 or less, left-aligned."""
+        kind, history, ratings = self.schema.kind_of_event, query["history"], query[RATING_KEY]
+        if kind is None:
+            return {"history": history, RATING_KEY: ratings}
+        chosen = (history < self.n_items) & (tf.gather(tf.constant(kind.code_weights), query[kind.key]) > 0)
+        order = tf.argsort(tf.where(chosen, 0, 1), axis=1, stable=True)
+        kept = tf.where(chosen, history, self.n_items), tf.where(chosen, ratings, float("nan"))
+        history, ratings = (tf.gather(values, order, batch_dims=1) for values in kept)
+        return {"history": history, RATING_KEY: ratings}
+
     def request_vectors(self, query: Query) -> tf.Tensor:
         """Returns the encoded fields of the request and its user, except texts, float32 ``[B, F]``, as in training."""
         present = query["history"] < self.n_items

@@ -278,6 +278,11 @@ class RankingModel(MeasuredModel):
         return float(self.network.strengths[0]) > 0
 
     @property
+    def reads_requests(self) -> bool:
+        """Whether the fields of the request and its user are crossed with the candidates."""
+        return self.network.of_request is not None
+
+    @property
     def resources(self) -> list[tf.Variable]:
         """Variables that :meth:`rank` reads in addition to those of the hybrid; a SavedModel must contain them."""
         return [*self.network.variables, self.item_bias, *([] if self.labels is None else self.labels.variables)]
@@ -344,7 +349,8 @@ class RankingModel(MeasuredModel):
         popularity = tf.math.log1p(rows_of(self.counts, known_items))
         beside = [terms, popularity[..., tf.newaxis]]
         if self.labels is not None:
-            beside.append(self.labels(history, ratings, known_items))
+            choices = self.hybrid.choices(query)
+            beside.append(self.labels(choices["history"], choices[RATING_KEY], known_items))
         nothing_known = ~tf.reduce_any(present, axis=1, keepdims=True)
         rated = present & tf.math.is_finite(ratings)
         usual = self.mean + rows_of(self.item_bias, tf.where(present, history, 0))

@@ -110,6 +110,9 @@ class Servable(Protocol):
           event behind each score, int32 ``[B, M]``, -1 if there is none.
         """
 
+    def choices(self, query: Query) -> Query:
+        """Returns ``history`` and ``event.rating`` of the choices alone: without rejections and impressions."""
+
     def request_vectors(self, query: Query) -> tf.Tensor:
         """Returns the encoded fields of the request and its user, float32 ``[B, F]``; F is 0 if none are read."""
 

@@ -133,6 +133,10 @@ class TwoTowerServable:
         scores = tf.matmul(self._query_vectors(query), item_vectors, transpose_b=True) * self.lengths
         return tf.where(self.nothing_known(query)[:, tf.newaxis], tf.math.log1p(self.train_counts), scores)
 
+    def choices(self, query: Query) -> Query:
+        """Returns the query: how events are weighed is not known here."""
+        return query
+
     def request_vectors(self, query: Query) -> tf.Tensor:
         """Returns float32 ``[B, 0]``: how the query model encodes fields is not known here."""
         return tf.zeros((tf.shape(query["history"])[0], 0))

@@ -562,7 +562,8 @@ class Run:
         if record is None:
             return None
         if record.labels and (forecast := self.load_label_forecast()) is not None:
-            labels = labels_of_run(self, self.split.items, to_stderr) if labels is None else labels
+            if labels is None and hybrid.n_items == len(self.split.items):
+                labels = labels_of_run(self, self.split.items, to_stderr)
             match = None if labels is None else match_of(labels, forecast)
         return load_ranking(self.folder / "ranking", hybrid, self.split, config.ranking, config.seed, match)
 

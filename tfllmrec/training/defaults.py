@@ -477,6 +477,8 @@ def choose_kinds(data: TrainingData, settings: ItemWeightSettings, tell: Tell) -
     there = [code for code in range(2, kind.size_in_data) if kind.code_weights[code] and (codes.values == code).any()]
     strongest = max(there, key=lambda code: kind.code_weights[code], default=None)
     others = [kind.vocabulary[code - 2] for code in there if code != strongest][:MOST_KINDS]
+    if not others:
+        return settings.model_copy(update={"kinds": True}), []
     weights = _solved(data, settings)
 
     def measured(factors: dict[str, float]) -> Result:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from liked_kinds import CONFIG, N, data_of, events, randomly_split, split_of, untrained, walks
+from liked_kinds import CONFIG, EACH, GROUPS, N, by_device, data_of, events, randomly_split, split_of, untrained, walks
 
 import tfllmrec.training.ranking.examples as making
 import tfllmrec.training.ranking.fit as fitting
@@ -146,6 +146,18 @@ def test_only_users_with_rated_events_are_learnt_from(planted, hybrid):
     among[[2, 5]] = True
     examples, raters = rated_events(model, hybrid, planted, scale, 3, among=among)
     assert len(examples["rating"]) == 2 * 5 and set(raters) == set(everybody.user_ids[among])
+
+
+def test_rated_events_have_the_request_of_their_own():
+    frame = by_device().assign(rating=lambda events: 1 + events.index % 5)
+    split = split_of(frame)
+    hybrid = untrained(split, ["meaning", "behaviour"], split.dataset.schema)
+    model = RankingModel(hybrid, CONFIG, scale := RatingScale.of_split(split))
+    rated, _ = rated_events(model, hybrid, split, scale, 7)
+    vectors = rated["request"].round(5)
+    of_kind = [np.unique(vectors[rated["items"][:, 0] // EACH == kind], axis=0) for kind in range(GROUPS)]
+    # The device of an event tells the kind of its item.
+    assert len(np.unique(vectors, axis=0)) == sum(map(len, of_kind)) >= GROUPS
 
 
 def test_rated_events_are_rated_by_factors_that_do_not_know_them(monkeypatch):

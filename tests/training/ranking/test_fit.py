@@ -123,9 +123,17 @@ def test_candidates_are_ordered_by_the_labels_of_the_history(read, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "had, has, starts, reads", [(False, True, True, False), (True, True, True, True), (True, False, False, False)]
+    "had, has, kept, starts, reads",
+    [
+        (False, True, True, True, False),
+        (True, True, True, True, True),
+        (True, False, True, False, False),
+        (True, False, False, True, False),  # the parent dropped its heads: there is no network to go on with
+    ],
 )
-def test_an_update_reads_labels_as_its_parent_did(planted, hybrid, tmp_path, monkeypatch, had, has, starts, reads):
+def test_an_update_reads_labels_as_its_parent_did(
+    planted, hybrid, tmp_path, monkeypatch, had, has, kept, starts, reads
+):
     record = RankingRecord(
         lists=9, held_out=9, rated=0, epochs=1, best_epoch=1, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
         rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, selection=[0.1, 0.1], selection_interval=[-0.1, 0.1],
@@ -138,7 +146,8 @@ def test_an_update_reads_labels_as_its_parent_did(planted, hybrid, tmp_path, mon
         return Fitted(None, CONFIG, asdict(record))
 
     monkeypatch.setattr(making, "fit_ranking", fit)
-    start = RankingStart(record, [], np.ones(9, bool), np.ones(9, bool), 1, 0.5)
+    weights = [np.zeros(1)] if kept else []
+    start = RankingStart(record, weights, np.ones(9, bool), np.ones(9, bool), 1, 0.5)
     labels = match() if has else None
     prepared_ranking(tmp_path / "ranking", data_of(planted), CONFIG, hybrid, told.append, start, labels)
     assert given == [(starts, reads)]

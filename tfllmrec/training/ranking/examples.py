@@ -121,7 +121,7 @@ def rated_events(
 
     There are at most :data:`RATED` events of :data:`RATERS` users, among the newest events that the hybrid reads, and
     fewer if :data:`SCORED` limits them. The bias of an item, or its ``factors``, are computed without the rating that
-    is to be predicted. Fields of requests are missing, because training queries have none.
+    is to be predicted. The fields of the request are those of the rated event, except texts, which are missing.
 
     Args:
       model: The ranking model.
@@ -148,10 +148,22 @@ def rated_events(
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
+    # Training queries have no request: each event has its own, which is known after the event before it.
+    of_requests = {key: f"event.{key.partition('.')[2]}" for key in hybrid.reads if key.startswith("request.")}
+    of_requests = {
+        key: of_event
+        for key, of_event in of_requests.items()
+        if of_event in users.fields and key not in hybrid.reads_texts
+    }
+
     def after_events(query, row, at, target):
         """Returns the inputs of the network after the events ``at`` of the rows ``row`` of ``query``."""
         terms = hybrid.terms_after(model.item_vectors, query, row, at, target)
-        before = {key: tf.gather(values, row) for key, values in query.items()}
+        event = tf.stack([row, at], axis=1)
+        before = {
+            key: tf.gather_nd(values, event) if key in of_requests else tf.gather(values, row)
+            for key, values in query.items()
+        }
         known = tf.range(tf.shape(query["history"])[1]) <= at[:, tf.newaxis]
         before["history"] = tf.where(known, before["history"], n_items)
         return model.given(model.item_vectors, before, target, terms)
@@ -165,10 +177,14 @@ def rated_events(
             continue
         target = items[here[:, 0], here[:, 1] + 1]
         until = here[:, 1].max() + 1
-        some = hybrid.query_inputs(users.slice(start, start + size), width + 1)
+        batch = users.slice(start, start + size)
+        some = hybrid.query_inputs(batch, width + 1)
+        asked = batch.inputs(n_items, of_requests.values(), width + 1)
+        some |= {key: asked[of_event][:, 1:] for key, of_event in of_requests.items()}
+        of_events = {"history", *of_requests}
         known = given(
             {
-                key: tf.constant(values[:, :until] if key == "history" or key.startswith("event.") else values)
+                key: tf.constant(values[:, :until] if key in of_events or key.startswith("event.") else values)
                 for key, values in some.items()
             },
             tf.constant(here[:, 0] - start),

@@ -146,7 +146,7 @@ def prepared_ranking(
     split, seed = data.split, data.seed
     if start is not None and not start.record.labels:
         labels = None
-    elif start is not None and labels is None:
+    elif start is not None and start.weights and labels is None:
         tell("ranking: starting from the beginning, because the earlier model read labels, and there are none now")
         start = None
     if not folder.is_dir():
@@ -224,6 +224,8 @@ def load_ranking(
     scale, sizes = RatingScale.of_split(split, hybrid.n_items), record.factors
     factors = RatingFactors.empty(*sizes) if sizes else None
     model = RankingModel(hybrid, config, scale, seed, factors, labels if record.labels else None)
+    if model.reads_requests and not record.requests:
+        raise ModelError(f"{folder}: an earlier version fitted the model, without the fields of requests: fit again.")
     read_weights(folder / WEIGHTS_FILE, f"copy {folder} back, or fit again", network=model.network)
     return model
 
@@ -303,6 +305,7 @@ def fit_ranking(
             rated=0,
             seconds=round(time.monotonic() - began, 1),
             labels=labels is not None,
+            requests=model.reads_requests,
             factors=[] if factors is None else factors.sizes,
             **against_biases,
         )
@@ -355,6 +358,7 @@ def fit_ranking(
         weight=float(np.exp(model.network.log_weight)),
         seconds=round(time.monotonic() - began, 1),
         labels=labels is not None,
+        requests=model.reads_requests,
         factors=[] if factors is None else factors.sizes,
         **against_biases,
         **asdict(verdict),

@@ -74,6 +74,7 @@ class RankingRecord(Verdict):
       epochs: The number of epochs tried; in an update, the parent's network counts as one.
       weight: The weight of the hybrid's score.
       labels: Whether the model compares the labels of candidates with the user's interests.
+      requests: Whether the model reads the fields of the request and its user.
       seconds: The time of fitting in seconds.
     """
 
@@ -84,6 +85,7 @@ class RankingRecord(Verdict):
     weight: float
     seconds: float
     labels: bool = False
+    requests: bool = False
     factors: list[int] = field(default_factory=list)
     biases_loss: float = 0.0
     factors_interval: list[float] = field(default_factory=list)
