@@ -19,6 +19,8 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers import item_index
+from tfllmrec.layers.interest_forecast import LabelHead
+from tfllmrec.layers.label_match import LabelMatch
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests, LabelForecast
@@ -28,7 +30,7 @@ from tfllmrec.serving.rules.compiled import NO_RULES, digest_of_ids, packed
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
-from tfllmrec.training.interests import listed, recommended_items
+from tfllmrec.training.interests import listed, profile_of, recommended_items
 
 pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
@@ -634,16 +636,25 @@ def test_padding_and_the_place_of_a_candidate_do_not_matter(served):
     assert served("rank", history=nobody, ratings=np.zeros((0, 0)), items=nobody).rating.shape == (0, 2)
 
 
+SCALE = RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)
+LABELS = Interests(np.array(["red", "toy"]), np.zeros(2, bool), np.arange(80).reshape(40, 2) % 3, np.ones((40, 2)))
+
+
+def label_match():
+    return LabelMatch(profile_of(LABELS), LabelHead(*np.random.default_rng(5).normal(size=(3, 2, 4)), np.zeros(2)))
+
+
 def test_without_a_ranking_model_there_is_no_signature_and_without_ratings_no_rating():
     assert small_model().rank is None
     given = dict(zip(("history", "items"), map(tf.constant, ([["i3", "x"]], [["i5", "", "i7"]])), strict=True))
     answers = []
-    for scale in (None, RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)):
+    for scale, labels in ((None, None), (SCALE, None), (SCALE, label_match())):
         ranking = []
 
-        def untidy(hybrid, scale=scale, ranking=ranking):
-            ranking.append(RankingModel(hybrid, RankingConfig(), scale))
-            ranking[0].network.scale.assign([20.0, 20, 50, 3])  # as training does: the terms are large
+        def untidy(hybrid, scale=scale, labels=labels, ranking=ranking):
+            ranking.append(RankingModel(hybrid, RankingConfig(), scale, labels=labels))
+            large = [20.0, 20, 50, 3, *([] if labels is None else [1, 1])]
+            ranking[0].network.scale.assign(large)  # as training does: the terms are large
             ranking[0].network.log_weight.assign(np.log(0.05))
             generator = np.random.default_rng(0)
             for variable in ranking[0].network.trainable_variables:
@@ -662,22 +673,21 @@ def test_without_a_ranking_model_there_is_no_signature_and_without_ratings_no_ra
         if scale is not None:
             np.testing.assert_allclose(answers[-1]["rating"], expected[1], atol=1e-4)
     assert set(answers[0]) == {"click_probability", "unknown"}
-    assert set(answers[1]) == {"click_probability", "unknown", "rating"}
+    assert set(answers[1]) == set(answers[2]) == {"click_probability", "unknown", "rating"}
+    assert np.abs(answers[1]["click_probability"] - answers[2]["click_probability"]).max() > 0.001
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exact_items", [40, 10])
 def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", exact_items)
-    labels = Interests(np.array(["red", "toy"]), np.zeros(2, bool), np.arange(80).reshape(40, 2) % 3, np.ones((40, 2)))
-    scale = RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)
     ranking = []  # its functions need it to live
 
     def ranks(hybrid):
-        ranking.append(RankingModel(hybrid, RankingConfig(), scale))
+        ranking.append(RankingModel(hybrid, RankingConfig(), SCALE, labels=label_match()))
         return ranking[0]
 
-    served = small_model(["|".join(KINDS[i % 4]) for i in range(40)], ranking=ranks, labels=labels)
+    served = small_model(["|".join(KINDS[i % 4]) for i in range(40)], ranking=ranks, labels=LABELS)
     functions = served.signatures()
     assert {"recommend_full", "search", "similar", "explain", "score", "interests", "rank"} <= set(functions)
     for name, function in functions.items():
@@ -689,8 +699,6 @@ def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
 
 
 # Stages and rules -----------------------------------------------------------------------------------------------------
-
-SCALE = RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)
 
 
 def ordering(hybrid, candidates=8, strengths=(1.0, 1.0)):
