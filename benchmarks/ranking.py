@@ -89,7 +89,7 @@ def measured(run: Run) -> Measured:
         config.ranking = RankingConfig()
         if said := settle_epochs(config.ranking, split):
             to_stderr(said)
-        fitted = fit_ranking(run.training_data, config.ranking, hybrid)
+        fitted = fit_ranking(run.training_data, config.ranking, hybrid, labels=run.label_match(run.labels()))
         model, record = fitted.model, RankingRecord(**fitted.figures)
         learnt = [f"learnt in {record.seconds:.0f} s from {record.lists:,} validation queries"]
     results: dict[str, Result] = {}

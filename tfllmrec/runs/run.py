@@ -56,6 +56,7 @@ from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
+    from tfllmrec.layers.label_match import LabelMatch
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.models.interests import Interests, LabelForecast
@@ -554,18 +555,32 @@ class Run:
         Raises:
           ModelError: The ranking model or what it reads is damaged or missing.
         """
-        from tfllmrec.runs.labels import labels_of_run
-        from tfllmrec.training.interests import match_of
         from tfllmrec.training.ranking.fit import load_ranking
 
-        record, match, config = self.ranking_record, None, self.config
+        record, config = self.ranking_record, self.config
         if record is None:
             return None
-        if record.labels and (forecast := self.load_label_forecast()) is not None:
-            if labels is None and hybrid.n_items == len(self.split.items):
-                labels = labels_of_run(self, self.split.items, to_stderr)
-            match = None if labels is None else match_of(labels, forecast)
+        if labels is None and hybrid.n_items == self.split.dataset.n_items and record.labels:
+            labels = self.labels()
+        match = self.label_match(labels) if record.labels else None
         return load_ranking(self.folder / "ranking", hybrid, self.split, config.ranking, config.seed, match)
+
+    def labels(self) -> Interests | None:
+        """Returns the labels of the run's items, as :func:`tfllmrec.runs.labels.labels_of_run` does."""
+        from tfllmrec.runs.labels import labels_of_run
+
+        return labels_of_run(self, self.split.items, to_stderr)
+
+    def label_match(self, labels: Interests | None) -> LabelMatch | None:
+        """Returns the layer that compares ``labels`` with a user's interests; ``None`` if no interests were learned.
+
+        Raises:
+          ModelError: The forecast of the labels is damaged.
+        """
+        from tfllmrec.training.interests import match_of
+
+        forecast = self.load_label_forecast()
+        return None if labels is None or forecast is None else match_of(labels, forecast)
 
     def load_label_forecast(self) -> LabelForecast | None:
         """Loads the forecast of the next items' labels; ``None`` if none was learned, or if it was left out.
