@@ -201,6 +201,7 @@ def test_wrong_usage(program, tmp_path, arguments, code, message):
 def test_an_export_without_strata_is_named(program, tmp_path):
     (tmp_path / "m" / "1" / EXTRA).mkdir(parents=True)
     pd.DataFrame({"item_id": ["a"]}).to_parquet(tmp_path / "m" / "1" / EXTRA / ITEMS)
+    (tmp_path / "m" / "1" / "saved_model.pb").touch()
     answer = program("monitor", tmp_path, "--model", tmp_path / "m")
     assert answer.code == 4 and "wrote no strata: export the run again" in answer.err
 
