@@ -13,7 +13,6 @@ from tfllmrec.config import ExperimentConfig, settings_by_key
 from tfllmrec.data.features import feature_report
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
-from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.protocol import Result, paired_difference
@@ -378,8 +377,7 @@ def _fields(run: Run, hybrid: Hybrid, k: int) -> Section:
 
 def _information(run: Run) -> Section:
     section = Section("How informative the fields are")
-    schema = run.dataset.schema
-    if all(field.kind == "id" or (field.key == RATING_KEY and not field.edges) for field in schema):
+    if all(field.kind == "id" for field in run.dataset.schema.with_values):
         return section
     with show_progress("Measuring fields", "fields") as progress:
         report = feature_report(run.dataset, seed=run.config.seed, progress=progress)
