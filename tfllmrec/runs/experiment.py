@@ -209,7 +209,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         forecast = prepared_forecast(
             out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests
         )
-        match = None if forecast is None else match_of(labels, forecast)
+        match = match_of(labels, forecast)
     if config.ranking.epochs:
         order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell, of_ranking, match)
     made = run.ranking_record

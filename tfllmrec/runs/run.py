@@ -579,8 +579,7 @@ class Run:
         """
         from tfllmrec.training.interests import match_of
 
-        forecast = self.load_label_forecast()
-        return None if labels is None or forecast is None else match_of(labels, forecast)
+        return match_of(labels, self.load_label_forecast())
 
     def load_label_forecast(self) -> LabelForecast | None:
         """Loads the forecast of the next items' labels; ``None`` if none was learned, or if it was left out.

@@ -298,8 +298,13 @@ def forecast_of(found: Interests, forecast: LabelForecast | None) -> InterestFor
     return InterestForecast(profile, Learned(head, forecast.mixture.tolist(), forecast.sharpness))
 
 
-def match_of(found: Interests, forecast: LabelForecast) -> LabelMatch:
-    """Creates the layer that compares the labels ``found`` of candidates with a user's interests."""
+def match_of(found: Interests | None, forecast: LabelForecast | None) -> LabelMatch | None:
+    """Creates the layer that compares the labels ``found`` of candidates with a user's interests.
+
+    Without labels, or without a forecast, there is no such layer: ``None``.
+    """
+    if found is None or forecast is None:
+        return None
     return LabelMatch(*_counted_and_learned(found, forecast), name="labels")
 
 

@@ -292,6 +292,11 @@ def fit_ranking(
         (None, 0.0, {}) if scale is None else _factors(data, scale, asked, ratings, users)
     )
     model = RankingModel(hybrid, config, scale, seed, factors, labels)
+    made = against_biases | {
+        "labels": labels is not None,
+        "requests": model.reads_requests,
+        "factors": [] if factors is None else factors.sizes,
+    }
     if start is not None and not first:
         model.network.log_weight.assign(np.log(start.record.weight))
         model.network.strengths.assign([0.0, 0.0])
@@ -304,10 +309,7 @@ def fit_ranking(
             rating_ece=None,
             rated=0,
             seconds=round(time.monotonic() - began, 1),
-            labels=labels is not None,
-            requests=model.reads_requests,
-            factors=[] if factors is None else factors.sizes,
-            **against_biases,
+            **made,
         )
         return Fitted(None if record.left_out else model, config, asdict(record))
     # All queries of a user are in one fold.
@@ -357,10 +359,7 @@ def fit_ranking(
         epochs=config.epochs,
         weight=float(np.exp(model.network.log_weight)),
         seconds=round(time.monotonic() - began, 1),
-        labels=labels is not None,
-        requests=model.reads_requests,
-        factors=[] if factors is None else factors.sizes,
-        **against_biases,
+        **made,
         **asdict(verdict),
     )
     return Fitted(None if record.left_out else model, config, asdict(record))
