@@ -7,7 +7,8 @@ fields of events and requests, and writes a section of RESULTS.md with two table
 
 - Ranking metrics: the whole catalogue is ranked for each user and context of the test; known apps are not masked.
 - The area under the ROC curve of all test rows and two negatives for each, drawn from the apps that the user has not
-  used in that context. The hybrid's value for a row is the log-softmax of its score over the catalogue.
+  used in that context. Scores that rank the whole catalogue are first turned into probabilities (:class:`Probability`),
+  whose temperature and share of popularity are chosen on the validation queries.
 
 The contenders are trained on the same rows with sampled negatives, and read the user, the app and the same context.
 Their settings, number of negatives and number of training steps are chosen on the validation queries; settings and
@@ -53,6 +54,8 @@ NEGATIVES = (2, 10)
 EMBEDDING_PENALTIES = (1e-5, 1e-4)
 BATCH, MOST_EPOCHS, PATIENCE = 4096, 12, 2
 TREES, TREE_PATIENCE = 600, 30
+#: Temperatures and shares of popularity of :class:`Probability`, of which the best are chosen.
+TEMPERATURES, SHARES = (0.5, 1.0, 2.0, 4.0, 8.0), (0.0, 0.01, 0.03, 0.1, 0.3)
 _AT_ONCE = 256  # number of queries that are scored in one batch
 
 
@@ -183,6 +186,55 @@ class OwnFrequency:
         scores = np.tile(self.popularity / (1 + self.popularity.sum()), (len(queries), 1)).astype(np.float32)
         np.add.at(scores, (queries.history.row_of_value, queries.history.values), 1.0)
         return np.log1p(scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Probability:
+    """Turns scores of the whole catalogue into log probabilities that can be compared between queries.
+
+    The probability of an app is ``(1 - m) softmax(score / T) + m p``, where ``p`` is its share of the training events.
+    """
+
+    recommender: Recommender
+    popularity: np.ndarray
+    temperature: float
+    share: float
+
+    def score(self, queries: Queries) -> np.ndarray:
+        """Returns the log probabilities of all apps, float64 ``[B, N]``."""
+        scores = self.recommender.score(queries).astype(np.float64) / self.temperature
+        likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+        likely /= likely.sum(axis=1, keepdims=True)
+        return np.log(np.maximum((1 - self.share) * likely + self.share * self.popularity, 1e-300))
+
+
+def probability_of(recommender: Recommender, task: Task) -> tuple[Probability, str]:
+    """Returns the probabilities with the largest area on validation queries, and their settings in words."""
+    asked = sample_of(task.split.validation, 2000, task.seed)
+    of_query, items = rows_of(task, asked)
+    scores = np.concatenate([recommender.score(batch) for batch in batches_of(asked)])
+    counts = task.split.train_counts + 0.5
+    popularity = counts / counts.sum()
+
+    def found(temperature: float, share: float) -> float:
+        made = Probability(Known(scores), popularity, temperature, share).score(asked)
+        values = made[of_query[:, np.newaxis], items]
+        return area(values.ravel(), np.tile([True, False, False], len(values)))
+
+    best = max(((t, m) for t in TEMPERATURES for m in SHARES), key=lambda settings: found(*settings))
+    return Probability(
+        recommender, popularity, *best
+    ), f"temperature {best[0]:g}, share of popularity {best[1]:g} (area)"
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A recommender whose scores are computed already, float ``[B, N]``."""
+
+    scores: np.ndarray
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return self.scores
 
 
 # Contenders ---------------------------------------------------------------------------------------------------------
@@ -323,22 +375,27 @@ def area(values: np.ndarray, is_use: np.ndarray, weights: np.ndarray | None = No
     return float((uses * behind).sum() / max(uses.sum() * others.sum(), 1e-12))
 
 
-def values_of_rows(recommender: Recommender, task: Task, queries: Queries) -> np.ndarray:
-    """Returns the value of each target and of its two negatives, float64 ``[T, 3]``.
-
-    Scores of recommenders other than :class:`ByRow` are turned into log-softmax values over the catalogue.
-    """
-    of_query, uses = task.uses(queries)
-    items = np.concatenate([uses.items[:, np.newaxis], task.negatives(uses, 2, task.seed + 2)], axis=1)
-    out = np.empty(items.shape)
+def batches_of(queries: Queries) -> Iterator[Queries]:
+    """Yields the queries, at most :data:`_AT_ONCE` at a time."""
     for start in range(0, len(queries), _AT_ONCE):
-        batch = queries.slice(start, min(start + _AT_ONCE, len(queries)))
+        yield queries.slice(start, min(start + _AT_ONCE, len(queries)))
+
+
+def rows_of(task: Task, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the query of each target, int ``[T]``, and the target with two negatives, int ``[T, 3]``."""
+    of_query, uses = task.uses(queries)
+    return of_query, np.concatenate([uses.items[:, np.newaxis], task.negatives(uses, 2, task.seed + 2)], axis=1)
+
+
+def values_of_rows(recommender: Recommender, task: Task, queries: Queries) -> np.ndarray:
+    """Returns the score of each target and of its two negatives, float64 ``[T, 3]``."""
+    of_query, items = rows_of(task, queries)
+    out, start = np.empty(items.shape), 0
+    for batch in batches_of(queries):
         scores = recommender.score(batch).astype(np.float64)
-        if not isinstance(recommender, ByRow):
-            top = scores.max(axis=1, keepdims=True)
-            scores -= top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
         inside = (of_query >= start) & (of_query < start + len(batch))
         out[inside] = scores[of_query[inside, np.newaxis] - start, items[inside]]
+        start += len(batch)
     return out
 
 
@@ -373,7 +430,7 @@ def best_of(name: str, task: Task) -> tuple[ByRow, ByRow, str]:
             settings = f"{negatives} negatives, penalty {penalty:g}"
             print(f"seed {task.seed}: {name}, {settings}: ndcg@10 {ndcg:.4f}, auc {of:.4f}", flush=True)
     ranks, divides = (max(tried, key=lambda settings: tried[settings][which]) for which in (1, 2))
-    line = f"{name}: {ranks[0]} negatives, penalty {ranks[1]:g} (ranking); {divides[0]}, {divides[1]:g} (area)"
+    line = f"{ranks[0]} negatives, penalty {ranks[1]:g} (ranking); {divides[0]}, {divides[1]:g} (area)"
     return tried[ranks][0], tried[divides][0], line
 
 
@@ -392,38 +449,35 @@ def measured(
     """Measures all recommenders on the test queries; what is measured is stored in the folder ``kept`` and reused.
 
     Returns:
-      The results and the values of the test rows by name, and lines on the contenders' settings.
+      The results and the values of the test rows by name, and lines on the settings.
     """
     task = Task(run.split, run.config.seed)
     results: dict[str, Result] = {}
     values: dict[str, Any] = {}
     lines: list[str] = []
 
-    def measure(name: str, make: Callable[[], tuple[Recommender, Recommender]]) -> None:
+    def measure(name: str, make: Callable[[], tuple[Recommender, Recommender, str]]) -> None:
         path, rows, told = kept / f"{name}.npz", kept / f"{name}.rows.npy", kept / f"{name}.txt"
         if not rows.is_file():
             begun = time.perf_counter()
             kept.mkdir(parents=True, exist_ok=True)
-            ranks, divides = make()
+            ranks, divides, line = make()
             save_result(path, ndcg_of(ranks, task, task.split.test))
-            told.write_text("\n".join(lines[-1:] if name in CONTENDERS else []))
+            told.write_text(line)
             np.save(rows, values_of_rows(divides, task, task.split.test))
             print(f"seed {task.seed}: {name} measured, {time.perf_counter() - begun:.0f} s")
-        elif name in CONTENDERS:
-            lines.append(told.read_text())
+        lines.append(f"Seed {task.seed}, {name}: {told.read_text()}.")
         results[name], values[name] = load_result(path), np.load(rows)
 
-    def contender(name: str) -> tuple[Recommender, Recommender]:
-        ranks, divides, line = best_of(name, task)
-        lines.append(f"Seed {task.seed}, {line}.")
-        return ranks, divides
+    def with_probability(recommender: Recommender) -> tuple[Recommender, Recommender, str]:
+        return recommender, *probability_of(recommender, task)
 
-    measure(OURS, lambda: (run.load_model(),) * 2)
-    measure(WITHOUT, lambda: (without.load_model(),) * 2)
+    measure(OURS, lambda: with_probability(run.load_model()))
+    measure(WITHOUT, lambda: with_probability(without.load_model()))
     own = OwnFrequency(interactions(task.split.train_queries().history, task.n_items).sum(axis=0))
-    measure("own frequencies", lambda: (own, own))
+    measure("own frequencies", lambda: with_probability(own))
     for name in names:
-        measure(name, lambda name=name: contender(name))  # type: ignore[misc]
+        measure(name, lambda name=name: best_of(name, task))  # type: ignore[misc]
     return results, values, lines
 
 

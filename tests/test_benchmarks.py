@@ -717,10 +717,30 @@ def test_rows_are_valued_as_the_recommender_scores_them():
     assert found[:, 0].tolist() == (10.0 * uses.users + uses.items).tolist()
     own = frappe.OwnFrequency(task.split.train_counts.astype(float))
     assert (own.score(queries).argmax(axis=1) == [np.bincount(row).argmax() for row in queries.history]).mean() > 0.5
-    shares = np.exp(frappe.values_of_rows(own, task, queries))
-    assert shares.min() > 0 and shares.max() < 1  # a softmax over all apps
     together = frappe.pooled([frappe.ndcg_of(own, task, queries)] * 2, [np.arange(len(queries))] * 2)
     assert together.metrics["ndcg@10"] == pytest.approx(frappe.ndcg_of(own, task, queries).metrics["ndcg@10"])
+
+
+def test_scores_become_probabilities_with_the_settings_that_are_best_on_validation(monkeypatch):
+    frappe, task = uses_of_apps()
+    queries = task.split.validation
+    scores = np.zeros((len(queries), task.n_items))
+    of_query, uses = task.uses(queries)
+    scores[of_query, uses.items] = 2.0
+    found, said = frappe.probability_of(frappe.Known(scores), task)
+    likely = np.exp(found.score(queries))
+    np.testing.assert_allclose(likely.sum(axis=1), 1.0)
+    of_query, items = frappe.rows_of(task, queries)
+    label = np.tile([True, False, False], len(items))
+    assert frappe.area(likely[of_query[:, np.newaxis], items].ravel(), label) > 0.9
+    assert f"temperature {found.temperature:g}, share of popularity {found.share:g}" in said
+
+    noise = frappe.Known(np.random.default_rng(0).normal(size=scores.shape) * 8)
+    popular = np.argsort(-task.split.train_counts)  # the validation asks for popular apps alone
+    monkeypatch.setattr(frappe, "rows_of", lambda task, queries: (
+        np.arange(len(queries)), np.tile(popular[[0, -1, -2]], (len(queries), 1))
+    ))  # fmt: skip
+    assert frappe.probability_of(noise, task)[0].share == max(frappe.SHARES)
 
 
 def test_a_run_that_was_begun_is_gone_on_with_unless_its_settings_are_others(chain_run, chain_config):
