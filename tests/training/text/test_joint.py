@@ -157,6 +157,27 @@ def test_a_setting_that_does_not_fit_the_encoder_is_reported_before_anything_is_
         prepared_encoder(tmp_path, chain_split, template, config, lambda line: None)
 
 
+def test_the_hybrid_beside_the_encoder_has_no_graph(chain_split, chain_config, thin_hub, tmp_path, monkeypatch):
+    """The graph of the run is built later, from the vectors of the trained encoder."""
+
+    class Fitting(Exception):
+        pass
+
+    def fit(data, config, *_):
+        raise Fitting(data.graph, config.item_weights.graph)
+
+    monkeypatch.setattr(joint_training, "fit_hybrid", fit)
+    config = chain_config.model_copy(deep=True)
+    config.text = TextConfig(encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="joint")
+    config.graph.relations, config.item_weights.graph = ["text"], 30.0
+    told, template = [], ItemTemplate.from_items(chain_split.items)
+    with pytest.raises(Fitting) as raised:
+        prepared_encoder(tmp_path, chain_split, template, config, told.append)
+    assert raised.value.args == (None, 0.0)
+    assert "hybrid: without the item graph, which is built when the encoder is trained" in told
+    assert config.item_weights.graph == 30.0
+
+
 # --- In a run ---------------------------------------------------------------------------------------------------------
 
 
