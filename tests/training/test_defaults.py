@@ -202,7 +202,7 @@ def data_of(split):
 
 def test_all_set_means_nothing_is_searched(chain_split):
     config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1, rank=9)
-    settings, said = defaults.choose_item_weights(data_of(chain_split), config)
+    settings, said = defaults.choose_item_weights(data_of(chain_split), config, [])
     assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0, "graph": 0.0, "source": 0.0})
     assert said == []
 
@@ -211,7 +211,7 @@ def test_all_set_means_nothing_is_searched(chain_split):
 def test_what_the_config_fixes_is_not_moved(chain_split, name):
     tried, value = [], 7 if name == "rank" else 0.77
     config = ItemWeightSettings(**{name: value})
-    settings, said = defaults.choose_item_weights(data_of(chain_split), config, tried.append)
+    settings, said = defaults.choose_item_weights(data_of(chain_split), config, [], tried.append)
     assert getattr(settings, name) == value
     shown = f"{name.replace('_', ' ' if name == 'next_item' else '-')} {value}"
     assert len(tried) > 1 and all(shown in line for line in tried) and shown in said[0]
@@ -221,7 +221,7 @@ def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
     values, tried = [], []
     real = defaults.selection_value
     monkeypatch.setattr(defaults, "selection_value", lambda result: values.append(real(result)) or values[-1])
-    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), tried.append)
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), [], tried.append)
     assert len({line.partition(": ")[2] for line in tried}) == len(tried) == len(values)  # nothing twice
     assert f"best of {len(values)} on validation (selection value {max(values):.4f})" in said[0]
     start = defaults.starting_item_weights(data_of(chain_split))
@@ -250,7 +250,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
     monkeypatch.setattr(TrainingData, "measure", value)
     monkeypatch.setattr(defaults, "selection_value", lambda result: result)
     config = ItemWeightSettings(neighbours=7)
-    settings, _ = defaults.choose_item_weights(data_of(chain_split), config)
+    settings, _ = defaults.choose_item_weights(data_of(chain_split), config, [])
     assert {name: getattr(settings, name) for name in best} == pytest.approx(best, rel=1e-4)
 
 
@@ -280,20 +280,20 @@ def test_higher_ranks_and_exact_weights_are_tried_less_often():
 def test_no_text_means_no_text_view(chain_split):
     tried = []
     none = np.zeros((chain_split.dataset.n_items, 1), np.float32)
-    settings, _ = defaults.choose_item_weights(TrainingData(chain_split, none), ItemWeightSettings(), tried.append)
+    settings, _ = defaults.choose_item_weights(TrainingData(chain_split, none), ItemWeightSettings(), [], tried.append)
     assert settings.text == 0 and all("text 0" in line for line in tried)
 
 
 def test_data_without_an_order_does_not_fade(chain_split):
     split = replace(chain_split, dataset=replace(chain_split.dataset, ordered=False))
-    settings, _ = defaults.choose_item_weights(data_of(split), ItemWeightSettings())
+    settings, _ = defaults.choose_item_weights(data_of(split), ItemWeightSettings(), [])
     assert (settings.decay, settings.next_item, settings.co_occurrence) == (1.0, 0.0, 1.0)
 
 
 def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
     monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", 3 * 40**3)
     tried = []
-    _, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(rank="all"), tried.append)
+    _, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(rank="all"), [], tried.append)
     assert len(tried) == 3 and "best of 3 on validation" in said[0]
     start = r"item-item weights, try {}: decay 0\.6, .*; selection value 0\.\d{{4}}"
     assert all(re.fullmatch(start.format(i), line) for i, line in enumerate(tried, start=1))
@@ -302,7 +302,7 @@ def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
     monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", 1.9 * 40**3)
     monkeypatch.setattr(defaults, "solve", None)
-    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0))
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0), [])
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
     assert said[0].startswith("item_weights decay ") and "not searched: 40 items" in said[0]
 
@@ -312,9 +312,9 @@ def test_the_weight_of_an_item_for_itself_is_searched_where_users_come_back(chai
     split = replace(chain_split, dataset=replace(chain_split.dataset, repeats=repeats))
     config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
     tried = []
-    settings, _ = defaults.choose_item_weights(data_of(split), config, tried.append)
+    settings, _ = defaults.choose_item_weights(data_of(split), config, [], tried.append)
     assert (settings.itself > 0) == repeats == ("itself 9" in " ".join(tried))
-    assert defaults.choose_item_weights(data_of(split), config.model_copy(update={"itself": 0.5}))[0].itself == 0.5
+    assert defaults.choose_item_weights(data_of(split), config.model_copy(update={"itself": 0.5}), [])[0].itself == 0.5
 
 
 def test_the_search_goes_on_where_there_are_no_weights(chain_split, monkeypatch):
@@ -326,7 +326,7 @@ def test_the_search_goes_on_where_there_are_no_weights(chain_split, monkeypatch)
         return known(data, settings)
 
     monkeypatch.setattr(defaults, "item_weights_value", value)
-    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings())
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), [])
     assert settings.l2 >= 100 and "best of" in said[0]
 
 
@@ -404,9 +404,9 @@ def measured_by(strengths):
 def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, chosen):
     monkeypatch.setattr(defaults, "item_weights_result", measured_by(gains))
     graph = SimpleNamespace(relations=[SimpleNamespace(kind="text")])
-    data, told = SimpleNamespace(graph=graph, source_histories=None, tried_item_weights={}, n_items=9), []
+    data, told = SimpleNamespace(graph=graph, source_histories=None, n_items=9), []
     start = ItemWeightSettings(graph=0.0, l2=7.0)
-    settings, (line,) = defaults.choose_graph(data, ItemWeightSettings(), start, told.append)
+    settings, (line,) = defaults.choose_graph(data, ItemWeightSettings(), start, [], told.append)
     assert settings == start.model_copy(update={"graph": chosen}) and len(told) == len(defaults.GRAPH_STRENGTHS)
     assert line.startswith(f"item_weights.graph {chosen:g}") and ("left out" in line) == (chosen == 0)
 
@@ -422,13 +422,20 @@ def test_the_graph_is_tried_within_the_budget_of_the_search_and_nothing_is_solve
     def choose_all(tries):
         monkeypatch.setattr(defaults, "EXACT_SEARCH_WORK", tries * 40**3)
         solved.clear()
-        data, given = (
+        data, given, tried = (
             replace(data_of(chain_split), graph=SimpleNamespace(relations=[SimpleNamespace(kind="text")])),
             ItemWeightSettings(rank="all"),
+            [],
         )
-        settings, _ = defaults.choose_item_weights(data, given, print)
+        settings, _ = defaults.choose_item_weights(data, given, tried, print)
         searched = len(solved)
-        _, (line,) = defaults.choose_graph(data, given, settings, print)
+        chosen, (line,) = defaults.choose_graph(data, given, settings, tried, print)
+        assert len(tried) == len(solved)
+        # Another fit on the same data, as in a search of settings: nothing is solved again, and all is chosen alike.
+        tried = []
+        assert defaults.choose_item_weights(data, given, tried)[0] == settings
+        assert defaults.choose_graph(data, given, settings, tried, print) == (chosen, [line])
+        assert len(tried) == len(solved)
         return searched, [each.graph for each in solved[searched:]], line
 
     assert choose_all(8)[:2] == (5, [10.0, 30.0, 100.0])
@@ -444,7 +451,7 @@ def test_without_a_graph_that_models_read_or_with_a_strength_nothing_is_tried(mo
     graph, use = (SimpleNamespace(relations=[SimpleNamespace(kind=kind)]) for kind in ("text", "use"))
     for graph_of_data, given in ((None, None), (graph, 5.0), (use, None), (SimpleNamespace(relations=[]), None)):
         data = SimpleNamespace(graph=graph_of_data, source_histories=None)
-        assert defaults.choose_graph(data, ItemWeightSettings(graph=given), settings, print) == (settings, [])
+        assert defaults.choose_graph(data, ItemWeightSettings(graph=given), settings, [], print) == (settings, [])
 
 
 def walks(n_users, seed, n_items=12, wrong=False):
@@ -477,7 +484,7 @@ def test_events_of_sources_count_where_they_help(wrong):
     data, told = few_walkers(walks(300, 2, wrong=wrong)), []
     assert data.split.dataset.n_items == 12
     settings = ItemWeightSettings(l2=5.0, text=0.0, source=0.0).settled()
-    chosen, (line,) = defaults.choose_source(data, ItemWeightSettings(), settings, told.append)
+    chosen, (line,) = defaults.choose_source(data, ItemWeightSettings(), settings, [], told.append)
     assert (chosen.source > 0) == (not wrong), line
     assert ("are left out" in line) == wrong and len(told) == len(defaults.SOURCE_STRENGTHS)
     value = defaults.item_weights_value(data, chosen)
@@ -487,8 +494,8 @@ def test_events_of_sources_count_where_they_help(wrong):
 def test_a_given_strength_of_sources_is_taken():
     data = few_walkers(walks(5, 2))
     given = ItemWeightSettings(source=0.5)
-    assert defaults.choose_source(data, given, given, print) == (given, [])
-    assert defaults.choose_source(few_walkers([]), ItemWeightSettings(), given, print) == (given, [])
+    assert defaults.choose_source(data, given, given, [], print) == (given, [])
+    assert defaults.choose_source(few_walkers([]), ItemWeightSettings(), given, [], print) == (given, [])
 
 
 def two_shops(first="books", then="films"):

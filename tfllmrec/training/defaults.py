@@ -285,7 +285,7 @@ def _solved(data: TrainingData, settings: ItemWeightSettings) -> PrunedWeights:
 
 
 def choose_item_weights(
-    data: TrainingData, given: ItemWeightSettings, tell: Tell | None = None
+    data: TrainingData, given: ItemWeightSettings, tried: list[ItemWeightSettings], tell: Tell | None = None
 ) -> tuple[ItemWeightSettings, list[str]]:
     """Chooses the settings of the item-item weights that are not given, by a search on validation data.
 
@@ -296,6 +296,8 @@ def choose_item_weights(
     Args:
       data: Training histories, text vectors and validation queries.
       given: The given settings; they are not changed.
+      tried: An empty list, to which the settings of each try are added. It is the budget that :func:`choose_graph` and
+        :func:`choose_source` go on with; results that :attr:`TrainingData.tried_item_weights` keeps count as well.
       tell: Called with a line after each try: its number, settings and selection value.
 
     Returns:
@@ -311,7 +313,6 @@ def choose_item_weights(
     kept = sum(map(len, open_views(data, given).values()))
     if most_tries(start.rank, n_items) - kept < 2:
         return start, [f"item_weights {_said(start)} (not searched: {n_items:,} items)"]
-    tried: list[ItemWeightSettings] = []
 
     def value_of(settings: ItemWeightSettings) -> float:
         tried.append(settings)
@@ -341,7 +342,11 @@ def choose_item_weights(
 
 
 def choose_graph(
-    data: TrainingData, given: ItemWeightSettings, settings: ItemWeightSettings, tell: Tell
+    data: TrainingData,
+    given: ItemWeightSettings,
+    settings: ItemWeightSettings,
+    tried: list[ItemWeightSettings],
+    tell: Tell,
 ) -> tuple[ItemWeightSettings, list[str]]:
     """Sets ``graph``, the strength of the item graph in the item-item weights.
 
@@ -354,16 +359,21 @@ def choose_graph(
       given: The given settings. If they contain a strength, there is nothing to choose.
       settings: The settings of the item-item weights, all chosen except ``graph``, ``source``, ``domains`` and
         ``context``. They are not changed.
+      tried: The settings that this fit has tried so far, to which those of each try are added.
       tell: Called with a line for each try.
 
     Returns:
       The settings, and a line on the choice; no line if nothing was chosen.
     """
-    return _choose_view(data, given, settings, "graph", "the graph is left out", tell)
+    return _choose_view(data, given, settings, tried, "graph", "the graph is left out", tell)
 
 
 def choose_source(
-    data: TrainingData, given: ItemWeightSettings, settings: ItemWeightSettings, tell: Tell
+    data: TrainingData,
+    given: ItemWeightSettings,
+    settings: ItemWeightSettings,
+    tried: list[ItemWeightSettings],
+    tell: Tell,
 ) -> tuple[ItemWeightSettings, list[str]]:
     """Sets ``source``, the weight of the events of other domains in the item-item weights.
 
@@ -374,18 +384,20 @@ def choose_source(
       data: The data, with or without :attr:`TrainingData.source_histories`.
       given: As in :func:`choose_graph`.
       settings: As in :func:`choose_graph`.
+      tried: As in :func:`choose_graph`.
       tell: As in :func:`choose_graph`.
 
     Returns:
       The settings, and a line on the choice; no line if nothing was chosen.
     """
-    return _choose_view(data, given, settings, "source", "the sources' events are left out", tell)
+    return _choose_view(data, given, settings, tried, "source", "the sources' events are left out", tell)
 
 
 def _choose_view(
     data: TrainingData,
     given: ItemWeightSettings,
     settings: ItemWeightSettings,
+    tried: list[ItemWeightSettings],
     name: Literal["graph", "source"],
     left_out: str,
     tell: Tell,
@@ -394,23 +406,26 @@ def _choose_view(
     views = open_views(data, given)
     if name not in views:
         return settings, []
-    left = most_tries(settings.rank, data.n_items) - len(data.tried_item_weights)
-    known = settings.settled().model_dump_json() in data.tried_item_weights
-    strengths = views[name][: max(0, left if known else left - 1)]
+    untried = [] if settings in tried else [settings]
+    left = most_tries(settings.rank, data.n_items) - len(tried + untried)
+    strengths = views[name][: max(0, left)]
     if not strengths:
         said = (
             f"item_weights.{name} 0 (not tried: {data.n_items:,} items; {left_out} unless item_weights.{name} is set)"
         )
         return settings.model_copy(update={name: 0.0}), [said]
-    without, tried = item_weights_result(data, settings), {}
+    without, found = item_weights_result(data, settings), {}
+    tried += untried
     for strength in strengths:
-        tried[strength] = item_weights_result(data, settings.model_copy(update={name: strength}))
-        tell(f"item_weights.{name} {strength:g}: selection value {selection_value(tried[strength]):.4f}")
-    best = max(strengths, key=lambda strength: selection_value(tried[strength]))
-    found, low, high = selection_gain(tried[best], without, confidence=1 - 0.05 / len(strengths))
+        candidate = settings.model_copy(update={name: strength})
+        found[strength] = item_weights_result(data, candidate)
+        tried.append(candidate)
+        tell(f"item_weights.{name} {strength:g}: selection value {selection_value(found[strength]):.4f}")
+    best = max(strengths, key=lambda strength: selection_value(found[strength]))
+    gain, low, high = selection_gain(found[best], without, confidence=1 - 0.05 / len(strengths))
     taken = best if low > 0 else 0.0
     why = "" if taken else f" ({left_out}: {best:g} gains no more than chance)"
-    said = f"item_weights.{name} {taken:g}{why}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
+    said = f"item_weights.{name} {taken:g}{why}: {gain:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
     return settings.model_copy(update={name: taken}), [said]
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from scipy import sparse
 
 from tfllmrec.board.scoreboard import Scoreboard
-from tfllmrec.config import ExperimentConfig, TrainingConfig, settings_of
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, TrainingConfig, settings_of
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
@@ -221,12 +221,12 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         check_domains(data.domains, config.item_weights)
-        given = config.item_weights
-        config.item_weights, said = defaults.choose_item_weights(data, given, tell)
+        given, tried = config.item_weights, list[ItemWeightSettings]()
+        config.item_weights, said = defaults.choose_item_weights(data, given, tried, tell)
         chosen += _told(said, tell)
-        config.item_weights, said = defaults.choose_graph(data, given, config.item_weights, tell)
+        config.item_weights, said = defaults.choose_graph(data, given, config.item_weights, tried, tell)
         chosen += _told(said, tell)
-        config.item_weights, said = defaults.choose_source(data, given, config.item_weights, tell)
+        config.item_weights, said = defaults.choose_source(data, given, config.item_weights, tried, tell)
         chosen += _told(said, tell)
         config.item_weights, said = defaults.choose_domains(data, config.item_weights, tell)
         chosen += _told(said, tell)

@@ -242,8 +242,9 @@ def choose_method(
       The method, the settings of the item-item weights that were found for ``fine_tune``, and lines with the reasons.
     """
     without: Result = data.measure(zero_shot(data, config, source, tell).model)
-    settings, searched = choose_item_weights(data, config.item_weights, tell)
-    settings, said = choose_source(data, config.item_weights, settings, tell)
+    tried: list[ItemWeightSettings] = []
+    settings, searched = choose_item_weights(data, config.item_weights, tried, tell)
+    settings, said = choose_source(data, config.item_weights, settings, tried, tell)
     with_events = item_weights_result(data, settings)
     as_it_is, trained = selection_value(without), selection_value(with_events)
     method: Literal["zero_shot", "fine_tune"] = "zero_shot" if as_it_is >= trained else "fine_tune"
