@@ -554,6 +554,21 @@ def test_a_failed_commit_fails_all_of_its_requests_and_no_later_one(slow):
     assert again.result(30).accepted == 1
 
 
+def test_requests_are_answered_even_if_their_write_cannot_be_counted(tmp_path, monkeypatch, caplog):
+    def fail(commit):
+        raise KeyError("no such counter")
+
+    writer = EventWriter(EventLog(tmp_path), fail)
+    assert [writer.submit(writer.log.check([click(n)])).result(30).accepted for n in (1, 2)] == [1, 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.log, "write", lambda *_: fail(None))
+        with pytest.raises(KeyError):
+            writer.submit(writer.log.check([click(3)])).result(30)
+    writer.close()
+    assert sum("could not be counted" in record.message for record in caplog.records) == 3
+    assert describe(tmp_path)["events"] == 2
+
+
 def test_waiting_batches_and_lists_are_bounded(slow, monkeypatch):
     monkeypatch.setattr("tfllmrec.feedback.event_writer.MOST_BATCHES", 2)
     monkeypatch.setattr("tfllmrec.feedback.event_writer.MOST_SHOWN", 5)
