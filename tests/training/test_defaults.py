@@ -344,8 +344,13 @@ def habits(follow_the_day):
     return TrainingData(make_split(dataset, SplitConfig(kind="random"), 0), np.zeros((dataset.n_items, 1)))
 
 
-def test_events_of_the_same_context_count_more_where_that_helps():
-    told = []
+def test_events_of_the_same_context_count_more_where_that_helps(monkeypatch):
+    told, confidences, gain = [], [], defaults.selection_gain
+    monkeypatch.setattr(
+        defaults,
+        "selection_gain",
+        lambda *results, confidence: confidences.append(confidence) or gain(*results, confidence=confidence),
+    )
     settings = ItemWeightSettings(decay=1.0, l2=10.0, next_item=0.0, text=0.0, itself=3.0)
     chosen, (line,) = defaults.choose_context(data := habits(True), settings, told.append)
     assert chosen.context.keys() == {"weekday"} and chosen.context["weekday"] in defaults.CONTEXT_STRENGTHS
@@ -354,6 +359,7 @@ def test_events_of_the_same_context_count_more_where_that_helps():
     assert value(data, chosen) > value(data, settings) + 0.1
     none, (line,) = defaults.choose_context(habits(False), settings, told.append)
     assert none.context == {} and "does not help" in line
+    assert set(confidences) == {1 - 0.05 / (2 * 3)}  # two fields with three strengths each
     given = settings.model_copy(update={"context": {}})
     assert defaults.choose_context(data, given, told.append) == (given, [])
 

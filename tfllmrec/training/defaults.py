@@ -592,8 +592,8 @@ def choose_context(
     """Sets ``context``, the additional weight of events that share a field, such as the weekday, with the request.
 
     Each field is tried alone. Then, the fields are added one after the other, the best first, each with the best of
-    :data:`CONTEXT_STRENGTHS`. They are kept if the gain of all together is significant (as for the popularity discount
-    of the gates).
+    :data:`CONTEXT_STRENGTHS`. They are kept if the gain of all together is significant for all strengths and fields
+    (Bonferroni).
 
     Args:
       data: Validation queries, whose single-valued categories of the request are tried.
@@ -624,7 +624,8 @@ def choose_context(
         if selection_value(result) > selection_value(best):
             context, best = context | {name: strength}, result
             tell(f"item-item weights: context {name} {strength:g}; selection value {selection_value(best):.4f}")
-    if context and selection_gain(best, plain, confidence=1 - 0.05 / len(fields))[1] <= 0:
+    tries = len(fields) * len(CONTEXT_STRENGTHS)
+    if context and selection_gain(best, plain, confidence=1 - 0.05 / tries)[1] <= 0:
         context = {}
     said = ", ".join(f"{name} {strength:g}" for name, strength in context.items()) or "does not help"
     figures = f"selection value {selection_value(plain):.4f} without it, {selection_value(best):.4f} with the best"
