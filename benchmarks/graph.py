@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from item_weights import Clock, peak_gb
+from item_weights import Clock
 from scipy import sparse
 from sections import made_by, replace_section
 
@@ -56,7 +56,7 @@ from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation, view_of
 from tfllmrec.models.item_weights import PrunedWeights, event_weights, recency_matrix, score_history, solve
-from tfllmrec.progress import to_stderr
+from tfllmrec.progress import peak_memory_mb, to_stderr
 from tfllmrec.runs.run import ABLATION, Run
 from tfllmrec.runs.search_space import with_settings
 from tfllmrec.text.centring import centred_unit
@@ -399,7 +399,7 @@ def made_up_texts(n_items: int) -> np.ndarray:
 def texts_by_cells(n_items: int) -> Built:
     """Builds the relation of texts as ``tfllmrec graph`` does."""
     text, clock = made_up_texts(n_items), Clock()
-    return Built(text_relation(text, NEIGHBOURS), *clock.cost(), peak_gb())
+    return Built(text_relation(text, NEIGHBOURS), *clock.cost(), peak_memory_mb() / 1000)
 
 
 def texts_by_scann(n_items: int) -> Built:
@@ -415,7 +415,7 @@ def texts_by_scann(n_items: int) -> Built:
     found = np.isfinite(scores.ravel())
     places = (rows[found], items.ravel()[found].astype(np.int64))
     pairs = sparse.coo_array((scores.ravel()[found], places), shape=(n_items, n_items))
-    return Built(Relation.of("text", "text", pairs, NEIGHBOURS, mutual=True), *clock.cost(), peak_gb())
+    return Built(Relation.of("text", "text", pairs, NEIGHBOURS, mutual=True), *clock.cost(), peak_memory_mb() / 1000)
 
 
 def use_together(n_items: int) -> Built:
@@ -424,7 +424,7 @@ def use_together(n_items: int) -> Built:
     near = rng.integers(n_items, size=(users, 1)) + rng.laplace(scale=30, size=(users, 10))
     histories = Ragged(near.round().astype(np.int64).ravel() % n_items, np.arange(0, users * 10 + 1, 10))
     clock = Clock()
-    return Built(use_relation(histories, n_items, NEIGHBOURS, 2), *clock.cost(), peak_gb())
+    return Built(use_relation(histories, n_items, NEIGHBOURS, 2), *clock.cost(), peak_memory_mb() / 1000)
 
 
 def of_size(n_items: int, command: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import json
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.evaluation.report import MODEL, REFIT, exported_of
-from tfllmrec.progress import Tell, show_progress, to_stderr
+from tfllmrec.progress import Tell, peak_memory_mb, show_progress, to_stderr
 from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import (
     GRAPH,
@@ -436,9 +435,7 @@ def _record(
         "data_sha256": run.dataset.fingerprint,
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds + earlier.get("seconds", 0.0), 1),
-        "peak_memory_mb": max(
-            round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000), earlier.get("peak_memory_mb", 0)
-        ),
+        "peak_memory_mb": max(round(peak_memory_mb()), earlier.get("peak_memory_mb", 0)),
         "versions": versions(),
         "source": read_json(run.folder / "source.json", dict[str, Any], REMEDY),
         "parent": run.read(PARENT, Parent) if (run.folder / PARENT).is_file() else None,
