@@ -60,8 +60,8 @@ from tfllmrec.progress import peak_memory_mb, to_stderr
 from tfllmrec.runs.run import ABLATION, Run
 from tfllmrec.runs.search_space import with_settings
 from tfllmrec.text.centring import centred_unit
-from tfllmrec.training.defaults import item_weights_value, starting_item_weights
 from tfllmrec.training.fit import fit_hybrid
+from tfllmrec.training.item_weight_search import item_weights_value, starting_item_weights
 
 SEED = 42
 SHARES, STRENGTHS, STEPS = (0.3, 0.6, 0.9), (10.0, 100.0, 1000.0), 2

@@ -52,7 +52,7 @@ from tfllmrec.runs.run import (
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.runs.transfer import begin_transfer, note_alignment, read_source
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.training.defaults import check_fields, contexts
+from tfllmrec.training.checks import check_fields, contexts
 
 if TYPE_CHECKING:
     from tfllmrec.evaluation.recommender import Recommender
@@ -260,7 +260,7 @@ def start_run(
 
     Raises:
       ConfigError: ``out`` is taken, or in use by another process; or a setting names a field that the data lacks, see
-        :func:`tfllmrec.training.defaults.check_fields`.
+        :func:`tfllmrec.training.checks.check_fields`.
       DataError: The data cannot be read or split.
       WriteError: The disk is full, read-only or broken.
     """
