@@ -174,7 +174,7 @@ def test_the_hybrid_beside_the_encoder_has_no_graph(chain_split, chain_config, t
     with pytest.raises(Fitting) as raised:
         prepared_encoder(tmp_path, chain_split, template, config, told.append)
     assert raised.value.args == (None, 0.0)
-    assert "hybrid: without the item graph, which is built when the encoder is trained" in told
+    assert "text tower: hybrid: without the item graph, which is built when the encoder is trained" in told
     assert config.item_weights.graph == 30.0
 
 
@@ -204,7 +204,7 @@ def test_a_run_reads_with_what_it_has_trained_jointly_and_goes_on_where_it_was_k
             shutil.copytree(tmp_path / "one", tmp_path / "two")
 
     undisturbed = prepared(tmp_path / "one", listen)
-    assert any(line.startswith("hybrid: epoch 1") for line in told)
+    assert any(line.startswith("text tower: hybrid: epoch 1") for line in told)
     assert any(line.startswith("text tower: lora") for line in told)
     told.clear()
     np.testing.assert_allclose(prepared(tmp_path / "two", told.append), undisturbed, atol=1e-4)
