@@ -447,6 +447,15 @@ def _record(
     }
 
 
+def first_free(folder: Path) -> Path:
+    """Returns ``folder``, or if it exists, the first of ``FOLDER-2``, ``FOLDER-3``, ... that does not."""
+    free, number = folder, 1
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
+
+
 @contextlib.contextmanager
 def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Iterator[Path]:
     """Locks ``out``, or the next free ``NAME`` in ``beside``, and empties it of a run that completed no epoch.
@@ -454,11 +463,7 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
     Raises:
       ConfigError: ``out`` is taken, or in use by another process.
     """
-    if out is None:
-        out, number = beside / name, 1
-        while out.exists():
-            number += 1
-            out = beside / f"{name}-{number}"
+    out = out or first_free(beside / name)
     taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec fit --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)

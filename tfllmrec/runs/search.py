@@ -40,7 +40,7 @@ from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.experiment import encode, start_run
+from tfllmrec.runs.experiment import encode, first_free, start_run
 from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import PLAN, Run, unfinished
 from tfllmrec.runs.search_space import (
@@ -525,11 +525,7 @@ def _free_folder(out: Path | None) -> Iterator[Path]:
     Raises:
       ConfigError: ``out`` is taken, or in use by another process.
     """
-    if out is None:
-        out, number = Path("runs/tune"), 1
-        while out.exists():
-            number += 1
-            out = Path(f"runs/tune-{number}")
+    out = out or first_free(Path("runs/tune"))
     taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec tune --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)
