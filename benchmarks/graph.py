@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from item_weights import Clock, peak_gb
+from item_weights import Clock
 from scipy import sparse
 from sections import made_by, replace_section
 
@@ -54,14 +54,14 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation, view_of
+from tfllmrec.models.graph import build_graph, similarity_of, text_relation, use_relation, view_of
 from tfllmrec.models.item_weights import PrunedWeights, event_weights, recency_matrix, score_history, solve
-from tfllmrec.progress import to_stderr
+from tfllmrec.progress import peak_memory_mb, to_stderr
 from tfllmrec.runs.run import ABLATION, Run
 from tfllmrec.runs.search_space import with_settings
 from tfllmrec.text.centring import centred_unit
-from tfllmrec.training.defaults import item_weights_value, starting_item_weights
 from tfllmrec.training.fit import fit_hybrid
+from tfllmrec.training.item_weight_search import item_weights_value, starting_item_weights
 
 SEED = 42
 SHARES, STRENGTHS, STEPS = (0.3, 0.6, 0.9), (10.0, 100.0, 1000.0), 2
@@ -125,6 +125,28 @@ def variants(graph: ItemGraph) -> Iterator[tuple[str, sparse.csr_array]]:
         yield "all", graph.adjacency()
 
 
+def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, steps: int = STEPS) -> np.ndarray:
+    """Mixes vectors with those of their neighbours: ``x <- (1 - share) x_0 + share D^-1 A x``, then scales to length 1.
+
+    This is personalized propagation with restart (Gasteiger et al., "Predict then Propagate", ICLR 2019, eq. 4-5, with
+    row normalization). An item without text gets the texts of its neighbours. An item without neighbours keeps its own.
+
+    Args:
+      vectors: Text vectors, float32 ``[N, D]``.
+      adjacency: Weights of the edges, ``[N, N]``, not below 0.
+      share: Share of the neighbours, 0 to 1.
+      steps: Number of edges that a text travels.
+    """
+    degree = np.asarray(adjacency.sum(axis=1)).ravel()
+    mean = sparse.diags_array(np.divide(1, degree, out=np.zeros_like(degree), where=degree > 0)) @ adjacency
+    own = np.where(degree > 0, 1 - share, 1.0).astype(np.float32)[:, np.newaxis]
+    out = vectors
+    for _ in range(steps):
+        out = own * vectors + np.float32(share) * (mean @ out)
+    length = np.linalg.norm(out, axis=1, keepdims=True)
+    return np.divide(out, length, out=np.zeros(out.shape, np.float32), where=length > 0, casting="same_kind")
+
+
 def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph) -> list[list[str]]:
     """Returns a row for each use of the graph, and one for each recommender without it."""
     text = fit_baseline(data, "text").model
@@ -135,7 +157,7 @@ def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph)
         return Weights(solve(statistics, used, vectors, view), used, data.split.schema.kind_of_event)
 
     texts = {
-        f"{name}, share {share:g}": partial(smoothed, unit, adjacency, share, STEPS)
+        f"{name}, share {share:g}": partial(smoothed, unit, adjacency, share)
         for name, adjacency in variants(graph)
         for share in SHARES
     }
@@ -399,7 +421,7 @@ def made_up_texts(n_items: int) -> np.ndarray:
 def texts_by_cells(n_items: int) -> Built:
     """Builds the relation of texts as ``tfllmrec graph`` does."""
     text, clock = made_up_texts(n_items), Clock()
-    return Built(text_relation(text, NEIGHBOURS), *clock.cost(), peak_gb())
+    return Built(text_relation(text, NEIGHBOURS), *clock.cost(), peak_memory_mb() / 1000)
 
 
 def texts_by_scann(n_items: int) -> Built:
@@ -415,7 +437,7 @@ def texts_by_scann(n_items: int) -> Built:
     found = np.isfinite(scores.ravel())
     places = (rows[found], items.ravel()[found].astype(np.int64))
     pairs = sparse.coo_array((scores.ravel()[found], places), shape=(n_items, n_items))
-    return Built(Relation.of("text", "text", pairs, NEIGHBOURS, mutual=True), *clock.cost(), peak_gb())
+    return Built(Relation.of("text", "text", pairs, NEIGHBOURS, mutual=True), *clock.cost(), peak_memory_mb() / 1000)
 
 
 def use_together(n_items: int) -> Built:
@@ -424,7 +446,7 @@ def use_together(n_items: int) -> Built:
     near = rng.integers(n_items, size=(users, 1)) + rng.laplace(scale=30, size=(users, 10))
     histories = Ragged(near.round().astype(np.int64).ravel() % n_items, np.arange(0, users * 10 + 1, 10))
     clock = Clock()
-    return Built(use_relation(histories, n_items, NEIGHBOURS, 2), *clock.cost(), peak_gb())
+    return Built(use_relation(histories, n_items, NEIGHBOURS, 2), *clock.cost(), peak_memory_mb() / 1000)
 
 
 def of_size(n_items: int, command: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import shlex
 import sys
 import time
@@ -36,6 +35,7 @@ from tfllmrec.models.item_weights import (
     score_history,
     solve_item_weights,
 )
+from tfllmrec.progress import peak_memory_mb
 from tfllmrec.text.centring import centred_unit
 
 METRICS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
@@ -132,7 +132,7 @@ def solved(task: Task, neighbours: int, rank: int | Literal["all"]) -> Row:
     clock = Clock()
     settings = task.settings.model_copy(update={"rank": rank, "neighbours": neighbours})
     weights = solve_item_weights(task.histories, len(task.text), settings, task.text)
-    cost = (*clock.cost(), peak_gb())
+    cost = (*clock.cost(), peak_memory_mb() / 1000)
     return Row(str(rank), neighbours, figures(task, weights), *cost)
 
 
@@ -144,11 +144,6 @@ class Clock:
 
     def cost(self) -> tuple[float, float]:
         return time.perf_counter() - self.started, time.process_time() - self.cpu
-
-
-def peak_gb() -> float:
-    """Returns the peak memory of this process in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def rows_of(task: Task, neighbours: list[int], ranks: list[int | Literal["all"]]) -> Iterator[Row]:

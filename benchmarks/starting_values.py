@@ -31,15 +31,9 @@ from tfllmrec.models.item_weights import rank_of
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
-from tfllmrec.training.defaults import (
-    DROPOUTS,
-    OFTEN,
-    events_per_item,
-    item_weights_value,
-    searched_settings,
-    starting_item_weights,
-)
+from tfllmrec.training.defaults import DROPOUTS, OFTEN, events_per_item
 from tfllmrec.training.fit import fit_hybrid
+from tfllmrec.training.item_weight_search import item_weights_value, searched_settings, starting_item_weights
 
 #: The values of each setting to try; the possible starting values of a search are among them.
 CURVES: dict[str, tuple[float, ...]] = {

@@ -37,7 +37,7 @@ from tfllmrec.models.item_weights import PrunedWeights, score_history, solve_ite
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.text.centring import centred_unit
-from tfllmrec.training.defaults import DOMAIN_FACTORS
+from tfllmrec.training.item_weight_search import DOMAIN_FACTORS
 from tfllmrec.training.transfer import histories_among
 
 #: Weights of the map's scores to try, relative to those of the item-item weights. Both are in standard deviations of

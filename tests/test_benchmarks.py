@@ -1075,3 +1075,19 @@ def test_the_served_map_is_measured_with_the_weights_of_the_target_and_without()
     np.testing.assert_allclose(films / films.max(), (s := cold.score(asked)[:, 40:]) / s.max(), atol=1e-5)
     known = Queries.from_histories([[41, 45]])
     np.testing.assert_allclose(double.score(known)[:, 40:], alone.score(known)[:, 40:], atol=0.01)  # but for pruning
+
+
+def test_smoothing_mixes_the_texts_of_neighbours():
+    import graph
+    from scipy import sparse
+
+    x, near = np.eye(4, dtype=np.float32), np.zeros((4, 4), np.float32)  # 0 - 1 - 2, and 3 alone
+    near[[0, 1, 1, 2], [1, 0, 2, 1]] = 1
+    near = sparse.csr_array(near)
+    out = graph.smoothed(x, near, 0.5, steps=1)
+    expected = np.array([[0.5, 0.5, 0, 0], [0.25, 0.5, 0.25, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(out, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
+    assert graph.smoothed(x, near, 0.5, steps=2)[0, 2] > 0 == out[0, 2]
+    np.testing.assert_allclose(graph.smoothed(x, near, 0.0), x)
+    without_text = np.array([[0, 0], [0, 1], [1, 0], [0, 0]], np.float32)
+    np.testing.assert_allclose(graph.smoothed(without_text, near, 0.5, steps=1)[[0, 3]], [[0, 1], [0, 0]])

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from logged_lists import requests_in
 
 from tfllmrec.client.client import PORTS
-from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.lists import Items
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
@@ -278,8 +278,7 @@ def test_a_real_model_is_counted_by_stratum(chain_version, serving, tmp_path):
     for stratum, expected in shown.items():
         assert value(page, f'tfllmrec_listed_items_total{{{of_list},stratum="{stratum}",version="1"}}') == expected
     assert value(page, f'tfllmrec_unknown_ids_total{{{of_list},version="1"}}') == 1
-    with EventLog(tmp_path / "log") as log:
-        (asked,) = log.requested()
+    (asked,) = requests_in(tmp_path / "log")
     assert (asked.history_ids, asked.unknown_ids, asked.listed) == (2, 1, 9)
     assert asked.best_score == pytest.approx(max(answer["scores"][0]), rel=1e-5)
 

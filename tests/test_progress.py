@@ -1,10 +1,11 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tfllmrec import progress as module
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import peak_memory_mb, show_progress
 
 
 def test_says_how_fast_it_was_where_there_is_no_terminal(capsys):
@@ -80,3 +81,11 @@ def test_a_label_is_text_with_its_invisible_characters_shown(monkeypatch, capsys
     with show_progress(label, "bytes") as progress:
         progress(5, 5)
     assert shown in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("platform", "told"), [("darwin", 2_048_000_000), ("linux", 2_000_000)])
+def test_the_peak_of_memory_is_the_same_number_on_every_system(monkeypatch, platform, told):
+    """2,048 MB: macOS tells bytes, Linux KiB."""
+    monkeypatch.setattr(module.sys, "platform", platform)
+    monkeypatch.setattr(module.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=told))
+    assert peak_memory_mb() == 2048

@@ -1,7 +1,8 @@
-"""Reports the progress of work that takes seconds."""
+"""Reports the progress of work that takes seconds, and the memory that it took."""
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ Tell = Callable[[str], None]
 def to_stderr(line: str) -> None:
     """Prints a line to standard error; standard output is reserved for results."""
     print(visible(line), file=sys.stderr, flush=True)
+
+
+def peak_memory_mb() -> float:
+    """Returns the largest amount of memory that this process has had so far, in MB of a million bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 _display: Display | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from html_pages import check, told
+from logged_lists import requests_in, shown_in
 
 from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.server.batching import Joining
@@ -111,8 +112,7 @@ def shop(tmp_path_factory):
 def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
     model, log = shop
     moved = log([(0.5, 0.3), (0.95, 0.3)])
-    with EventLog(moved) as opened:
-        shown, asked = list(opened.shown()), list(opened.requested())
+    shown, asked = shown_in(moved), requests_in(moved)
     assert (len(shown), len(asked)) == (2 * 24 * 10 * 5, 2 * 24 * 10)
     assert asked[0].context in ('{"device":"phone"}', '{"device":"tv"}')
     assert (asked[0].listed, asked[0].history_ids, asked[0].unknown_ids, asked[0].user_id[0]) == (5, 2, 1, "u")

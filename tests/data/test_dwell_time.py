@@ -10,7 +10,7 @@ from tfllmrec.config import DataConfig, FieldConfig, ItemWeightSettings, SplitCo
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.schema import LEAST_SHARE, Schema
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.training.defaults import item_weights_result
+from tfllmrec.training.item_weight_search import item_weights_result
 
 WEIGHS = {"watch_time": FieldConfig(weighs=True)}
 KINDS = ["view", "view", "play", "play", "skip", "impression"]

@@ -63,6 +63,16 @@ def test_a_constant_or_empty_field_is_not_compared():
     assert few.p is None and few.psi > 0
 
 
+def test_infinite_values_hide_no_shift():
+    rng = np.random.default_rng(0)
+    before, after, users = rng.random(900), rng.random(900) + 0.5, np.arange(900)
+    whole = shift(pd.Series(before), pd.Series(after), users, users)
+    for first, last in ((np.inf, np.inf), (-np.inf, -np.inf), (-np.inf, np.inf)):
+        before[:300], before[-100:] = first, last  # a quantile between two infinite values is not a number
+        found = shift(pd.Series(before), pd.Series(after), users, users)
+        assert found.psi > whole.psi and found.labels[-1] == NONE and len(found.labels) == len(whole.labels) + 1
+
+
 def test_of_independent_values_the_p_value_is_pearsons():
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 5, 3000), rng.choice(5, 2000, p=[0.22, 0.2, 0.2, 0.2, 0.18])

@@ -52,6 +52,13 @@ def test_users_are_collected_and_those_in_two_arms_left_out():
     assert "1 users were in several arms" in analysis.alarms[0]
 
 
+def test_without_a_row_of_outcomes_all_users_count_as_0():
+    log = exposures(("1", "control", 1), ("2", "new", 0), ("3", "new", 0))
+    found = users_of(log, PAIR, pd.DataFrame({"user_id": [], "spent": []}))
+    assert found.without_outcome == 3 and found.outcome_columns == ("spent",)
+    assert found.table["spent"].isna().all()
+
+
 def test_ignored_arms_and_rows_without_an_arm_are_left_out_and_counted():
     """User 3 moved from the rest into the experiment."""
     log = exposures(

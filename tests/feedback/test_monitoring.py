@@ -17,7 +17,6 @@ from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.feedback.monitoring import (
     ALPHA,
     PSI_ALARM,
-    Alarm,
     Trial,
     change_lines,
     compare,
@@ -304,15 +303,14 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
 
     log = folder("log", 1.79e9, 3, [0.4, 0.4, 0.2])
     then = 1.79e9 + 3 * 86400 + 9000
-    alarms, monitor = (partial(each, until_s=then) for each in (module.alarms, module.monitor))
+    monitor = partial(module.monitor, until_s=then)
     found = monitor(log, since_s=80_000)
     assert found.reference == "the 80000 seconds before" and {alarm.about for alarm in found.alarms} == {
         "ctr (all)",
         "bounce (all)",
     }
     assert found.lists[0] == pytest.approx(300 * 80 / 86.4, rel=0.1)
-    assert found.alarms == alarms(log, since_s=80_000) and isinstance(found.alarms[0], Alarm)
-    assert {alarm.about for alarm in alarms(log, 150_000.0, since_s=80_000)} >= {"ctr (all)"}
+    assert {alarm.about for alarm in monitor(log, 150_000.0, since_s=80_000).alarms} >= {"ctr (all)"}
     other = folder("other", 1.7e9, 2, [0.2, 0.2])
     same = monitor(log, other, since_s=80_000)
     assert same.alarms == [] and same.reference == "the log other" and same.lists[1] == pytest.approx(600, abs=20)
@@ -324,7 +322,7 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
     assert "the log has only 49.2 hours of the 7 days before" in less.notes and less.reference == ""
 
     old = module.monitor(log, since_s=80_000)  # now is long after the log's end
-    (alarm,) = module.alarms(log, since_s=80_000, until_s=then + 80_000)
+    (alarm,) = module.monitor(log, since_s=80_000, until_s=then + 80_000).alarms
     assert (old.state, found.state, old.drifts, old.lists[1]) == ("old", "compared", [], 0)
     assert [each.about for each in old.alarms] == [alarm.about] == ["log"]
     assert old.headline.startswith("The log is old: ") and old.lists[0] > found.lists[0]

@@ -175,6 +175,20 @@ def test_a_log_of_an_earlier_version_has_no_requests(log):
         assert reader.has_requests()
 
 
+@pytest.mark.parametrize("nobody", [None, np.nan, "", 7])
+def test_tables_in_which_no_row_has_a_user_or_users_are_numbers(nobody):
+    rows = pd.DataFrame(
+        {
+            "request_id": ["r1", "r2/0", "r2/1"], "time_s": 5.0, "user_id": nobody, "model": "m", "version": 3,
+            "policy": "recommend", "item_id": "a", "position": 0,
+        }
+    )  # fmt: skip
+    events = pd.DataFrame({"timestamp_s": [6.0], "user_id": nobody, "item_id": "a", "request_id": "r1"})
+    found = observed(rows, events, None, 0, 10, 5)
+    assert found.shown["used"].tolist() == [True, False, False]
+    assert found.lists["user"].tolist() == ([0, 0, 0] if nobody == 7 else [0, 1, 1])
+
+
 def test_wrong_tables_and_empty_logs(log):
     with pytest.raises(DataError, match="has no lists: expected those that 'tfllmrec serve --log' writes"):
         ends_of(log.folder)

@@ -10,7 +10,7 @@ from tfllmrec.data.graph import ItemGraph, Relation, shared_values
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.models import graph as graph_module
-from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation, view_of
+from tfllmrec.models.graph import build_graph, similarity_of, text_relation, use_relation, view_of
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
@@ -87,20 +87,6 @@ def chain(n_items=4):
     """0 - 1 - 2, and 3 alone."""
     matrix = sparse.coo_array((np.ones(2, np.float32), ([0, 1], [1, 2])), shape=(n_items, n_items))
     return ItemGraph(n_items, (Relation.of("cites", "link", matrix, 9),))
-
-
-def test_smoothing_mixes_the_texts_of_neighbours():
-    x = np.eye(4, dtype=np.float32)
-    out = smoothed(x, chain().adjacency(), 0.5, steps=1)
-    expected = np.array([[0.5, 0.5, 0, 0], [0.25, 0.5, 0.25, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
-    np.testing.assert_allclose(out, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
-    assert smoothed(x, chain().adjacency(), 0.5, steps=2)[0, 2] > 0 == out[0, 2]
-    np.testing.assert_allclose(smoothed(x, chain().adjacency(), 0.0), x)
-
-
-def test_an_item_without_text_gets_that_of_its_neighbours():
-    x = np.array([[0, 0], [0, 1], [1, 0], [0, 0]], np.float32)
-    np.testing.assert_allclose(smoothed(x, chain().adjacency(), 0.5, steps=1)[[0, 3]], [[0, 1], [0, 0]])
 
 
 def test_the_view_is_positive_semidefinite_and_empty_without_edges():

@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -67,6 +70,13 @@ def asked(model, rows=range(4), length=6, items=ITEMS):
         {key: tf.constant(values) for key, values in queries.inputs(N, [RATING_KEY], length).items()},
         tf.constant(items[list(rows)]),
     )
+
+
+@pytest.mark.parametrize("ratings", [[NAN, NAN], [4, NAN], [4, 4], [4, 2]])
+def test_the_scale_asks_the_training_events_alone(ratings):
+    train = pd.DataFrame({"item_index": [0, 1], "rating": np.array(ratings, np.float32)})
+    split = SimpleNamespace(train=train, dataset=SimpleNamespace(n_items=N, has_ratings=True))
+    assert (RatingScale.of_split(split) is not None) == (ratings == [4, 2])
 
 
 # The hybrid's part ----------------------------------------------------------------------------------------------------

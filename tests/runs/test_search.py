@@ -372,7 +372,7 @@ def test_the_first_trial_is_what_a_fit_would_choose(planted, small, tmp_path):
     assert planted[1].model.dropout != 0.4
 
 
-def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, space, tmp_path):
+def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, space, tmp_path, monkeypatch):
     config = small.model_copy(deep=True)
     config.item_weights.l2 = config.item_weights.text = None
     told = []
@@ -386,10 +386,21 @@ def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, s
     assert not any("item_weights decay" in line or "item-item" in line for line in told)
 
     planted.clear()
-    weights = parse_space(["item_weights.l2=1,100"], config)
-    tune(config, tmp_path / "each", space=weights, trials=2, tell=quietly)
-    assert {trial.item_weights.l2 for trial in planted} <= {1.0, 100.0}
+    fit, weights = library.fit_hybrid, parse_space(["item_weights.l2=0.1..10000:log"], config)
+
+    def telling(data, config, folder, tell, callbacks):
+        for line in ("chosen: item_weights of this trial", next(line for line in told if line.startswith("chosen: "))):
+            tell(line)
+        return fit(data, config, folder, tell, callbacks)
+
+    monkeypatch.setattr(library, "fit_hybrid", telling)
+    tune(config, tmp_path / "each", space=weights, trials=2, tell=told.append)
     assert [trial.item_weights.text for trial in planted] == [None] * 2
+    (chosen,) = [line for line in told if line.startswith("chosen: item_weights decay ")]
+    assert f"l2 {planted[0].item_weights.l2:.3g}, " in chosen  # what a fit would choose
+    assert planted[1].item_weights.l2 != planted[0].item_weights.l2
+    of_trials = [line for line in told if line.startswith("trial ") and "chosen: " in line]
+    assert of_trials == [f"trial {number}: chosen: item_weights of this trial" for number in (1, 2)]
 
 
 def test_trials_read_the_graph_that_the_config_asks_for(planted, small, tmp_path, monkeypatch):

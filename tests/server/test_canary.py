@@ -7,11 +7,11 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from logged_lists import shown_in
 
 from tfllmrec.client.messages import MESSAGES
 from tfllmrec.feedback.assignment import Experiment
 from tfllmrec.feedback.event_files import export
-from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.feedback.experiments import Metric, analyze, users_of
 from tfllmrec.server import request_ids
 from tfllmrec.server.batching import Joining
@@ -74,8 +74,7 @@ def serve(tmp_path, work, share=0.3, labels=None):
         await engine.close()
 
     asyncio.run(main())
-    with EventLog(tmp_path / "log") as log:
-        return [(each.user_id, each.item_id, each.experiment, each.arm) for each in log.shown()]
+    return [(each.user_id, each.item_id, each.experiment, each.arm) for each in shown_in(tmp_path / "log")]
 
 
 def test_a_user_always_gets_the_same_arm_and_the_log_has_it(tmp_path):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logged_lists import shown_in
 from plain_versions import made_catalogue, write_version
 
 from tfllmrec.client.client import Client
@@ -98,8 +99,7 @@ def ask(tmp_path, log, *bodies, model=Ordered, content=None, **explore):
             ]
         page = engine.metrics.page().decode()
         await engine.close()
-        with EventLog(log) as written:
-            return [answer.json()["outputs"] for answer in answers], page, list(written.shown(before))
+        return [answer.json()["outputs"] for answer in answers], page, shown_in(log, before)
 
     return asyncio.run(main())
 
@@ -337,7 +337,7 @@ def test_lists_of_an_exported_model_are_explored(chain_version, serving, tmp_pat
                     (known[item].title, known[item].reason) for item in ids
                 ]
             assert any(each.reason for one in lists for each in one[4:]) and diverse[0].item_id == best[0]
-    shown = list(EventLog(tmp_path / "log").shown())
+    shown = shown_in(tmp_path / "log")
     assert {(each.position, each.propensity) for each in shown if each.policy == "recommend_full"} >= {
         (0, 1.0), (3, 1.0), (4, 1 / 32), (5, 1 / 32)
     }  # fmt: skip

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+from logged_lists import requests_in, shown_in
 from small_disks import small_files
 
 from tfllmrec.client.answers import Refused
@@ -283,8 +284,7 @@ def ask(tmp_path, *bodies, before=lambda engine: None):
         return engine, answers
 
     engine, answers = asyncio.run(main())
-    with EventLog(tmp_path / "log") as log:
-        return engine, answers, list(log.shown())
+    return engine, answers, shown_in(tmp_path / "log")
 
 
 def test_lists_are_logged_with_what_made_them(tmp_path):
@@ -321,16 +321,15 @@ def test_a_request_is_logged_with_its_list(tmp_path):
         {"signature_name": "search", "inputs": {"history": [["a", ""]], "text": ["rote Schuhe"]}},
         {"signature_name": "similar", "inputs": {"history": [["x", "y"]]}},
     )
-    with EventLog(tmp_path / "log") as log:
-        assert [each._replace(time_s=0.0) for each in log.requested()] == [
-            RequestRecord("r0/0", 0.0, None, "m", 3, "recommend", 1, 1),
-            RequestRecord("r0/1", 0.0, None, "m", 3, "recommend", 0, 0),
-            RequestRecord("r1", 0.0, "42", "m", 3, "recommend_full", 1, 1, context='{"device":"tv"}'),
-            RequestRecord("r2", 0.0, None, "m", 3, "search", 1, 1, letters=11, script="LATIN"),
-        ]
-        assert [(each.request_id, each.policy) for each in log.shown()] == [
-            ("r0/0", "recommend"), ("r1", "recommend_full"), ("r2", "search"),
-        ]  # fmt: skip
+    assert [each._replace(time_s=0.0) for each in requests_in(tmp_path / "log")] == [
+        RequestRecord("r0/0", 0.0, None, "m", 3, "recommend", 1, 1),
+        RequestRecord("r0/1", 0.0, None, "m", 3, "recommend", 0, 0),
+        RequestRecord("r1", 0.0, "42", "m", 3, "recommend_full", 1, 1, context='{"device":"tv"}'),
+        RequestRecord("r2", 0.0, None, "m", 3, "search", 1, 1, letters=11, script="LATIN"),
+    ]
+    assert [(each.request_id, each.policy) for each in shown_in(tmp_path / "log")] == [
+        ("r0/0", "recommend"), ("r1", "recommend_full"), ("r2", "search"),
+    ]  # fmt: skip
 
 
 def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):

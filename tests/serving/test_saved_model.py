@@ -106,6 +106,13 @@ def test_stages_and_rules_of_a_list(saved, chain_run):
             saved.recommend(**asked, **wrong)
 
 
+@pytest.mark.parametrize("more", [{}, {"allow": ["a"]}, {"context": [{"hour": 3}]}])
+def test_a_signature_that_a_model_lacks_is_named_with_and_without_filters(more):
+    model = SavedModel(Path(), SimpleNamespace(signatures={}), {}, pd.DataFrame({"item_id": ["a"]}))
+    with pytest.raises(ModelError, match=r"no signature 'search(_full)?', only .*has no text"):
+        model.search(["red"], **more)
+
+
 def test_rejections_and_impressions_are_no_interests(monkeypatch):
     weights = {"view": 0.5, "shown": 0.0, "dislike": -0.75}
     kind = Field("kind", "event", "category", tuple(weights), weights=weights)

@@ -28,16 +28,17 @@ def fits(monkeypatch):
         found.append(("fine_tune", config.item_weights))
         return Fitted("fine-tuned model", config, {}, ["of the fit"])
 
-    def search(data, given, tell):
+    def search(data, given, tried, tell):
         return given.model_copy(update={"decay": 0.7, "graph": 0.0, "source": 0.0}), ["item_weights decay=0.7"]
 
-    def with_source(data, given, settings, tell):
+    def with_source(name, data, given, settings, tried, tell):
+        assert name == "source"
         return settings.model_copy(update={"source": 0.3}), ["item_weights.source 0.3"]
 
     monkeypatch.setattr(transfer, "zero_shot", zero_shot)
     monkeypatch.setattr(transfer, "fine_tune", fine_tune)
     monkeypatch.setattr(transfer, "choose_item_weights", search)
-    monkeypatch.setattr(transfer, "choose_source", with_source)
+    monkeypatch.setattr(transfer, "choose_view", with_source)
     monkeypatch.setattr(transfer, "item_weights_result", lambda data, settings: 0.2)
     monkeypatch.setattr(transfer, "selection_value", lambda value: value)
     return found

@@ -33,7 +33,7 @@ from tfllmrec.feedback.rates import MIN_USERS
 
 #: BINS: the number of quantile bins of a numeric field, computed on the reference. VALUES: the maximum number of values
 #: of a categorical field with a bin of their own: the most frequent ones, each with at least the share LEAST_SHARE. All
-#: other values fall into the bin *other*, missing values into *none*.
+#: other values fall into the bin *other*, missing and infinite values into *none*.
 BINS, VALUES, LEAST_SHARE = 10, 20, 0.01
 OTHER, NONE = "other", "none"
 #: Number of random divisions for the expected exposure, and maximum number of shown items in each.
@@ -155,9 +155,9 @@ def _binned(before: pd.Series, after: pd.Series) -> tuple[tuple[str, ...], np.nd
     both = pd.concat([before, after], ignore_index=True)
     if pd.api.types.is_numeric_dtype(both) and not pd.api.types.is_bool_dtype(both):
         values = both.to_numpy(np.float64, na_value=np.nan)
-        known = values[: len(before)][~np.isnan(values[: len(before)])]
-        edges, labels = _bins_of(known)
-        codes = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="left"))
+        known = np.isfinite(values)
+        edges, labels = _bins_of(values[: len(before)][known[: len(before)]])
+        codes = np.where(known, np.searchsorted(edges, values, side="left"), len(labels))
         labels.append(NONE)
     else:
         texts = both.astype("object").where(both.notna(), NONE).astype(str)

@@ -300,23 +300,6 @@ class EventLog:
                         event[EVENT_ID] = key
                     yield {**json.loads(event.pop(FIELDS, "{}")), **event}
 
-    def shown(self, since: int = 0) -> Iterator[Exposure]:
-        """Yields the shown items, in the order in which they were written."""
-        with LogReader(self.folder) as reader:
-            for page in reader.pages(EXPOSURES, tuple(EXPOSURE_TYPES), since):
-                yield from (Exposure(*row) for row in page)
-
-    def requested(self, since: int = 0) -> Iterator[RequestRecord]:
-        """Yields the requests of lists, in the order in which they were written."""
-        with LogReader(self.folder) as reader:
-            for page in reader.pages(REQUESTS, tuple(REQUEST_TYPES), since):
-                yield from (RequestRecord(*row) for row in page)
-
-    def last(self) -> int:
-        """Returns the number of the newest event; 0 if there is none."""
-        with LogReader(self.folder) as reader:
-            return reader.last()
-
     def size(self) -> int:
         """Returns the size of the log's files in bytes."""
         return log_bytes(self.folder)

@@ -66,7 +66,8 @@ class EventWriter:
 
     Args:
       log: The event log; :meth:`close` closes it.
-      on_commit: Called in the writer's thread after each write, before its requests are answered.
+      on_commit: Called in the writer's thread after each write, before its requests are answered. If it raises, the
+        error is logged, and the requests are answered even so.
     """
 
     def __init__(self, log: EventLog, on_commit: Callable[[Commit], None] = lambda commit: None) -> None:
@@ -163,16 +164,22 @@ class EventWriter:
             elif not self._failing:
                 logger.error("%s", error)
             self._failing = True  # logged once, until a write succeeds
-            self._on_commit(Commit([], 0, unmade + len(exposures), time.perf_counter() - begun, failed=True))
+            self._tell(Commit([], 0, unmade + len(exposures), time.perf_counter() - begun, failed=True))
             for _, future in taken:
                 future.set_exception(error)
             return
         self._failing = False
         dropped = unmade + len(exposures) - len(written)
         seconds = time.perf_counter() - begun
-        self._on_commit(Commit(receipts, len(written), dropped, seconds, False, batches, written))
+        self._tell(Commit(receipts, len(written), dropped, seconds, False, batches, written))
         for (_, future), receipt in zip(taken, receipts, strict=True):
             future.set_result(receipt)
+
+    def _tell(self, commit: Commit) -> None:
+        try:
+            self._on_commit(commit)
+        except Exception:  # the thread must go on, or no request would be answered any more
+            logger.exception("a write to %s could not be counted", self.log.folder)
 
     def _made(self, shown: list[Shown]) -> tuple[list[Exposure], list[RequestRecord], int]:
         """Returns the log entries of the answers, and the number of items lost because ``make`` raised an error."""

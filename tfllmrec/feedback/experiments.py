@@ -301,10 +301,9 @@ def _with_outcomes(users: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[pd.Data
     columns = tuple(str(name) for name in outcomes if name not in (USER, ARM, EXPERIMENT))
     if clash := [name for name in columns if name in users]:
         raise DataError(f"The column {clash[0]!r} of {what} is also a column of the users of the log. Rename it.")
-    places = pd.Index(ids).get_indexer(pd.Index(users[USER]))
-    found = outcomes.iloc[np.maximum(places, 0)].reset_index(drop=True)
-    added = {name: found[name].where(places >= 0) for name in columns}
-    return users.assign(**added), int((places < 0).sum()), columns
+    added = outcomes.set_axis(ids).reindex(users[USER]).reset_index(drop=True)
+    without = int((~users[USER].isin(ids)).sum())
+    return users.assign(**{name: added[name] for name in columns}), without, columns
 
 
 def analyze(

@@ -372,13 +372,6 @@ def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
     )
 
 
-def alarms(
-    log: Path, reference: float | Path | None = None, items: pd.DataFrame | None = None, **more: Any
-) -> list[Alarm]:
-    """Returns the alarms of :func:`monitor`, which takes the same arguments."""
-    return monitor(log, reference, items, **more).alarms
-
-
 def compare(
     now: Observed,
     before: Observed | None,

@@ -183,8 +183,8 @@ def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, u
     lists = first.sort_values(TIME_S, kind="stable").set_index(REQUEST_ID, drop=False)
     lists["searched"] = lists[POLICY].astype(str).str.startswith(_SEARCH)
     lists[VERSION] = lists[MODEL].astype(str) + "/" + lists[VERSION].astype("int64").astype(str)
-    base = lists[REQUEST_ID].map(_base)
-    lists["user"] = pd.factorize(("u" + lists[USER]).where(lists[USER].notna(), "r" + base))[0]
+    users, base = texts(lists, USER), lists[REQUEST_ID].map(_base)
+    lists["user"] = pd.factorize(("u" + users).where(users != "", "r" + base))[0]
     fields = pd.DataFrame(
         [json.loads(text) if isinstance(text, str) else {} for text in lists[CONTEXT]], index=lists.index
     )

@@ -73,7 +73,7 @@ class TrainingData:
         weight in the item-item weights is ``item_weights.source``. ``None`` if there are none.
       baselines: The baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
       tried_item_weights: The validation results of the item-item weights tried so far, by their settings as JSON; see
-        :func:`tfllmrec.training.defaults.item_weights_result`.
+        :func:`tfllmrec.training.item_weight_search.item_weights_result`.
 
     Raises:
       ModelError: ``text`` does not have a row for each item.

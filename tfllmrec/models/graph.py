@@ -1,8 +1,8 @@
 """The graph of a run's items: builds it, with edges from text vectors and common users, and prepares its uses.
 
-Two uses need no training. :func:`smoothed` mixes the text vectors of neighbours. :func:`similarity_of` turns the graph
-into a view for the ridge regression of the item-item weights, in addition to events and text. :func:`edges_of` returns
-the edges along which :class:`tfllmrec.layers.item_propagation.ItemPropagation` passes item vectors.
+:func:`similarity_of` turns the graph into a view for the ridge regression of the item-item weights, in addition to
+events and text. :func:`edges_of` returns the edges along which
+:class:`tfllmrec.layers.item_propagation.ItemPropagation` passes item vectors.
 """
 
 from __future__ import annotations
@@ -229,28 +229,6 @@ def use_relation(histories: Ragged, n_items: int, neighbours: int, support: int)
     places = (np.concatenate(rows), np.concatenate(columns))
     pairs = sparse.coo_array((np.concatenate(weights), places), shape=(n_items, n_items))
     return Relation.of("use", "use", pairs, neighbours)
-
-
-def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, steps: int = 2) -> np.ndarray:
-    """Mixes vectors with those of their neighbours: ``x <- (1 - share) x_0 + share D^-1 A x``, then scales to length 1.
-
-    This is personalized propagation with restart (Gasteiger et al., "Predict then Propagate", ICLR 2019, eq. 4-5, with
-    row normalization). An item without text gets the texts of its neighbours. An item without neighbours keeps its own.
-
-    Args:
-      vectors: Text vectors, float32 ``[N, D]``.
-      adjacency: Weights of the edges, ``[N, N]``, not below 0.
-      share: Share of the neighbours, 0 to 1.
-      steps: Number of edges that a text travels.
-    """
-    degree = np.asarray(adjacency.sum(axis=1)).ravel()
-    mean = sparse.diags_array(np.divide(1, degree, out=np.zeros_like(degree), where=degree > 0)) @ adjacency
-    own = np.where(degree > 0, 1 - share, 1.0).astype(np.float32)[:, np.newaxis]
-    out = vectors
-    for _ in range(steps):
-        out = own * vectors + np.float32(share) * (mean @ out)
-    length = np.linalg.norm(out, axis=1, keepdims=True)
-    return np.divide(out, length, out=np.zeros(out.shape, np.float32), where=length > 0, casting="same_kind")
 
 
 def edges_of(graph: ItemGraph | None, by_relation: bool) -> dict[str, Edges]:

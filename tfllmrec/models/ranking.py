@@ -85,10 +85,11 @@ class RatingScale:
           split: The split.
           n_items: The number of items of a catalogue that has grown since. The new items have no ratings.
         """
-        ratings = split.train[RATING].to_numpy(np.float32)
-        if not split.dataset.has_ratings or not np.isfinite(ratings).any():
+        ratings = split.train[RATING]
+        if ratings.nunique() < 2:  # missing ratings are not counted
             return None
-        return cls.of(split.train[ITEM_INDEX].to_numpy(), ratings, n_items or split.dataset.n_items)
+        items = split.train[ITEM_INDEX].to_numpy()
+        return cls.of(items, ratings.to_numpy(np.float32), n_items or split.dataset.n_items)
 
     def ratings(self, queries: Queries, items: np.ndarray) -> np.ndarray:
         """Predicts the ratings of ``items`` int ``[B, M]`` from the biases of items and users, float32 ``[B, M]``."""

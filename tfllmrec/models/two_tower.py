@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -101,46 +100,33 @@ def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Da
     return model, tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(BATCH)
 
 
-@dataclass(frozen=True)
-class TwoTowerOptions:
-    """The settings of the training of a two-tower model.
-
-    Attributes:
-      epochs: Largest number of epochs.
-      patience: Training stops after this many epochs in a row without a gain on validation.
-    """
-
-    epochs: int = 20
-    patience: int = 3
-
-
 @random_state_kept()
 def fit_two_tower(
-    data: TrainingData, options: TwoTowerOptions | None = None, progress: Progress | None = None
-) -> Fitted[TwoTower, TwoTowerOptions]:
+    data: TrainingData, epochs: int = 20, patience: int = 3, progress: Progress | None = None
+) -> Fitted[TwoTower, dict[str, int]]:
     """Trains a two-tower model until validation no longer improves, and keeps the best epoch.
 
     Args:
       data: The training data. Epochs are compared by :func:`selection_value` on its validation sample. Its seed
         determines the initial weights and the order of the events.
-      options: The options; by default those of :class:`TwoTowerOptions`.
+      epochs: Largest number of epochs.
+      patience: Training stops after this many epochs in a row without a gain on validation.
       progress: Called before each epoch.
 
     Returns:
       The model of the best epoch. The figure ``selection`` is its :func:`selection_value`.
     """
-    options = options or TwoTowerOptions()
     model, batches = two_tower_and_batches(data.split, data.seed)
     best, best_weights, waited = -1.0, model.get_weights(), 0
-    for epoch in range(options.epochs):
+    for epoch in range(epochs):
         if progress is not None:
-            progress(epoch, options.epochs)
+            progress(epoch, epochs)
         model.fit(batches, verbose=0)
         value = selection_value(data.measure(model))
         waited = 0 if value > best else waited + 1
         if value > best:
             best, best_weights = value, model.get_weights()
-        if waited == options.patience:
+        if waited == patience:
             break
     model.set_weights(best_weights)
-    return Fitted(model, options, {"selection": best})
+    return Fitted(model, {"epochs": epochs, "patience": patience}, {"selection": best})

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import json
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.evaluation.report import MODEL, REFIT, exported_of
-from tfllmrec.progress import Tell, show_progress, to_stderr
+from tfllmrec.progress import Tell, peak_memory_mb, show_progress, to_stderr
 from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import (
     GRAPH,
@@ -53,7 +52,7 @@ from tfllmrec.runs.run import (
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.runs.transfer import begin_transfer, note_alignment, read_source
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.training.defaults import check_fields, contexts
+from tfllmrec.training.checks import check_fields, contexts
 
 if TYPE_CHECKING:
     from tfllmrec.evaluation.recommender import Recommender
@@ -261,7 +260,7 @@ def start_run(
 
     Raises:
       ConfigError: ``out`` is taken, or in use by another process; or a setting names a field that the data lacks, see
-        :func:`tfllmrec.training.defaults.check_fields`.
+        :func:`tfllmrec.training.checks.check_fields`.
       DataError: The data cannot be read or split.
       WriteError: The disk is full, read-only or broken.
     """
@@ -436,9 +435,7 @@ def _record(
         "data_sha256": run.dataset.fingerprint,
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds + earlier.get("seconds", 0.0), 1),
-        "peak_memory_mb": max(
-            round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000), earlier.get("peak_memory_mb", 0)
-        ),
+        "peak_memory_mb": max(round(peak_memory_mb()), earlier.get("peak_memory_mb", 0)),
         "versions": versions(),
         "source": read_json(run.folder / "source.json", dict[str, Any], REMEDY),
         "parent": run.read(PARENT, Parent) if (run.folder / PARENT).is_file() else None,
@@ -450,6 +447,15 @@ def _record(
     }
 
 
+def first_free(folder: Path) -> Path:
+    """Returns ``folder``, or if it exists, the first of ``FOLDER-2``, ``FOLDER-3``, ... that does not."""
+    free, number = folder, 1
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
+
+
 @contextlib.contextmanager
 def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Iterator[Path]:
     """Locks ``out``, or the next free ``NAME`` in ``beside``, and empties it of a run that completed no epoch.
@@ -457,11 +463,7 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
     Raises:
       ConfigError: ``out`` is taken, or in use by another process.
     """
-    if out is None:
-        out, number = beside / name, 1
-        while out.exists():
-            number += 1
-            out = beside / f"{name}-{number}"
+    out = out or first_free(beside / name)
     taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec fit --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)

@@ -307,7 +307,7 @@ class Run:
         return results
 
     def read(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
-        """Returns the content of a JSON file, validated as ``kind``."""
+        """Returns the keys of a JSON file, also those that ``kind``, by which it is validated, does not name."""
         return read_json(self.folder / name, kind, REMEDY).model_dump(mode="json", exclude_unset=True)
 
     @cached_property
@@ -359,8 +359,7 @@ class Run:
         Raises:
           ModelError: The file with the fingerprint is damaged.
         """
-        path = self.folder / "vectors.json"
-        return self.read(path.name, _ReadBy)["encoder"] if path.is_file() else None
+        return None if (by := self._read_by()) is None else by.encoder
 
     @property
     def transferred(self) -> Transferred | None:
@@ -370,7 +369,7 @@ class Run:
           ModelError: The file that records it is damaged.
         """
         path = self.folder / TRANSFER
-        return Transferred.model_validate(self.read(TRANSFER, Transferred)) if path.is_file() else None
+        return read_json(path, Transferred, REMEDY) if path.is_file() else None
 
     @property
     def text_widths(self) -> list[int] | None:
@@ -379,8 +378,11 @@ class Run:
         Raises:
           ModelError: The file with the widths is damaged.
         """
+        return None if (by := self._read_by()) is None else by.widths
+
+    def _read_by(self) -> _ReadBy | None:
         path = self.folder / "vectors.json"
-        return self.read(path.name, _ReadBy).get("widths") if path.is_file() else None
+        return read_json(path, _ReadBy, REMEDY) if path.is_file() else None
 
     @cached_property
     def training_data(self) -> TrainingData:

@@ -40,7 +40,7 @@ from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.experiment import encode, start_run
+from tfllmrec.runs.experiment import encode, first_free, start_run
 from tfllmrec.runs.graph import graph_of_fit
 from tfllmrec.runs.run import PLAN, Run, unfinished
 from tfllmrec.runs.search_space import (
@@ -292,11 +292,8 @@ def _search(
     graph = graph_of_fit(run, config.graph, tell)
     data = TrainingData.of(run.split, text, config, run.text_widths, run.user_texts, graph)
     chosen = config.model_copy(deep=True)
-    if any(setting.key.startswith("item_weights.") for setting in space):
-        for line in sizes(run.split, chosen):
-            tell(f"chosen: {line}")
-    else:
-        choose(data, chosen, tell)
+    told = choose(data, chosen, tell)
+    if not any(setting.key.startswith("item_weights.") for setting in space):  # else each trial chooses the others
         config.item_weights = chosen.item_weights
         write_text(run.folder / "config.yaml", dump_config(config))
     own = {setting.key: value_of(chosen, setting.key) for setting in space}
@@ -309,7 +306,7 @@ def _search(
             progress(len(search.trials), trials)
             number = len(search.trials) + 1
             trial, settings = _draw(study, number, config.seed, space, own)
-            _run_trial(study, trial, settings, number, data, config, out, tell)
+            _run_trial(study, trial, settings, number, data, config, told, out, tell)
             search = _save(study, space, out)
             # Otherwise Keras' state of all models would accumulate over the trials.
             tf.keras.backend.clear_session()
@@ -357,10 +354,14 @@ def _run_trial(
     number: int,
     data: TrainingData,
     config: ExperimentConfig,
+    told: Sequence[str],
     out: Path,
     tell: Tell,
 ) -> None:
-    """Fits the settings of a trial, measures the model on validation, and reports the result to the study."""
+    """Fits the settings of a trial, measures the model on validation, and reports the result to the study.
+
+    Choices that were ``told`` before are not told again.
+    """
     start = time.monotonic()
     said = json.dumps({key: label(value) for key, value in settings.items()})
     tell(f"trial {number}: {', '.join(f'{key} {_short(value)}' for key, value in settings.items())}")
@@ -371,7 +372,7 @@ def _run_trial(
     write_text(marker, said)
 
     def tell_epochs(line: str) -> None:
-        if not line.startswith("chosen: "):  # the choices are the same for each trial
+        if line.removeprefix("chosen: ") not in told:
             tell(f"trial {number}: {line}")
 
     pruning = Pruning(trial)
@@ -524,11 +525,7 @@ def _free_folder(out: Path | None) -> Iterator[Path]:
     Raises:
       ConfigError: ``out`` is taken, or in use by another process.
     """
-    if out is None:
-        out, number = Path("runs/tune"), 1
-        while out.exists():
-            number += 1
-            out = Path(f"runs/tune-{number}")
+    out = out or first_free(Path("runs/tune"))
     taken = f"{out} is not empty: name another folder with --out, or continue with 'tfllmrec tune --resume {out}'."
     if out.is_file():
         raise ConfigError(taken)

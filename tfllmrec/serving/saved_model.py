@@ -644,11 +644,6 @@ class SavedModel:
         ]
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        if signature not in self._signatures:
-            raise ModelError(
-                f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
-                + self._why_not(signature)
-            )
         if missing := sorted(inputs.keys() - self._inputs(signature).keys()):
             raise ModelError(
                 f"{self.folder}: the signature {signature!r} does not take {', '.join(missing)}, because the model was "
@@ -662,6 +657,16 @@ class SavedModel:
         return {name: value.numpy() for name, value in out.items()}
 
     def _inputs(self, signature: str) -> Mapping[str, tf.TensorSpec]:
+        """Returns the inputs of a signature.
+
+        Raises:
+          ModelError: The model does not have the signature.
+        """
+        if signature not in self._signatures:
+            raise ModelError(
+                f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
+                + self._why_not(signature)
+            )
         return self._signatures[signature].structured_input_signature[1]
 
     def _why_not(self, signature: str) -> str:

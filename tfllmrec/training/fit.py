@@ -15,7 +15,7 @@ import tensorflow as tf
 from scipy import sparse
 
 from tfllmrec.board.scoreboard import Scoreboard
-from tfllmrec.config import ExperimentConfig, TrainingConfig, settings_of
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, TrainingConfig, settings_of
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
@@ -30,9 +30,17 @@ from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives, Teacher
 from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, check_domains, solve
 from tfllmrec.progress import Tell, show_progress
-from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
+from tfllmrec.training.checks import check_fields
+from tfllmrec.training.defaults import choose_user_text, sizes
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
+from tfllmrec.training.item_weight_search import (
+    choose_context,
+    choose_domains,
+    choose_item_weights,
+    choose_kinds,
+    choose_view,
+)
 from tfllmrec.training.optimizer import adamw
 
 #: Values of the gates' dense strength, closing and discount to try; see :func:`choose_gates`.
@@ -217,23 +225,22 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     Returns:
       A line for each choice; ``tell`` is also called with these.
     """
-    defaults.check_fields(data.split.schema, config)
-    chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
+    check_fields(data.split.schema, config)
+    chosen = _told([*sizes(data.split, config), *choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         check_domains(data.domains, config.item_weights)
-        given = config.item_weights
-        config.item_weights, said = defaults.choose_item_weights(data, given, tell)
-        chosen += _told(said, tell)
-        config.item_weights, said = defaults.choose_graph(data, given, config.item_weights, tell)
-        chosen += _told(said, tell)
-        config.item_weights, said = defaults.choose_source(data, given, config.item_weights, tell)
-        chosen += _told(said, tell)
-        config.item_weights, said = defaults.choose_domains(data, config.item_weights, tell)
-        chosen += _told(said, tell)
-        config.item_weights, said = defaults.choose_kinds(data, config.item_weights, tell)
-        chosen += _told(said, tell)
+        given, tried = config.item_weights, list[ItemWeightSettings]()
+        choices = [
+            lambda _: choose_item_weights(data, given, tried, tell),
+            lambda settings: choose_view("graph", data, given, settings, tried, tell),
+            lambda settings: choose_view("source", data, given, settings, tried, tell),
+            lambda settings: choose_domains(data, settings, tell),
+            lambda settings: choose_kinds(data, settings, tell),
+        ]
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
-            config.item_weights, said = defaults.choose_context(data, config.item_weights, tell)
+            choices.append(lambda settings: choose_context(data, settings, tell))
+        for choice in choices:
+            config.item_weights, said = choice(config.item_weights)
             chosen += _told(said, tell)
     return chosen
 

@@ -36,8 +36,8 @@ from tfllmrec.models.item_weights import interactions
 from tfllmrec.progress import Tell
 from tfllmrec.text.adversarial import adversarial
 from tfllmrec.text.coral import coral
-from tfllmrec.training.defaults import choose_item_weights, choose_source, item_weights_result
 from tfllmrec.training.fit import WarmStart, fit_hybrid, set_seeds
+from tfllmrec.training.item_weight_search import choose_item_weights, choose_view, item_weights_result
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +242,9 @@ def choose_method(
       The method, the settings of the item-item weights that were found for ``fine_tune``, and lines with the reasons.
     """
     without: Result = data.measure(zero_shot(data, config, source, tell).model)
-    settings, searched = choose_item_weights(data, config.item_weights, tell)
-    settings, said = choose_source(data, config.item_weights, settings, tell)
+    tried: list[ItemWeightSettings] = []
+    settings, searched = choose_item_weights(data, config.item_weights, tried, tell)
+    settings, said = choose_view("source", data, config.item_weights, settings, tried, tell)
     with_events = item_weights_result(data, settings)
     as_it_is, trained = selection_value(without), selection_value(with_events)
     method: Literal["zero_shot", "fine_tune"] = "zero_shot" if as_it_is >= trained else "fine_tune"

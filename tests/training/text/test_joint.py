@@ -157,6 +157,27 @@ def test_a_setting_that_does_not_fit_the_encoder_is_reported_before_anything_is_
         prepared_encoder(tmp_path, chain_split, template, config, lambda line: None)
 
 
+def test_the_hybrid_beside_the_encoder_has_no_graph(chain_split, chain_config, thin_hub, tmp_path, monkeypatch):
+    """The graph of the run is built later, from the vectors of the trained encoder."""
+
+    class Fitting(Exception):
+        pass
+
+    def fit(data, config, *_):
+        raise Fitting(data.graph, config.item_weights.graph)
+
+    monkeypatch.setattr(joint_training, "fit_hybrid", fit)
+    config = chain_config.model_copy(deep=True)
+    config.text = TextConfig(encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="joint")
+    config.graph.relations, config.item_weights.graph = ["text"], 30.0
+    told, template = [], ItemTemplate.from_items(chain_split.items)
+    with pytest.raises(Fitting) as raised:
+        prepared_encoder(tmp_path, chain_split, template, config, told.append)
+    assert raised.value.args == (None, 0.0)
+    assert "text tower: hybrid: without the item graph, which is built when the encoder is trained" in told
+    assert config.item_weights.graph == 30.0
+
+
 # --- In a run ---------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +204,7 @@ def test_a_run_reads_with_what_it_has_trained_jointly_and_goes_on_where_it_was_k
             shutil.copytree(tmp_path / "one", tmp_path / "two")
 
     undisturbed = prepared(tmp_path / "one", listen)
-    assert any(line.startswith("hybrid: epoch 1") for line in told)
+    assert any(line.startswith("text tower: hybrid: epoch 1") for line in told)
     assert any(line.startswith("text tower: lora") for line in told)
     told.clear()
     np.testing.assert_allclose(prepared(tmp_path / "two", told.append), undisturbed, atol=1e-4)

@@ -107,8 +107,8 @@ def test_what_is_read_together_comes_close_and_the_best_epoch_is_kept(encoder, t
     assert best == 10
     np.testing.assert_allclose(vectors_of(encoder), vectors[10], atol=1e-6)
     assert np.abs(vectors[12] - vectors[10]).max() > 1e-3
-    assert told[0].startswith(f"text tower: {mode}, ") and told[-1] == "text tower: best epoch 10"
-    assert [line for line in told if "epoch 0" in line] == ["text tower: epoch 0: validation ndcg@10 0.1000"]
+    assert told[0].startswith(f"{mode}, ") and told[-1] == "best epoch 10"
+    assert [line for line in told if "epoch 0" in line] == ["epoch 0: validation ndcg@10 0.1000"]
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_what_is_read_together_comes_close_and_the_best_epoch_is_kept(encoder, t
 def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, thin_hub, tmp_path, mode):
     before = vectors_of(encoder)
     best, told, vectors = tune(encoder, tmp_path, mode, [0.5, 0.4, 0.5], learning_rate=0.1)
-    assert best == 0 and told[-1].startswith("text tower: best epoch 0: ")
+    assert best == 0 and told[-1].startswith("best epoch 0: ")
     assert np.abs(vectors[2] - before).max() > 1e-3  # it had been moved
     np.testing.assert_allclose(vectors_of(encoder), before, atol=1e-6)
     encoder.tuning.save(tmp_path / "tuned", encoder.base_fingerprint)  # of adalora, with no triplet left
@@ -133,7 +133,7 @@ def test_a_killed_tuning_goes_on_as_if_it_had_not_been(thin_hub, tmp_path, mode)
     with pytest.raises(KeyboardInterrupt):
         tune(killed, tmp_path / "killed", mode, [0.1, 0.2, 0.3, None, None, None])
     _, told, vectors = tune(resumed, tmp_path / "killed", mode, [0.4, 0.5, 0.6, None, None, None])
-    assert told[1] == "text tower: resumed after epoch 2" and len(vectors) == 3
+    assert told[1] == "resumed after epoch 2" and len(vectors) == 3
     assert np.abs(vectors_of(killed) - vectors_of(resumed)).max() > 1e-3
     for ours, theirs in zip(resumed.tuning.variables, undisturbed.tuning.variables, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -159,7 +159,7 @@ def test_adalora_with_accumulated_gradients_is_put_back_as_it_was_measured(thin_
     with pytest.raises(KeyboardInterrupt):
         tuned(killed, "killed", [0.1, 0.2, 0.3, 0.5, None])
     best, told, seen = tuned(resumed, "killed", [0.4, 0.4])
-    assert best == 3 and told[1] == "text tower: resumed after epoch 3"
+    assert best == 3 and told[1] == "resumed after epoch 3"
     for epoch, (ours, theirs) in enumerate(zip(seen, measured[4:], strict=True)):
         for i, (found, expected) in enumerate(zip(ours, theirs, strict=True)):
             np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"epoch {epoch + 4}, variable {i}")
@@ -184,7 +184,7 @@ def test_paraphrases_are_asked_for_before_the_first_epoch_and_never_again(thin_h
             TextEncoder(thin_hub[1], thin_hub[0], 10), tmp_path / folder, "adapter", [0.1, 0.2], **settings
         )
         assert asked == [TEXTS]
-        assert told[0].startswith(f"text tower: paraphrases by {both}: 4 of 6 texts kept; 2 empty or equal")
+        assert told[0].startswith(f"paraphrases by {both}: 4 of 6 texts kept; 2 empty or equal")
     expected = {"red car": "crimson automobile", "blue": "drunk", "car toys": "automobile toys",
                 "cafe blue": "cafe drunk"}  # fmt: skip
     assert [augmenter.paraphrases for augmenter in augmenters] == [expected, expected]

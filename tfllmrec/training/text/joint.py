@@ -133,6 +133,9 @@ def tune_jointly(
     )
     plain = config.model_copy(deep=True)
     plain.model.user_text = False  # the vectors of users' texts would change with the encoder
+    if plain.graph.wanted and plain.item_weights.graph:
+        plain.item_weights.graph = 0.0
+        tell("hybrid: without the item graph, which is built when the encoder is trained")
     for line in sizes(split, plain):
         tell(f"hybrid: chosen: {line}")
     sequences = Sequences.from_split(split, plain.training.gate_holdout, config.seed)

@@ -187,15 +187,12 @@ def tune_tower(
       ModelError: The loss is not a number, or the checkpoints belong to another tower or other settings.
     """
 
-    def tell_of_tower(line: str) -> None:
-        tell(f"text tower: {line}")
-
     steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
     synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
     paraphrases: dict[str, str] = {}
     if config.paraphrase:
         whole = [each[0] for each in wordings]
-        paraphrases = paraphrases_of(whole, config.paraphrase, encoder, config.paraphrase_similarity, tell_of_tower)
+        paraphrases = paraphrases_of(whole, config.paraphrase, encoder, config.paraphrase_similarity, tell)
     settings = {
         "encoder": encoder.fingerprint,
         "pairs": sha256(np.concatenate([pairs.left, pairs.right, pairs.count, pairs.items]).tobytes()).hexdigest(),
@@ -299,10 +296,14 @@ def _prepared(
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint, text.pooling))
         return encoder
     set_seeds(config.seed)
+
+    def tell_of_tower(line: str) -> None:
+        tell(f"text tower: {line}")
+
     if text.mode == "joint":
-        tuning, best_epoch = tune_jointly(encoder, split, template.texts(split.items), config, folder, tell)
+        tuning, best_epoch = tune_jointly(encoder, split, template.texts(split.items), config, folder, tell_of_tower)
     else:
-        tuning, best_epoch = _tune_by_pairs(encoder, split, template, config, folder, tell)
+        tuning, best_epoch = _tune_by_pairs(encoder, split, template, config, folder, tell_of_tower)
     tuning.save(tuned, encoder.base_fingerprint)
     shipped = [tuned, *([pretrained] if text.pretrain_epochs else [])]
     _record(tuning.variables, shipped, start, best_epoch).save(folder)

@@ -193,17 +193,13 @@ def train_tower(
         model.beside_optimizer = adamw(beside.learning_rate, moves, config.warmup_share, beside.weight_decay)
         model.beside_optimizer.build(model.beside)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
-    tell(f"text tower: {tuning.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
+    tell(f"{tuning.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
     state = checkpoint.state
-
-    def tell_of_tower(line: str) -> None:
-        tell(f"text tower: {line}")
-
-    scoreboard = Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower)
+    scoreboard = Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell)
     untuned = [tf.identity(variable) for variable in tuning.variables]
     if state.epochs_done:
-        tell(f"text tower: resumed after epoch {state.epochs_done}")
+        tell(f"resumed after epoch {state.epochs_done}")
     else:
         logs: dict[str, float] = {}
         scoreboard.on_epoch_end(-1, logs)  # epoch 0, which later epochs must exceed
@@ -234,10 +230,10 @@ def train_tower(
     best_epoch = state.best_epoch + 1
     if best_epoch:
         checkpoint.restore_best(model)
-        tell(f"text tower: best epoch {best_epoch}")
+        tell(f"best epoch {best_epoch}")
     else:
         for variable, value in zip(tuning.variables, untuned, strict=True):
             variable.assign(value)
-        tell("text tower: best epoch 0: no later epoch is better on validation, so the original encoder is kept")
+        tell("best epoch 0: no later epoch is better on validation, so the original encoder is kept")
     tuning.write()
     return best_epoch
