@@ -224,6 +224,8 @@ def _begin(
     tell: Tell,
 ) -> None:
     """Writes the starting point of the update into its folder, which must be free."""
+    from tfllmrec.training.text.query_encoder import MADE_FROM
+
     write_text(folder / "source.json", json.dumps(source, indent=1))
     lineage = Parent(folder=parent.folder.resolve().name, data_sha256=parent.dataset.fingerprint)
     write_text(folder / PARENT, lineage.model_dump_json(indent=1))
@@ -244,7 +246,9 @@ def _begin(
     for name in TAKEN_OVER:
         if (parent.folder / name).is_dir():
             ignored = [path.name for path in (parent.folder / name).iterdir() if unfinished(path)]
-            shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns("checkpoints", *ignored))
+            # Without the claim of the small tower of queries, because the update may have other texts.
+            ignored += ["checkpoints", MADE_FROM]
+            shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns(*ignored))
     config.data = data_beside(config.data, dataset.name)
     # Written last: with this file, the folder is a run that can be continued.
     write_text(folder / "config.yaml", dump_config(config))
