@@ -297,10 +297,14 @@ def _begun(
     config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, out: Path, base: Path, tell: Tell
 ) -> tuple[Run, ExperimentConfig]:
     """Writes the starting point of a run into its folder, which must be free."""
-    write_text(out / "source.json", json.dumps(source, indent=1))  # first: it marks the folder as a run folder
     # The config is the best one of a search, or that of a run, and names their data.
     of_search = (base / PLAN).is_file() and source.get("source") == "base/data"
-    if of_search or ((base / "run.json").is_file() and source.get("source") == "data"):
+    of_run = (base / "run.json").is_file() and source.get("source") == "data"
+    if of_search or of_run:  # the tables of later updates have the columns of the files that this data was read from
+        first = read_json((base / source["source"]).with_name("source.json"), dict[str, Any], REMEDY)
+        source = source | {"columns": first.get("columns", {})}
+    write_text(out / "source.json", json.dumps(source, indent=1))  # first: it marks the folder as a run folder
+    if of_search or of_run:
         parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
         write_text(out / PARENT, parent.model_dump_json(indent=1))
     for line in dataset.report.lines():

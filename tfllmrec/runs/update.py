@@ -140,28 +140,26 @@ def _config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
 
 
 def _data_section(run: Run, events: Path | str, items: Path | str | None, users: Path | str | None) -> DataConfig:
-    """Returns the settings for reading the new tables: the run's own, with the mapped columns that these may have."""
-    source = run.record["source"]
-    may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}
-    mapped = {name: column for name, column in source.get("columns", {}).items() if name in may_have}
+    """Returns the settings for the new tables: the run's own, with all its mapped columns, which later updates need."""
     named = {"events": events, "items": items, "users": users}
     own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
     files = {role: None if path is None else str(path) for role, path in named.items()}
-    return DataConfig.model_validate({**own, **files, "columns": mapped})
+    return DataConfig.model_validate({**own, **files, "columns": run.record["source"].get("columns", {})})
 
 
 def _with_columns_there(came: DataConfig, since: int) -> DataConfig:
-    """Returns ``came`` without the mapped columns that no event of a log after ``since`` has.
+    """Returns ``came`` without the mapped columns that its tables cannot have, or that no event of a log has.
 
-    A log has its own column names, whatever those of the run's files were, and its new events may all lack a field.
+    A log has its own column names, whatever those of the run's files were, and its events after ``since`` may all lack
+    a field.
     """
     assert came.events is not None
-    if not came.columns or not is_event_log(Path(came.events)):
-        return came
-    with LogReader(Path(came.events)) as reader:
-        there = set(reader.table(since=since).schema.names)
     of_items = ITEM_COLUMNS if came.items else ()
-    columns = {name: column for name, column in came.columns.items() if column in there or name in of_items}
+    columns = {name: column for name, column in came.columns.items() if name in (*EVENT_COLUMNS, *of_items)}
+    if columns and is_event_log(Path(came.events)):
+        with LogReader(Path(came.events)) as reader:
+            there = set(reader.table(since=since).schema.names)
+        columns = {name: column for name, column in columns.items() if column in there or name in of_items}
     return came.model_copy(update={"columns": columns})
 
 
