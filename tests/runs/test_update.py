@@ -1,7 +1,9 @@
 """A run from an earlier one and newer tables."""
 
 import json
+import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from tfllmrec.config import DataConfig, ExperimentConfig
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
+from tfllmrec.durable import write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, solve_item_weights
-from tfllmrec.runs.experiment import log_place, note_log_place, start_run
-from tfllmrec.runs.run import PLAN, Run
-from tfllmrec.runs.update import NothingNew, _data_section, _log_since, _with_columns_there, update_run
+from tfllmrec.runs.experiment import free_folder, log_place, note_log_place, start_run
+from tfllmrec.runs.run import PLAN, UPDATE, Run, Update
+from tfllmrec.runs.update import NothingNew, _begun, _data_section, _log_since, _with_columns_there, update_run
 from tfllmrec.runs.warm_start import _changes, _next_items, warm_start
 
 pytestmark = pytest.mark.tf
@@ -155,6 +158,51 @@ def test_an_update_that_was_begun_keeps_its_settings(tmp_path, monkeypatch):
     assert "is already complete: nothing was read" in told[0]
     with pytest.raises(ConfigError, match=r"was started with --set update\.epochs=5: expected the same settings"):
         update("update.epochs=6")
+
+
+@pytest.mark.parametrize(
+    ("written", "goes_on"),
+    [
+        ("text/weights", False),
+        ("logs/validation/events", False),
+        ("checkpoints/made_from.json", True),  # it was killed while its first checkpoint was written
+        ("model/weights", True),  # without dense terms, there are no checkpoints
+    ],
+)
+def test_an_update_goes_on_if_its_training_began_and_is_started_again_otherwise(tmp_path, written, goes_on):
+    out, parent = tmp_path / "out", types.SimpleNamespace(folder=tmp_path / "run")
+    write_text(out / "source.json", "{}")
+    record = Update(parent=str(parent.folder.resolve()), new_events=1, new_items=0, new_users=0)
+    write_text(out / UPDATE, record.model_dump_json())
+    write_text(out / written, "")
+    if goes_on:
+        assert _begun(out, parent, {}).folder == out
+    else:
+        assert _begun(out, parent, {}) is None
+        with free_folder(out, "shop"):
+            assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_a_kill_while_a_folder_is_emptied_leaves_it_free(tmp_path, monkeypatch, kept):
+    for name in ("source.json", UPDATE, "trained.npy", "query_encoder/layers/record.json", "text/weights"):
+        write_text(tmp_path / name, "{}")
+    removed, real = [], {name: getattr(at, name) for at, name in ((Path, "unlink"), (shutil, "rmtree"))}
+
+    def remove(name, path, *args, **options):
+        if path.parent == tmp_path and path.name != ".lock":
+            if len(removed) == kept:
+                raise KeyboardInterrupt
+            removed.append(path)
+        real[name](path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, **options: remove("unlink", path, **options))
+        patch.setattr(shutil, "rmtree", lambda path, *args, **options: remove("rmtree", path, *args, **options))
+        with pytest.raises(KeyboardInterrupt), free_folder(tmp_path, "shop"):
+            pass
+    with free_folder(tmp_path, "shop"):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.slow

@@ -471,14 +471,19 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         raise ConfigError(taken)
     with locked(out):
         held = [path for path in out.iterdir() if not unfinished(path)]
-        before = BEFORE_TRAINING.union(_taken_over(out))
-        ours = (out / "source.json").is_file() and all(path.name in before for path in held)
-        if held and not ours:
+        if held and (not (out / "source.json").is_file() or began_training(out)):
             raise ConfigError(taken)
         # A run that ended before its first epoch is started from scratch, because its settings may have been wrong.
-        for path in held:
+        # Folders go first and source.json last, so that a process that is killed meanwhile leaves it free.
+        for path in sorted(held, key=lambda path: (path.is_file(), path.name == "source.json")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield out
+
+
+def began_training(out: Path) -> bool:
+    """Returns whether a run's folder has more than a run writes before it completes its first epoch."""
+    before = BEFORE_TRAINING.union(_taken_over(out))
+    return any(path.name not in before for path in out.iterdir() if not unfinished(path))
 
 
 def _taken_over(out: Path) -> tuple[str, ...]:

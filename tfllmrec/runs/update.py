@@ -32,7 +32,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import Tell, to_stderr
-from tfllmrec.runs.experiment import continue_run, data_beside, free_folder, log_place, note_log_place
+from tfllmrec.runs.experiment import began_training, continue_run, data_beside, free_folder, log_place, note_log_place
 from tfllmrec.runs.run import PARENT, READ_LOG, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
 
 #: Settings that determine the meaning of the parent's weights.
@@ -184,8 +184,8 @@ def _log_since(run: Run, events: Path) -> int:
 
 
 def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
-    """Returns the update in ``out`` of the same parent with the same files, if one has completed an epoch."""
-    if not (out / UPDATE).is_file() or not (out / "checkpoints" / "state.json").is_file():
+    """Returns the update in ``out`` of the same parent with the same files, if its training began."""
+    if not (out / UPDATE).is_file() or not began_training(out):
         return None
     run = Run(out)
     assert run.update is not None
