@@ -8,9 +8,14 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from tfllmrec.config import DataConfig, SplitConfig
+from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.graph import ItemGraph
+from tfllmrec.data.schema import Schema
 from tfllmrec.durable import locked
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.regression import Verdict
@@ -276,6 +281,46 @@ def test_a_run_is_not_promoted_over_a_version_that_became_stable_during_the_gate
     with pytest.raises(ModelError, match=r"canary: 2 then, stable: 2, canary: none now\. Promote the run again"):
         gate.promote_run(other, shop.model, tell=shop.told.append)
     assert read_promotions(shop.model).labels == {"stable": 2}
+
+
+def shop_split(lists, schema=None, **columns):
+    """The split of users ``a``, ``b``, ... with these items; event number n of the whole log happens at n seconds."""
+    rows = [("abc"[user], item) for user, row in enumerate(lists) for item in row]
+    events = pd.DataFrame(rows, columns=["user", "item"]).assign(time=range(len(rows)), **columns)
+    dataset = dataset_from_frames(events, config=DataConfig(repeats="all"))
+    return make_split(dataset, SplitConfig(kind="leave_last_out"), seed=0, schema=schema)
+
+
+def test_a_version_that_reads_a_column_that_the_run_lacks_gets_no_values(monkeypatch):
+    read = shop_split(["xyz", "xyz"], device=[*"pqpqpq"], session=[f"s-{n}" for n in range(6)]).schema
+    own = shop_split(["xyz", "xyz"])
+    run = types.SimpleNamespace(split=own, split_by=lambda schema: shop_split(["xyz", "xyz"], schema))
+    assert gate._split_by(run, own.schema) is own
+    test = gate._split_by(run, read).test
+    assert test.user_ids.tolist() == ["a", "b"] and test.fields["request.device"].tolist() == [0, 0]
+
+
+def grown(used_text=(1.0,), encoder="e5", graph=None):
+    """Stand-ins for a run with a new item and the run of a version: (run, its items, the version's run)."""
+    items = pd.DataFrame({"item_id": [*"xyz"]})
+    run = types.SimpleNamespace(text=np.ones((3, 1)), encoder_fingerprint="e5")
+    used = types.SimpleNamespace(split=types.SimpleNamespace(items=items[:2], schema=Schema()), text_widths=None)
+    used.text, used.encoder_fingerprint, used.exported_histories = np.array([used_text] * 2), encoder, "histories"
+    used.training_data = types.SimpleNamespace(graph=graph)
+    used.load_model = lambda: types.SimpleNamespace(config=None, extend=lambda catalogue, *rest: catalogue)
+    return run, items, used
+
+
+def test_new_items_are_added_with_the_graph_that_the_model_was_fitted_with():
+    graph = ItemGraph(2, ())
+    catalogue = gate._with_new_items(*grown(graph=graph), print)
+    assert catalogue.item_ids.tolist() == [*"xyz"] and catalogue.graph.n_items == 3
+    assert gate._with_new_items(*grown(), print).graph is None  # whatever 'tfllmrec graph' made since
+
+
+def test_new_items_are_not_added_if_the_version_cannot_read_their_texts():
+    assert gate._with_new_items(*grown(used_text=(0.0,)), print) is None
+    assert gate._with_new_items(*grown(encoder="minilm"), print) is None
 
 
 @pytest.mark.parametrize("update", [None, "of a parent"])

@@ -12,6 +12,7 @@ import pandas as pd
 from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
+from tfllmrec.data.splits import Split
 from tfllmrec.durable import write_text
 from tfllmrec.errors import CHECK_FAILED, ModelError, TfllmrecError
 from tfllmrec.evaluation.protocol import Result
@@ -138,7 +139,8 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
         )
     saved = SavedModel.open(version)
     tell(f"gate: {run.folder} beside {version}, on {len(run.split.test):,} test queries")
-    queries = _queries_of(run, Schema.from_dict(manifest["schema"]))
+    split = _split_by(run, Schema.from_dict(manifest["schema"]))
+    queries = split.test
     places = pd.Index(saved.item_ids).get_indexer(pd.Index(run.split.items[ITEM]))
     left_out = _trained_on(run, used, queries)
     strata = run.split.strata(run.config.evaluation.head_share)
@@ -150,7 +152,7 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
     def measured(model: Recommender) -> Result:
         return without_queries(measure_one(model, queries, run.split, run.config), left_out, targets)
 
-    grown = _with_new_items(run, used, tell)
+    grown = _with_new_items(run, split.items, used, tell)
     verdict = verdict_of(
         without_queries(exported_of(run.results), left_out, targets),
         measured(OfEarlierCatalogue(saved, places)),
@@ -183,19 +185,19 @@ def _without_lost_items(verdict: Verdict, run: Run, version: Path, items: pd.Ind
     return replace(verdict, passed=False, reasons=[*verdict.reasons, f"{found}: {remedy}"])
 
 
-def _queries_of(run: Run, schema: Schema) -> Queries:
-    """Returns the test queries of a run, with their fields encoded by ``schema``."""
+def _split_by(run: Run, schema: Schema) -> Split:
+    """Returns the split of a run with the fields of ``schema``; those that its data lacks are missing in every row."""
     own = run.split
-    queries = own.test if schema.as_dict() == own.schema.as_dict() else run.split_by(schema).test
+    split = own if schema.as_dict() == own.schema.as_dict() else run.split_by(schema)
     if not (
-        np.array_equal(queries.user_ids, own.test.user_ids)
-        and np.array_equal(queries.targets.values, own.test.targets.values)
+        np.array_equal(split.test.user_ids, own.test.user_ids)
+        and np.array_equal(split.test.targets.values, own.test.targets.values)
     ):
         raise ModelError(
             f"{run.folder}: the version in use reads different fields of requests, so the same events make different "
             "test queries: expected the same fields. Promote without the gate: tfllmrec promote MODEL --version N."
         )
-    return queries
+    return split
 
 
 def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
@@ -211,15 +213,18 @@ def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
     return np.bincount(row, seen, len(queries)) > 0
 
 
-def _with_new_items(run: Run, used: Run, tell: Tell) -> Recommender | None:
+def _with_new_items(run: Run, items: pd.DataFrame, used: Run, tell: Tell) -> Recommender | None:
     """Adds the run's new items to the model of the stable version, without training; returns ``None`` if it cannot.
 
-    It cannot if there are no new items, if the order of the other items differs, or if the run ``used`` has no text.
+    It cannot if there are no new items, if the order of the other items differs, or if the run ``used`` has no text or
+    another text encoder. ``items`` are the run's items, with all columns that the model reads.
     """
-    known, now = used.split.items[ITEM], run.split.items[ITEM]
+    known, now = used.split.items[ITEM], items[ITEM]
     if len(now) <= len(known) or not np.array_equal(now[: len(known)], known) or not np.any(used.text):
         return None
-    model = used.load_model()
-    text, schema = np.asarray(run.text), used.split.schema
-    catalogue = Catalogue.of(run.split.items, text, schema, used.text_widths, model.config, graph=used.graph)
+    if run.encoder_fingerprint != used.encoder_fingerprint:
+        return None
+    model, schema = used.load_model(), used.split.schema
+    text, graph = np.asarray(run.text), used.training_data.graph
+    catalogue = Catalogue.of(items, text, schema, used.text_widths, model.config, graph=graph)
     return model.extend(catalogue, np.asarray(used.text), used.exported_histories, tell)
