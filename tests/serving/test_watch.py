@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,22 @@ def test_new_items_are_added_with_the_graph_that_the_model_was_fitted_with():
 def test_new_items_are_not_added_if_the_version_cannot_read_their_texts():
     assert gate._with_new_items(*grown(used_text=(0.0,)), print) is None
     assert gate._with_new_items(*grown(encoder="minilm"), print) is None
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_of_repeated_events_those_are_left_out_that_the_version_was_trained_on(repeats):
+    """The test events of the users a, b and c are their last ones; items that they had before may come again."""
+    split = shop_split(["xyzx", "xyxx", "xyzw"])
+    run = types.SimpleNamespace(split=split, dataset=replace(split.dataset, repeats=repeats))
+
+    def left_out(events):
+        used = types.SimpleNamespace(split=types.SimpleNamespace(train=events), dataset=split.dataset, is_refit=False)
+        return gate._trained_on(run, used, split.test).tolist()
+
+    events = split.dataset.events
+    assert left_out(split.train) == ([False] * 3 if repeats else [True, True, False])
+    assert left_out(events[events["user_id"] != "b"]) == [True, False, True]
+    assert left_out(events) == [True] * 3
 
 
 @pytest.mark.parametrize("update", [None, "of a parent"])

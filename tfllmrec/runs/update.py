@@ -28,7 +28,6 @@ from tfllmrec.data.extension import known_occurrences
 from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
-from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import Tell, to_stderr
@@ -227,7 +226,7 @@ def _begin(
     write_text(folder / "source.json", json.dumps(source, indent=1))
     lineage = Parent(folder=parent.folder.resolve().name, data_sha256=parent.dataset.fingerprint)
     write_text(folder / PARENT, lineage.model_dump_json(indent=1))
-    trained = _trained_rows(dataset, parent.split)
+    trained = trained_rows(dataset, parent.split.train)
     with replacing(folder / TRAINED) as fresh, fresh.open("wb") as stream:
         np.save(stream, trained)
     write_text(folder / SCHEMA, json.dumps(parent.split.schema.as_dict(), indent=1, ensure_ascii=False))
@@ -252,9 +251,14 @@ def _begin(
     write_text(folder / "config.yaml", dump_config(config))
 
 
-def _trained_rows(dataset: Dataset, before: Split) -> np.ndarray:
-    """Returns int64 ``[T]``: the rows of ``dataset.events`` that are the training events of an earlier split."""
+def trained_rows(dataset: Dataset, train: pd.DataFrame) -> np.ndarray:
+    """Returns int64 ``[T]``: the rows of ``dataset.events`` that are training events of an earlier split.
+
+    Args:
+      dataset: A data set.
+      train: The training events, with the indices of users and items in ``dataset``.
+    """
     key = [USER_INDEX, ITEM_INDEX, TIMESTAMP]
-    groups = pd.concat([before.train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
-    trained, there = groups[: len(before.train)], groups[len(before.train) :]
+    groups = pd.concat([train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
+    trained, there = groups[: len(train)], groups[len(train) :]
     return np.flatnonzero(known_occurrences(there, trained))

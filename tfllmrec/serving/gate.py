@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
+from tfllmrec.columns import ITEM, ITEM_INDEX, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
@@ -23,6 +23,7 @@ from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import GATE, Run
 from tfllmrec.runs.scoreboard import measure_one
+from tfllmrec.runs.update import trained_rows
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import read_manifest, version_folders
 from tfllmrec.serving.promotion import Promotions, adopt, promote, read_promotions, set_canary
@@ -204,12 +205,19 @@ def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
     """bool ``[B]``: the queries with a target that the exported model of another run was trained on."""
     users, items = run.dataset.users[USER], run.dataset.items[ITEM]
     train = used.split.train_and_validation_events if used.is_refit else used.split.train
-    n_items = len(items)
-    user = pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]]
-    item = pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]]
+    known = pd.DataFrame({
+        USER_INDEX: pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]],
+        ITEM_INDEX: pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]],
+        TIMESTAMP: train[TIMESTAMP].to_numpy(),
+    })  # fmt: skip
+    known = known[(known[USER_INDEX] >= 0) & (known[ITEM_INDEX] >= 0)]
+    if run.dataset.repeats:  # an item that a user had before may be a new event
+        test = run.split.test_events
+        assert test is not None
+        known = test[test.index.isin(trained_rows(run.dataset, known))]
     row = queries.targets.row_of_value
-    asked = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[row] * n_items + queries.targets.values
-    seen = np.isin(asked, (user * n_items + item)[(user >= 0) & (item >= 0)]) & (not run.dataset.repeats)
+    asked = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[row] * len(items) + queries.targets.values
+    seen = np.isin(asked, known[USER_INDEX] * len(items) + known[ITEM_INDEX])
     return np.bincount(row, seen, len(queries)) > 0
 
 
