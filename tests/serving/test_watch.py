@@ -340,6 +340,17 @@ def test_of_repeated_events_those_are_left_out_that_the_version_was_trained_on(r
     assert left_out(events) == [True] * 3
 
 
+def test_a_stable_version_whose_folder_is_gone_is_named(shop):
+    shop.once()
+    (shop.model / "1").rename(shop.model.parent / "away")
+    run = types.SimpleNamespace(folder=shop.run.with_name("other"), record={"data_sha256": "ab"})
+    with pytest.raises(ModelError, match="shop has no version 1: copy its folder back, or promote another one"):
+        gate.promote_run(run, shop.model, tell=shop.told.append)
+    promotion.rollback(shop.model)
+    with pytest.raises(ModelError, match="shop has no version 1: copy its folder back"):
+        shop.once()
+
+
 @pytest.mark.parametrize("update", [None, "of a parent"])
 def test_an_update_keeps_the_items_of_the_version_in_use(update):
     run = types.SimpleNamespace(folder="run", update=update)

@@ -26,7 +26,7 @@ from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.runs.update import trained_rows
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import read_manifest, version_folders
-from tfllmrec.serving.promotion import Promotions, adopt, promote, read_promotions, set_canary
+from tfllmrec.serving.promotion import Promotions, adopt, folder_of_version, promote, read_promotions, set_canary
 from tfllmrec.serving.saved_model import SavedModel
 
 
@@ -66,7 +66,8 @@ def promote_run(
 
     Raises:
       NotPromoted: The run did not pass the gate; nothing was exported.
-      ModelError: Another version became stable in the meantime; or see the functions for the steps.
+      ModelError: The folder of the stable version is missing, or another version became stable in the meantime; or see
+        the functions for the steps.
       DataError, WriteError: See the functions for the steps.
     """
     state = adopt(model, base_path)
@@ -77,7 +78,7 @@ def promote_run(
     if state.stable is None:
         tell("gate: no comparison is made, because no version is stable yet")
     else:
-        verdict = compare_with_version(run, version_folders(model)[state.stable], tell)
+        verdict = compare_with_version(run, folder_of_version(model, state.stable), tell)
         if not verdict.passed:
             raise NotPromoted(
                 verdict,

@@ -35,7 +35,7 @@ from tfllmrec.runs.run import Run
 from tfllmrec.runs.update import NothingNew, update_run
 from tfllmrec.serving.gate import NotPromoted, promote_run
 from tfllmrec.serving.layout import read_manifest, version_folders
-from tfllmrec.serving.promotion import Promotions, promote, read_promotions, rollback
+from tfllmrec.serving.promotion import Promotions, folder_of_version, promote, read_promotions, rollback
 
 TRIED = "tried.json"
 #: A check of ``--alarm`` that takes longer counts as failed.
@@ -184,9 +184,7 @@ def _run_of(model: Path, version: int) -> Path:
     Raises:
       ModelError: The version does not exist, or was not exported from a run.
     """
-    folder = version_folders(model).get(version)
-    if folder is None:
-        raise ModelError(f"{model} has no version {version}, which is stable: copy its folder back, or roll back.")
+    folder = folder_of_version(model, version)
     run = read_manifest(folder).get("run")
     if not run:
         raise ModelError(
