@@ -119,6 +119,20 @@ def test_a_canary_that_a_person_set_is_left_to_the_person(shop):
     assert shop.once() == (3, 4)
 
 
+def test_a_canary_that_replaced_the_tried_one_is_not_promoted(shop, monkeypatch):
+    shop.once()
+    other = types.SimpleNamespace(folder=shop.run.with_name("other"))
+
+    def made_here(*args):
+        shop.promote(other, shop.model, canary=True, tell=shop.told.append)  # by a person, at this moment
+        return True
+
+    monkeypatch.setattr(watch, "_made_here", made_here)
+    with pytest.raises(ModelError, match=r"stable: 1, canary: 2 then, stable: 1, canary: 3 now"):
+        shop.once()
+    assert read_promotions(shop.model).labels == {"stable": 1, "canary": 3}
+
+
 def test_a_log_without_anything_new_is_read_once(shop):
     shop.known["run"] = shop.events
     assert shop.once() == shop.once() == shop.once() == (1, None)

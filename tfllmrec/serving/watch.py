@@ -141,7 +141,7 @@ def watch_once(
             if (age_s := time.time() - (state.canary_since_s or 0.0)) < every_s:
                 tell(f"version {state.canary} waits: it must be the canary for {every_s:.0f} s, so far {age_s:.0f} s")
                 return state
-            state = promote(model)
+            state = promote(model, version=state.canary, judged=state)
             tell(f"promoted: version {state.stable} is stable")
         assert state.stable is not None
         parent = _run_of(model, state.stable)
