@@ -262,9 +262,23 @@ def test_the_run_of_a_version_that_was_rolled_back_is_exported_again(shop):
         manifest = shop.model / number / "assets.extra" / "tfllmrec.json"
         folder = Path(json.loads(manifest.read_text())["run"])
         manifest.write_text(json.dumps({"run": str(folder), "data_sha256": "ab"}))
-        runs[number] = types.SimpleNamespace(folder=folder, record={"data_sha256": "ab"})
+        runs[number] = types.SimpleNamespace(folder=folder, record={"data_sha256": "ab"}, graph=None)
     assert _exported(runs["1"], shop.model) == 1
     assert _exported(runs["2"], shop.model) is None
+
+
+def test_a_run_whose_graph_is_new_is_exported_again(shop):
+    shop.once()
+    manifest, graph = shop.model / "1" / "assets.extra" / "tfllmrec.json", ItemGraph(2, ())
+    run = types.SimpleNamespace(folder=shop.run, record={"data_sha256": "ab"})
+
+    def exported(of_version, of_run):
+        manifest.write_text(json.dumps({"run": str(shop.run), "data_sha256": "ab", "graph_sha256": of_version}))
+        run.graph = of_run
+        return _exported(run, shop.model)
+
+    assert exported(None, None) == exported(graph.fingerprint, graph) == 1
+    assert exported(None, graph) is exported(graph.fingerprint, ItemGraph(3, ())) is None
 
 
 def test_the_gate_needs_the_run_that_the_version_was_exported_from(shop, monkeypatch):

@@ -50,8 +50,8 @@ def promote_run(
 ) -> tuple[Promotions, Verdict | None]:
     """Exports a run that passes the gate, labels the version ``canary``, and then ``stable``.
 
-    A run that was already exported to the folder is not exported again, so another call completes an interrupted
-    promotion.
+    A run that was already exported to the folder with its present data and graph is not exported again, so another call
+    completes an interrupted promotion.
 
     Args:
       run: A complete run.
@@ -94,7 +94,7 @@ def promote_run(
 
 
 def _exported(run: Run, model: Path) -> int | None:
-    """Returns the newest version that was exported from the current state of the run; ``None`` if there is none.
+    """Returns the newest version that was exported with the run's present data and graph; ``None`` if there is none.
 
     Versions with new items, and versions that were withdrawn or rolled back, do not count.
     """
@@ -106,8 +106,13 @@ def _exported(run: Run, model: Path) -> int | None:
     rolled_back = withdrawn.union(step.stable_before for step in history if step.action == "rollback")
     for number, folder in sorted(version_folders(model).items(), reverse=True):
         manifest = read_manifest(folder)
-        same = manifest.get("run") == str(run.folder.resolve()) and not manifest.get("new_items")
-        if same and manifest.get("data_sha256") == run.record["data_sha256"] and number not in rolled_back:
+        if (
+            manifest.get("run") == str(run.folder.resolve())
+            and not manifest.get("new_items")
+            and number not in rolled_back
+            and manifest.get("data_sha256") == run.record["data_sha256"]
+            and manifest.get("graph_sha256") == (None if (graph := run.graph) is None else graph.fingerprint)
+        ):
             return number
     return None
 
