@@ -188,8 +188,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     else:
         fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
-    reads_events = source is None or fitted.options.transfer.method in ("fine_tune", "distil")
-    if reads_events and "behaviour" in fitted.options.model.terms:
+    if source is None and "behaviour" in fitted.options.model.terms:  # a run with sources cannot be updated
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]
     if run.update is None:  # an update keeps its parent's settings, including those of training
