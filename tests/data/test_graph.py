@@ -1,4 +1,5 @@
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,15 @@ def test_a_graph_is_what_was_saved(graph, tmp_path):
     assert again.n_items == 4 and [each.kind for each in again.relations] == ["link", "value"]
     pd.testing.assert_frame_equal(again.frame(), graph.frame())
     np.testing.assert_allclose(again.adjacency().toarray(), graph.adjacency().toarray())
+    assert again.fingerprint == graph.fingerprint
+
+
+def test_another_graph_has_another_fingerprint(graph):
+    cites, author = graph.relations
+    heavier = replace(cites, weights=np.sqrt(cites.weights))
+    others = [(), (cites,), (author, cites), (heavier, author), (replace(cites, kind="use"), author)]
+    graphs = [graph, ItemGraph(5, graph.relations), *(ItemGraph(4, relations) for relations in others)]
+    assert len({each.fingerprint for each in graphs}) == len(graphs)
 
 
 def test_a_damaged_graph_says_what_to_do(graph, tmp_path):

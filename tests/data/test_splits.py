@@ -50,6 +50,22 @@ def by_user(split, queries):
     return {u: (ids(split, h), ids(split, t)) for u, h, t in rows}
 
 
+def test_values_of_columns_that_the_data_lacks_are_missing():
+    """Whether models can read them, or only rules and people do."""
+    events = pd.DataFrame({"user": [*"aaabbb"], "item": [*"xyzxyz"], "time": range(6), "device": [*"pqpqpq"]})
+    events["session"] = [f"s-{number}" for number in range(6)]
+    items = pd.DataFrame({"item": [*"xyz"], "title": ["one", "two", "three"], "url": [*"123"], "price": [1.5, 2, 3]})
+    users = pd.DataFrame({"user": [*"ab"], "age": ["young", "old"]})
+    whole = make_split(dataset_from_frames(events, items, users), SplitConfig(), seed=0)
+    assert {"request.device", "event.session", "user.age", "item.url", "item.price"} <= {f.key for f in whole.schema}
+    bare = dataset_from_frames(events[["user", "item", "time"]])
+    split = make_split(bare, SplitConfig(), seed=0, schema=whole.schema)
+    assert by_user(split, split.test) == by_user(whole, whole.test)
+    assert split.test.fields["request.device"].tolist() == split.test.fields["user.age"].tolist() == [0, 0]
+    assert split.items["url"].tolist() == split.items["price"].tolist() == [""] * 3
+    assert "url" not in bare.items
+
+
 def test_leave_last_out():
     data = dataset({"u": ["a", "b", "c", "d"], "v": ["b", "a"], "w": ["c", "a", "b"], "x": ["d"]})
     split = make_split(data, SplitConfig(kind="leave_last_out"), seed=0)

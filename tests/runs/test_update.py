@@ -1,21 +1,25 @@
 """A run from an earlier one and newer tables."""
 
+import json
+import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tfllmrec.columns import ITEM, USER
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import DataConfig, ExperimentConfig
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
+from tfllmrec.durable import write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, solve_item_weights
-from tfllmrec.runs.experiment import log_place, note_log_place
-from tfllmrec.runs.run import Run
-from tfllmrec.runs.update import NothingNew, _data_section, _log_since, update_run
+from tfllmrec.runs.experiment import free_folder, log_place, note_log_place, start_run
+from tfllmrec.runs.run import PLAN, UPDATE, Run, Update
+from tfllmrec.runs.update import NothingNew, _begun, _data_section, _log_since, _with_columns_there, update_run
 from tfllmrec.runs.warm_start import _changes, _next_items, warm_start
 
 pytestmark = pytest.mark.tf
@@ -54,7 +58,7 @@ def rated_log(tmp_path, monkeypatch):
     with EventLog(tmp_path / "log") as log:
         log.append([{"user_id": "u", "item_id": f"i{n}", "timestamp_s": 1.7e9 + n, "stars": n} for n in range(1, 4)])
     columns = {"user_id": "user_id", "rating": "stars"}
-    of_other_files = {"item_id": "sku", "title": "name"}
+    of_other_files = {"item_id": "sku", "title": "caption"}
     source, config = {"columns": columns | of_other_files}, ExperimentConfig()
     run = types.SimpleNamespace(folder=tmp_path, record={"source": source}, config=config)
     run.dataset = read_dataset(config.data.model_copy(update={"events": tmp_path / "log", "columns": columns}))
@@ -64,10 +68,11 @@ def rated_log(tmp_path, monkeypatch):
 
 
 def test_an_event_may_lack_the_columns_that_the_runs_events_have(rated_log, monkeypatch):
+    """And an update without a catalogue keeps the mapping of its columns for the next one."""
     read = []
     monkeypatch.setattr("tfllmrec.runs.update._is_known", lambda dataset, known: read.append(dataset) or True)
     log, items = rated_log.folder / "log", rated_log.folder / "items.csv"
-    items.write_text("sku,name\nnew,New\n")
+    items.write_text("sku,caption\nnew,New\n")
 
     def update(event, items=None):
         with EventLog(log) as opened:
@@ -75,14 +80,31 @@ def test_an_event_may_lack_the_columns_that_the_runs_events_have(rated_log, monk
         with pytest.raises(NothingNew):
             update_run("run", log, items, tell=quietly)
         rated_log.dataset = read[-1]
+        rated_log.record["source"] = _data_section(rated_log, log, items, None).model_dump(exclude_defaults=True)
         note_log_place(rated_log.folder, log_place(log))
         return read[-1].events.set_index("item_id")["rating"]
 
     assert np.isnan(update({"item_id": "click"})["click"])
     assert update({"item_id": "new", "stars": 4}, items)["new"] == 4
     assert read[-1].items.set_index("item_id")["title"]["new"] == "New"
-    of_log, of_file = (_data_section(rated_log, log.with_name(name), None, None).columns for name in ("log", "e.csv"))
-    assert of_log == of_file == {"user_id": "user_id", "rating": "stars", "item_id": "sku"}
+    of_file = _with_columns_there(_data_section(rated_log, log.with_name("e.csv"), None, None), 0)
+    assert of_file.columns == {"user_id": "user_id", "rating": "stars", "item_id": "sku"}
+
+
+def test_a_fit_of_a_runs_data_keeps_the_mapping_of_its_columns(tmp_path):
+    walks = "".join(f"u{user},i{item},{item}\n" for user in range(4) for item in range(5))
+    (tmp_path / "events.csv").write_text(f"who,sku,time\n{walks}")
+    config = ExperimentConfig(data=DataConfig(name="shop", events=tmp_path / "events.csv"))
+    config.data.columns = {"user_id": "who", "item_id": "sku"}
+    base = tmp_path / "search" / "base"
+    with start_run(config, base, base=tmp_path, tell=quietly) as (_, of_run):
+        (base / "run.json").touch()
+        (base.parent / PLAN).touch()
+    of_search = of_run.model_copy(update={"data": of_run.data.model_copy(update={"source": "base/data"})})
+    for number, (same, folder) in enumerate([(of_run, base), (of_search, base.parent)]):
+        with start_run(same, tmp_path / str(number), base=folder, tell=quietly) as (run, _):
+            assert (run.folder / "parent.json").is_file()
+            assert json.loads((run.folder / "source.json").read_text())["columns"] == config.data.columns
 
 
 @pytest.mark.parametrize("min_user_events", [1, 2])
@@ -136,6 +158,51 @@ def test_an_update_that_was_begun_keeps_its_settings(tmp_path, monkeypatch):
     assert "is already complete: nothing was read" in told[0]
     with pytest.raises(ConfigError, match=r"was started with --set update\.epochs=5: expected the same settings"):
         update("update.epochs=6")
+
+
+@pytest.mark.parametrize(
+    ("written", "goes_on"),
+    [
+        ("text/weights", False),
+        ("logs/validation/events", False),
+        ("checkpoints/made_from.json", True),  # it was killed while its first checkpoint was written
+        ("model/weights", True),  # without dense terms, there are no checkpoints
+    ],
+)
+def test_an_update_goes_on_if_its_training_began_and_is_started_again_otherwise(tmp_path, written, goes_on):
+    out, parent = tmp_path / "out", types.SimpleNamespace(folder=tmp_path / "run")
+    write_text(out / "source.json", "{}")
+    record = Update(parent=str(parent.folder.resolve()), new_events=1, new_items=0, new_users=0)
+    write_text(out / UPDATE, record.model_dump_json())
+    write_text(out / written, "")
+    if goes_on:
+        assert _begun(out, parent, {}).folder == out
+    else:
+        assert _begun(out, parent, {}) is None
+        with free_folder(out, "shop"):
+            assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_a_kill_while_a_folder_is_emptied_leaves_it_free(tmp_path, monkeypatch, kept):
+    for name in ("source.json", UPDATE, "trained.npy", "query_encoder/layers/record.json", "text/weights"):
+        write_text(tmp_path / name, "{}")
+    removed, real = [], {name: getattr(at, name) for at, name in ((Path, "unlink"), (shutil, "rmtree"))}
+
+    def remove(name, path, *args, **options):
+        if path.parent == tmp_path and path.name != ".lock":
+            if len(removed) == kept:
+                raise KeyboardInterrupt
+            removed.append(path)
+        real[name](path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, **options: remove("unlink", path, **options))
+        patch.setattr(shutil, "rmtree", lambda path, *args, **options: remove("rmtree", path, *args, **options))
+        with pytest.raises(KeyboardInterrupt), free_folder(tmp_path, "shop"):
+            pass
+    with free_folder(tmp_path, "shop"):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.slow

@@ -6,11 +6,17 @@ import shutil
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from tfllmrec.config import DataConfig, SplitConfig
+from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.graph import ItemGraph
+from tfllmrec.data.schema import Schema
 from tfllmrec.durable import locked
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.regression import Verdict
@@ -111,6 +117,20 @@ def test_a_canary_that_a_person_set_is_left_to_the_person(shop):
     promotion.promote(shop.model)
     (shop.model / "3" / "assets.extra" / "tfllmrec.json").write_text(json.dumps({"run": str(shop.run)}))
     assert shop.once() == (3, 4)
+
+
+def test_a_canary_that_replaced_the_tried_one_is_not_promoted(shop, monkeypatch):
+    shop.once()
+    other = types.SimpleNamespace(folder=shop.run.with_name("other"))
+
+    def made_here(*args):
+        shop.promote(other, shop.model, canary=True, tell=shop.told.append)  # by a person, at this moment
+        return True
+
+    monkeypatch.setattr(watch, "_made_here", made_here)
+    with pytest.raises(ModelError, match=r"stable: 1, canary: 2 then, stable: 1, canary: 3 now"):
+        shop.once()
+    assert read_promotions(shop.model).labels == {"stable": 1, "canary": 3}
 
 
 def test_a_log_without_anything_new_is_read_once(shop):
@@ -242,9 +262,23 @@ def test_the_run_of_a_version_that_was_rolled_back_is_exported_again(shop):
         manifest = shop.model / number / "assets.extra" / "tfllmrec.json"
         folder = Path(json.loads(manifest.read_text())["run"])
         manifest.write_text(json.dumps({"run": str(folder), "data_sha256": "ab"}))
-        runs[number] = types.SimpleNamespace(folder=folder, record={"data_sha256": "ab"})
+        runs[number] = types.SimpleNamespace(folder=folder, record={"data_sha256": "ab"}, graph=None)
     assert _exported(runs["1"], shop.model) == 1
     assert _exported(runs["2"], shop.model) is None
+
+
+def test_a_run_whose_graph_is_new_is_exported_again(shop):
+    shop.once()
+    manifest, graph = shop.model / "1" / "assets.extra" / "tfllmrec.json", ItemGraph(2, ())
+    run = types.SimpleNamespace(folder=shop.run, record={"data_sha256": "ab"})
+
+    def exported(of_version, of_run):
+        manifest.write_text(json.dumps({"run": str(shop.run), "data_sha256": "ab", "graph_sha256": of_version}))
+        run.graph = of_run
+        return _exported(run, shop.model)
+
+    assert exported(None, None) == exported(graph.fingerprint, graph) == 1
+    assert exported(None, graph) is exported(graph.fingerprint, ItemGraph(3, ())) is None
 
 
 def test_the_gate_needs_the_run_that_the_version_was_exported_from(shop, monkeypatch):
@@ -276,6 +310,73 @@ def test_a_run_is_not_promoted_over_a_version_that_became_stable_during_the_gate
     with pytest.raises(ModelError, match=r"canary: 2 then, stable: 2, canary: none now\. Promote the run again"):
         gate.promote_run(other, shop.model, tell=shop.told.append)
     assert read_promotions(shop.model).labels == {"stable": 2}
+
+
+def shop_split(lists, schema=None, **columns):
+    """The split of users ``a``, ``b``, ... with these items; event number n of the whole log happens at n seconds."""
+    rows = [("abc"[user], item) for user, row in enumerate(lists) for item in row]
+    events = pd.DataFrame(rows, columns=["user", "item"]).assign(time=range(len(rows)), **columns)
+    dataset = dataset_from_frames(events, config=DataConfig(repeats="all"))
+    return make_split(dataset, SplitConfig(kind="leave_last_out"), seed=0, schema=schema)
+
+
+def test_a_version_that_reads_a_column_that_the_run_lacks_gets_no_values(monkeypatch):
+    read = shop_split(["xyz", "xyz"], device=[*"pqpqpq"], session=[f"s-{n}" for n in range(6)]).schema
+    own = shop_split(["xyz", "xyz"])
+    run = types.SimpleNamespace(split=own, split_by=lambda schema: shop_split(["xyz", "xyz"], schema))
+    assert gate._split_by(run, own.schema) is own
+    test = gate._split_by(run, read).test
+    assert test.user_ids.tolist() == ["a", "b"] and test.fields["request.device"].tolist() == [0, 0]
+
+
+def grown(used_text=(1.0,), encoder="e5", graph=None):
+    """Stand-ins for a run with a new item and the run of a version: (run, its items, the version's run)."""
+    items = pd.DataFrame({"item_id": [*"xyz"]})
+    run = types.SimpleNamespace(text=np.ones((3, 1)), encoder_fingerprint="e5")
+    used = types.SimpleNamespace(split=types.SimpleNamespace(items=items[:2], schema=Schema()), text_widths=None)
+    used.text, used.encoder_fingerprint, used.exported_histories = np.array([used_text] * 2), encoder, "histories"
+    used.training_data = types.SimpleNamespace(graph=graph)
+    used.load_model = lambda: types.SimpleNamespace(config=None, extend=lambda catalogue, *rest: catalogue)
+    return run, items, used
+
+
+def test_new_items_are_added_with_the_graph_that_the_model_was_fitted_with():
+    graph = ItemGraph(2, ())
+    catalogue = gate._with_new_items(*grown(graph=graph), print)
+    assert catalogue.item_ids.tolist() == [*"xyz"] and catalogue.graph.n_items == 3
+    assert gate._with_new_items(*grown(), print).graph is None  # whatever 'tfllmrec graph' made since
+
+
+def test_new_items_are_not_added_if_the_version_cannot_read_their_texts():
+    assert gate._with_new_items(*grown(used_text=(0.0,)), print) is None
+    assert gate._with_new_items(*grown(encoder="minilm"), print) is None
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_of_repeated_events_those_are_left_out_that_the_version_was_trained_on(repeats):
+    """The test events of the users a, b and c are their last ones; items that they had before may come again."""
+    split = shop_split(["xyzx", "xyxx", "xyzw"])
+    run = types.SimpleNamespace(split=split, dataset=replace(split.dataset, repeats=repeats))
+
+    def left_out(events):
+        used = types.SimpleNamespace(split=types.SimpleNamespace(train=events), dataset=split.dataset, is_refit=False)
+        return gate._trained_on(run, used, split.test).tolist()
+
+    events = split.dataset.events
+    assert left_out(split.train) == ([False] * 3 if repeats else [True, True, False])
+    assert left_out(events[events["user_id"] != "b"]) == [True, False, True]
+    assert left_out(events) == [True] * 3
+
+
+def test_a_stable_version_whose_folder_is_gone_is_named(shop):
+    shop.once()
+    (shop.model / "1").rename(shop.model.parent / "away")
+    run = types.SimpleNamespace(folder=shop.run.with_name("other"), record={"data_sha256": "ab"})
+    with pytest.raises(ModelError, match="shop has no version 1: copy its folder back, or promote another one"):
+        gate.promote_run(run, shop.model, tell=shop.told.append)
+    promotion.rollback(shop.model)
+    with pytest.raises(ModelError, match="shop has no version 1: copy its folder back"):
+        shop.once()
 
 
 @pytest.mark.parametrize("update", [None, "of a parent"])

@@ -155,6 +155,15 @@ class Dataset:
             asked = {name: want for name, want in asked.items() if name not in setting_names("event", TAGS_WRITTEN)}
         return infer_schema(events, self.items, users, asked, every_event=self.events)
 
+    def with_columns(self, columns: Iterable[tuple[str, str]]) -> Dataset:
+        """Returns this data set with an empty column for each (table, column) that it lacks."""
+        dataset = self
+        for table, name in columns:
+            frame = getattr(dataset, table)
+            if name not in frame:
+                dataset = replace(dataset, **{table: frame.assign(**{name: ""}).astype({name: "str"})})
+        return dataset
+
     @cached_property
     def with_tags_written(self) -> Dataset:
         """This data set with the additional event column ``tags_written``.

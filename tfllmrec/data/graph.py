@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,16 @@ class ItemGraph:
 
     n_items: int
     relations: tuple[Relation, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the number of items and of the relations with their edges."""
+        digest = hashlib.sha256(f"{self.n_items} items".encode())
+        for each in self.relations:
+            digest.update(f"\n{each.kind} {len(each)} {each.name}\n".encode())
+            for values in (each.heads, each.tails, each.weights):
+                digest.update(values.tobytes())
+        return digest.hexdigest()
 
     def adjacency(self, kinds: Collection[Kind] | None = None) -> sparse.csr_array:
         """Returns the sum of the weights of the relations: symmetric float32 ``[N, N]``.

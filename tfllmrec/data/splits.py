@@ -17,7 +17,7 @@ from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_names, items_of_domain, with_event_domains
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import Field, Schema
+from tfllmrec.data.schema import TABLES, Field, Schema
 from tfllmrec.errors import ConfigError, DataError
 
 #: Kinds of split in which two events of each user are held out.
@@ -430,7 +430,7 @@ def make_split(
       config: The kind and the shares.
       seed: Random seed; the same seed and data give the same split.
       schema: The schema of an earlier split, if models fitted on it stay in use; by default that of the training
-        events.
+        events. All values of a field whose column the data lacks are missing.
       trained: Int ``[T]``, rows of ``dataset.events`` that such models were trained on: they are training events,
         whatever the kind of split says.
 
@@ -442,6 +442,8 @@ def make_split(
     dataset, kind = dataset.with_tags_written, config.kind
     if config.domain is not None:
         dataset = with_event_domains(dataset)
+    if schema is not None:
+        dataset = dataset.with_columns((TABLES[field.owner], field.name) for field in schema)
     if kind == "auto":
         kind = "leave_last_out" if dataset.ordered else "leave_random_out"
     if (

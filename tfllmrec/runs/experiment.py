@@ -187,8 +187,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     else:
         fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
-    reads_events = source is None or fitted.options.transfer.method in ("fine_tune", "distil")
-    if reads_events and "behaviour" in fitted.options.model.terms:
+    if source is None and "behaviour" in fitted.options.model.terms:  # a run with sources cannot be updated
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]
     if run.update is None:  # an update keeps its parent's settings, including those of training
@@ -296,10 +295,14 @@ def _begun(
     config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, out: Path, base: Path, tell: Tell
 ) -> tuple[Run, ExperimentConfig]:
     """Writes the starting point of a run into its folder, which must be free."""
-    write_text(out / "source.json", json.dumps(source, indent=1))  # first: it marks the folder as a run folder
     # The config is the best one of a search, or that of a run, and names their data.
     of_search = (base / PLAN).is_file() and source.get("source") == "base/data"
-    if of_search or ((base / "run.json").is_file() and source.get("source") == "data"):
+    of_run = (base / "run.json").is_file() and source.get("source") == "data"
+    if of_search or of_run:  # the tables of later updates have the columns of the files that this data was read from
+        first = read_json((base / source["source"]).with_name("source.json"), dict[str, Any], REMEDY)
+        source = source | {"columns": first.get("columns", {})}
+    write_text(out / "source.json", json.dumps(source, indent=1))  # first: it marks the folder as a run folder
+    if of_search or of_run:
         parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
         write_text(out / PARENT, parent.model_dump_json(indent=1))
     for line in dataset.report.lines():
@@ -469,14 +472,19 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         raise ConfigError(taken)
     with locked(out):
         held = [path for path in out.iterdir() if not unfinished(path)]
-        before = BEFORE_TRAINING.union(_taken_over(out))
-        ours = (out / "source.json").is_file() and all(path.name in before for path in held)
-        if held and not ours:
+        if held and (not (out / "source.json").is_file() or began_training(out)):
             raise ConfigError(taken)
         # A run that ended before its first epoch is started from scratch, because its settings may have been wrong.
-        for path in held:
+        # Folders go first and source.json last, so that a process that is killed meanwhile leaves it free.
+        for path in sorted(held, key=lambda path: (path.is_file(), path.name == "source.json")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield out
+
+
+def began_training(out: Path) -> bool:
+    """Returns whether a run's folder has more than a run writes before it completes its first epoch."""
+    before = BEFORE_TRAINING.union(_taken_over(out))
+    return any(path.name not in before for path in out.iterdir() if not unfinished(path))
 
 
 def _taken_over(out: Path) -> tuple[str, ...]:

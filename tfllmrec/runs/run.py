@@ -135,7 +135,7 @@ class Update(BaseModel):
     """The content of ``update.json``: the starting point of a run that was made by an update.
 
     Attributes:
-      parent: The folder of the run that the update continues from; it is read until the update is trained.
+      parent: The folder of the run that the update continues from; it is read until the update is complete.
       new_events: Number of events that the parent does not have.
       new_items: Number of items that the parent does not have.
       new_users: Number of users that the parent does not have.

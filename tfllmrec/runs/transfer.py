@@ -342,6 +342,4 @@ def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tup
     wanted = [(TABLES[field.owner], field.name) for field in schema if field.has_encoder]
     wanted += [("items", name) for name in (ItemTemplate(template).columns if template else ())]
     missing = list(dict.fromkeys(key for key in wanted if key[1] not in getattr(dataset, key[0])))
-    for table, name in missing:
-        dataset = replace(dataset, **{table: getattr(dataset, table).assign(**{name: ""}).astype({name: "str"})})
-    return dataset, [f"{table}.{name}" for table, name in missing]
+    return dataset.with_columns(missing), [f"{table}.{name}" for table, name in missing]

@@ -28,11 +28,10 @@ from tfllmrec.data.extension import known_occurrences
 from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
-from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import Tell, to_stderr
-from tfllmrec.runs.experiment import continue_run, data_beside, free_folder, log_place, note_log_place
+from tfllmrec.runs.experiment import began_training, continue_run, data_beside, free_folder, log_place, note_log_place
 from tfllmrec.runs.run import PARENT, READ_LOG, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
 
 #: Settings that determine the meaning of the parent's weights.
@@ -140,28 +139,26 @@ def _config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
 
 
 def _data_section(run: Run, events: Path | str, items: Path | str | None, users: Path | str | None) -> DataConfig:
-    """Returns the settings for reading the new tables: the run's own, with the mapped columns that these may have."""
-    source = run.record["source"]
-    may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}
-    mapped = {name: column for name, column in source.get("columns", {}).items() if name in may_have}
+    """Returns the settings for the new tables: the run's own, with all its mapped columns, which later updates need."""
     named = {"events": events, "items": items, "users": users}
     own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
     files = {role: None if path is None else str(path) for role, path in named.items()}
-    return DataConfig.model_validate({**own, **files, "columns": mapped})
+    return DataConfig.model_validate({**own, **files, "columns": run.record["source"].get("columns", {})})
 
 
 def _with_columns_there(came: DataConfig, since: int) -> DataConfig:
-    """Returns ``came`` without the mapped columns that no event of a log after ``since`` has.
+    """Returns ``came`` without the mapped columns that its tables cannot have, or that no event of a log has.
 
-    A log has its own column names, whatever those of the run's files were, and its new events may all lack a field.
+    A log has its own column names, whatever those of the run's files were, and its events after ``since`` may all lack
+    a field.
     """
     assert came.events is not None
-    if not came.columns or not is_event_log(Path(came.events)):
-        return came
-    with LogReader(Path(came.events)) as reader:
-        there = set(reader.table(since=since).schema.names)
     of_items = ITEM_COLUMNS if came.items else ()
-    columns = {name: column for name, column in came.columns.items() if column in there or name in of_items}
+    columns = {name: column for name, column in came.columns.items() if name in (*EVENT_COLUMNS, *of_items)}
+    if columns and is_event_log(Path(came.events)):
+        with LogReader(Path(came.events)) as reader:
+            there = set(reader.table(since=since).schema.names)
+        columns = {name: column for name, column in columns.items() if column in there or name in of_items}
     return came.model_copy(update={"columns": columns})
 
 
@@ -186,8 +183,8 @@ def _log_since(run: Run, events: Path) -> int:
 
 
 def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
-    """Returns the update in ``out`` of the same parent with the same files, if one has completed an epoch."""
-    if not (out / UPDATE).is_file() or not (out / "checkpoints" / "state.json").is_file():
+    """Returns the update in ``out`` of the same parent with the same files, if its training began."""
+    if not (out / UPDATE).is_file() or not began_training(out):
         return None
     run = Run(out)
     assert run.update is not None
@@ -224,10 +221,12 @@ def _begin(
     tell: Tell,
 ) -> None:
     """Writes the starting point of the update into its folder, which must be free."""
+    from tfllmrec.training.text.query_encoder import MADE_FROM
+
     write_text(folder / "source.json", json.dumps(source, indent=1))
     lineage = Parent(folder=parent.folder.resolve().name, data_sha256=parent.dataset.fingerprint)
     write_text(folder / PARENT, lineage.model_dump_json(indent=1))
-    trained = _trained_rows(dataset, parent.split)
+    trained = trained_rows(dataset, parent.split.train)
     with replacing(folder / TRAINED) as fresh, fresh.open("wb") as stream:
         np.save(stream, trained)
     write_text(folder / SCHEMA, json.dumps(parent.split.schema.as_dict(), indent=1, ensure_ascii=False))
@@ -244,15 +243,22 @@ def _begin(
     for name in TAKEN_OVER:
         if (parent.folder / name).is_dir():
             ignored = [path.name for path in (parent.folder / name).iterdir() if unfinished(path)]
-            shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns("checkpoints", *ignored))
+            # Without the claim of the small tower of queries, because the update may have other texts.
+            ignored += ["checkpoints", MADE_FROM]
+            shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns(*ignored))
     config.data = data_beside(config.data, dataset.name)
     # Written last: with this file, the folder is a run that can be continued.
     write_text(folder / "config.yaml", dump_config(config))
 
 
-def _trained_rows(dataset: Dataset, before: Split) -> np.ndarray:
-    """Returns int64 ``[T]``: the rows of ``dataset.events`` that are the training events of an earlier split."""
+def trained_rows(dataset: Dataset, train: pd.DataFrame) -> np.ndarray:
+    """Returns int64 ``[T]``: the rows of ``dataset.events`` that are training events of an earlier split.
+
+    Args:
+      dataset: A data set.
+      train: The training events, with the indices of users and items in ``dataset``.
+    """
     key = [USER_INDEX, ITEM_INDEX, TIMESTAMP]
-    groups = pd.concat([before.train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
-    trained, there = groups[: len(before.train)], groups[len(before.train) :]
+    groups = pd.concat([train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
+    trained, there = groups[: len(train)], groups[len(train) :]
     return np.flatnonzero(known_occurrences(there, trained))

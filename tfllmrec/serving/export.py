@@ -21,6 +21,7 @@ from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_filters
+from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
@@ -117,12 +118,15 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
     Returns:
       The folder of the version. In addition to the SavedModel, it contains in ``assets.extra`` the manifest
         ``tfllmrec.json`` (schema, data hash, versions, indexes, the number of items that ``recommend`` ranks; for a run
-        also its config, its metrics unless there are new items, the encoder of queries and the number of new items),
+        also its config, its metrics unless there are new items, the hash of its graph, the encoder of queries and the
+        number of new items),
         ``items.parquet`` (ids, titles to show, lists of categories, training events and strata, in the order of the
         ``score`` signature, new items last), ``item_fields.parquet`` (the fields of the items that business rules
         select by), and warm-up requests.
 
     Raises:
+      ConfigError: The rules of the target do not fit the new version, or another process applies rules for more than a
+        minute.
       DataError: The new items cannot be read or used.
       ModelError: The run is not complete; it cannot have new items, because it has neither text nor fields, or was
         transferred from other runs; its query encoder does not belong to its text encoder; its ranking model is
@@ -187,7 +191,7 @@ def _export_run(
         graph,
         domains,
     )
-    return _write(serving, listed, items, run.split.schema, Path(target), _manifest(run, counts), tell)
+    return _write(serving, listed, items, run.split.schema, Path(target), _manifest(run, graph, counts), tell)
 
 
 def _export_model(
@@ -408,7 +412,7 @@ def _publish(temporary: Path, target: Path) -> Path:
                     raise
 
 
-def _manifest(run: Run, counts: Counts | None) -> dict[str, Any]:
+def _manifest(run: Run, graph: ItemGraph | None, counts: Counts | None) -> dict[str, Any]:
     record, made = run.record, run.ranking_record
     ranking = None if made is None else asdict(made) | {"left_out": made.line() if made.left_out else None}
     return {
@@ -416,6 +420,7 @@ def _manifest(run: Run, counts: Counts | None) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "new_items": None if counts is None else counts.as_dict(),
         "data_sha256": record["data_sha256"],
+        "graph_sha256": None if graph is None else graph.fingerprint,
         "seed": record["seed"],
         "versions": record["versions"],
         # The metrics of the run do not apply to a version with additional items.

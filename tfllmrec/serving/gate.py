@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
+from tfllmrec.columns import ITEM, ITEM_INDEX, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
+from tfllmrec.data.splits import Split
 from tfllmrec.durable import write_text
 from tfllmrec.errors import CHECK_FAILED, ModelError, TfllmrecError
 from tfllmrec.evaluation.protocol import Result
@@ -22,9 +23,10 @@ from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import GATE, Run
 from tfllmrec.runs.scoreboard import measure_one
+from tfllmrec.runs.update import trained_rows
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import read_manifest, version_folders
-from tfllmrec.serving.promotion import Promotions, adopt, promote, read_promotions, set_canary
+from tfllmrec.serving.promotion import Promotions, adopt, folder_of_version, promote, read_promotions, set_canary
 from tfllmrec.serving.saved_model import SavedModel
 
 
@@ -48,8 +50,8 @@ def promote_run(
 ) -> tuple[Promotions, Verdict | None]:
     """Exports a run that passes the gate, labels the version ``canary``, and then ``stable``.
 
-    A run that was already exported to the folder is not exported again, so another call completes an interrupted
-    promotion.
+    A run that was already exported to the folder with its present data and graph is not exported again, so another call
+    completes an interrupted promotion.
 
     Args:
       run: A complete run.
@@ -64,7 +66,8 @@ def promote_run(
 
     Raises:
       NotPromoted: The run did not pass the gate; nothing was exported.
-      ModelError: Another version became stable in the meantime; or see the functions for the steps.
+      ModelError: The folder of the stable version is missing, or another version became stable in the meantime; or see
+        the functions for the steps.
       DataError, WriteError: See the functions for the steps.
     """
     state = adopt(model, base_path)
@@ -75,7 +78,7 @@ def promote_run(
     if state.stable is None:
         tell("gate: no comparison is made, because no version is stable yet")
     else:
-        verdict = compare_with_version(run, version_folders(model)[state.stable], tell)
+        verdict = compare_with_version(run, folder_of_version(model, state.stable), tell)
         if not verdict.passed:
             raise NotPromoted(
                 verdict,
@@ -91,7 +94,7 @@ def promote_run(
 
 
 def _exported(run: Run, model: Path) -> int | None:
-    """Returns the newest version that was exported from the current state of the run; ``None`` if there is none.
+    """Returns the newest version that was exported with the run's present data and graph; ``None`` if there is none.
 
     Versions with new items, and versions that were withdrawn or rolled back, do not count.
     """
@@ -103,8 +106,13 @@ def _exported(run: Run, model: Path) -> int | None:
     rolled_back = withdrawn.union(step.stable_before for step in history if step.action == "rollback")
     for number, folder in sorted(version_folders(model).items(), reverse=True):
         manifest = read_manifest(folder)
-        same = manifest.get("run") == str(run.folder.resolve()) and not manifest.get("new_items")
-        if same and manifest.get("data_sha256") == run.record["data_sha256"] and number not in rolled_back:
+        if (
+            manifest.get("run") == str(run.folder.resolve())
+            and not manifest.get("new_items")
+            and number not in rolled_back
+            and manifest.get("data_sha256") == run.record["data_sha256"]
+            and manifest.get("graph_sha256") == (None if (graph := run.graph) is None else graph.fingerprint)
+        ):
             return number
     return None
 
@@ -138,7 +146,8 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
         )
     saved = SavedModel.open(version)
     tell(f"gate: {run.folder} beside {version}, on {len(run.split.test):,} test queries")
-    queries = _queries_of(run, Schema.from_dict(manifest["schema"]))
+    split = _split_by(run, Schema.from_dict(manifest["schema"]))
+    queries = split.test
     places = pd.Index(saved.item_ids).get_indexer(pd.Index(run.split.items[ITEM]))
     left_out = _trained_on(run, used, queries)
     strata = run.split.strata(run.config.evaluation.head_share)
@@ -150,7 +159,7 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
     def measured(model: Recommender) -> Result:
         return without_queries(measure_one(model, queries, run.split, run.config), left_out, targets)
 
-    grown = _with_new_items(run, used, tell)
+    grown = _with_new_items(run, split.items, used, tell)
     verdict = verdict_of(
         without_queries(exported_of(run.results), left_out, targets),
         measured(OfEarlierCatalogue(saved, places)),
@@ -183,43 +192,53 @@ def _without_lost_items(verdict: Verdict, run: Run, version: Path, items: pd.Ind
     return replace(verdict, passed=False, reasons=[*verdict.reasons, f"{found}: {remedy}"])
 
 
-def _queries_of(run: Run, schema: Schema) -> Queries:
-    """Returns the test queries of a run, with their fields encoded by ``schema``."""
+def _split_by(run: Run, schema: Schema) -> Split:
+    """Returns the split of a run with the fields of ``schema``; those that its data lacks are missing in every row."""
     own = run.split
-    queries = own.test if schema.as_dict() == own.schema.as_dict() else run.split_by(schema).test
+    split = own if schema.as_dict() == own.schema.as_dict() else run.split_by(schema)
     if not (
-        np.array_equal(queries.user_ids, own.test.user_ids)
-        and np.array_equal(queries.targets.values, own.test.targets.values)
+        np.array_equal(split.test.user_ids, own.test.user_ids)
+        and np.array_equal(split.test.targets.values, own.test.targets.values)
     ):
         raise ModelError(
             f"{run.folder}: the version in use reads different fields of requests, so the same events make different "
             "test queries: expected the same fields. Promote without the gate: tfllmrec promote MODEL --version N."
         )
-    return queries
+    return split
 
 
 def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
     """bool ``[B]``: the queries with a target that the exported model of another run was trained on."""
     users, items = run.dataset.users[USER], run.dataset.items[ITEM]
     train = used.split.train_and_validation_events if used.is_refit else used.split.train
-    n_items = len(items)
-    user = pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]]
-    item = pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]]
+    known = pd.DataFrame({
+        USER_INDEX: pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]],
+        ITEM_INDEX: pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]],
+        TIMESTAMP: train[TIMESTAMP].to_numpy(),
+    })  # fmt: skip
+    known = known[(known[USER_INDEX] >= 0) & (known[ITEM_INDEX] >= 0)]
+    if run.dataset.repeats:  # an item that a user had before may be a new event
+        test = run.split.test_events
+        assert test is not None
+        known = test[test.index.isin(trained_rows(run.dataset, known))]
     row = queries.targets.row_of_value
-    asked = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[row] * n_items + queries.targets.values
-    seen = np.isin(asked, (user * n_items + item)[(user >= 0) & (item >= 0)]) & (not run.dataset.repeats)
+    asked = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[row] * len(items) + queries.targets.values
+    seen = np.isin(asked, known[USER_INDEX] * len(items) + known[ITEM_INDEX])
     return np.bincount(row, seen, len(queries)) > 0
 
 
-def _with_new_items(run: Run, used: Run, tell: Tell) -> Recommender | None:
+def _with_new_items(run: Run, items: pd.DataFrame, used: Run, tell: Tell) -> Recommender | None:
     """Adds the run's new items to the model of the stable version, without training; returns ``None`` if it cannot.
 
-    It cannot if there are no new items, if the order of the other items differs, or if the run ``used`` has no text.
+    It cannot if there are no new items, if the order of the other items differs, or if the run ``used`` has no text or
+    another text encoder. ``items`` are the run's items, with all columns that the model reads.
     """
-    known, now = used.split.items[ITEM], run.split.items[ITEM]
+    known, now = used.split.items[ITEM], items[ITEM]
     if len(now) <= len(known) or not np.array_equal(now[: len(known)], known) or not np.any(used.text):
         return None
-    model = used.load_model()
-    text, schema = np.asarray(run.text), used.split.schema
-    catalogue = Catalogue.of(run.split.items, text, schema, used.text_widths, model.config, graph=used.graph)
+    if run.encoder_fingerprint != used.encoder_fingerprint:
+        return None
+    model, schema = used.load_model(), used.split.schema
+    text, graph = np.asarray(run.text), used.training_data.graph
+    catalogue = Catalogue.of(items, text, schema, used.text_widths, model.config, graph=graph)
     return model.extend(catalogue, np.asarray(used.text), used.exported_histories, tell)

@@ -133,10 +133,10 @@ def chosen_version(model: Path) -> Path | None:
     stable = read_promotions(model).stable
     if stable is None:
         return None if newest is None else versions[newest]
-    _require(model, stable)
+    folder = folder_of_version(model, stable)
     if newest is not None and newest > stable:
         logger.info("%s: version %d is used, because it is stable; the newest is version %d", model, stable, newest)
-    return versions[stable]
+    return folder
 
 
 def adopt(model: Path, base_path: str | None = None) -> Promotions:
@@ -201,7 +201,7 @@ def promote(
             raise ModelError(
                 f"{model}: expected a canary to promote, found none. Name a run: tfllmrec promote MODEL RUN."
             )
-        _require(model, canary)
+        folder_of_version(model, canary)
         before = [*state.before, stable][-STEPS:]
         state = _moved(state, "promote", canary, stable=canary, canary=None, before=before)
         return _written(model, state, base_path)
@@ -223,7 +223,7 @@ def rollback(model: Path) -> Promotions:
             state = _moved(state, "withdraw", state.canary, canary=None)
         else:
             target = state.before[-1]
-            _require(model, target)
+            folder_of_version(model, target)
             state = _moved(state, "rollback", target, stable=target, before=state.before[:-1])
         return _written(model, state, None)
 
@@ -231,7 +231,7 @@ def rollback(model: Path) -> Promotions:
 def _with_canary(model: Path, version: int, base_path: str | None, judged: Promotions | None) -> Promotions:
     """Writes and returns the state with another canary, as in :func:`set_canary`; the folder must be locked."""
     state = read_promotions(model)
-    _require(model, version)
+    folder_of_version(model, version)
     if judged is not None and judged.labels != state.labels:
         was, now = (f"stable: {of.stable or 'none'}, canary: {of.canary or 'none'}" for of in (judged, state))
         raise ModelError(
@@ -249,9 +249,16 @@ def _with_canary(model: Path, version: int, base_path: str | None, judged: Promo
     return _written(model, state, base_path)
 
 
-def _require(model: Path, version: int) -> None:
-    if version not in version_folders(model):
+def folder_of_version(model: Path, version: int) -> Path:
+    """Returns the folder of a version.
+
+    Raises:
+      ModelError: It is missing.
+    """
+    folder = version_folders(model).get(version)
+    if folder is None:
         raise ModelError(f"{model} has no version {version}: copy its folder back, or promote another one.")
+    return folder
 
 
 def _moved(

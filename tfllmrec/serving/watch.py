@@ -35,7 +35,7 @@ from tfllmrec.runs.run import Run
 from tfllmrec.runs.update import NothingNew, update_run
 from tfllmrec.serving.gate import NotPromoted, promote_run
 from tfllmrec.serving.layout import read_manifest, version_folders
-from tfllmrec.serving.promotion import Promotions, promote, read_promotions, rollback
+from tfllmrec.serving.promotion import Promotions, folder_of_version, promote, read_promotions, rollback
 
 TRIED = "tried.json"
 #: A check of ``--alarm`` that takes longer counts as failed.
@@ -141,7 +141,7 @@ def watch_once(
             if (age_s := time.time() - (state.canary_since_s or 0.0)) < every_s:
                 tell(f"version {state.canary} waits: it must be the canary for {every_s:.0f} s, so far {age_s:.0f} s")
                 return state
-            state = promote(model)
+            state = promote(model, version=state.canary, judged=state)
             tell(f"promoted: version {state.stable} is stable")
         assert state.stable is not None
         parent = _run_of(model, state.stable)
@@ -184,9 +184,7 @@ def _run_of(model: Path, version: int) -> Path:
     Raises:
       ModelError: The version does not exist, or was not exported from a run.
     """
-    folder = version_folders(model).get(version)
-    if folder is None:
-        raise ModelError(f"{model} has no version {version}, which is stable: copy its folder back, or roll back.")
+    folder = folder_of_version(model, version)
     run = read_manifest(folder).get("run")
     if not run:
         raise ModelError(

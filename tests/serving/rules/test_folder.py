@@ -11,6 +11,7 @@ import time
 import pytest
 from plain_versions import made_catalogue, write_version
 
+from tfllmrec import durable
 from tfllmrec.durable import locked
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.serving.rules.compiled import NO_RULES
@@ -143,6 +144,25 @@ def test_a_new_version_takes_the_rules_over(shop):
     (version / "assets" / "rules.bin").write_bytes(old)
     take_over_again(shop, version, before, silent)
     assert file_of(shop, 3) == NO_RULES
+
+
+def test_a_version_that_was_just_published_waits_for_rules_that_are_applied(shop, monkeypatch):
+    """Otherwise, it might be the last to write, and write rules that it read before."""
+    applied(shop, "block:\n  - items: [i1]")
+    version = write_version(shop, 3, made_catalogue(37))
+    before = take_over(shop, version, silent)
+    old = file_of(shop, 3)
+    applying = locked(shop)
+    applying.__enter__()
+
+    def end(seconds):
+        applying.__exit__(None, None, None)
+        applied(shop, "block:\n  - items: [i2]")
+        (version / "assets" / "rules.bin").write_bytes(old)  # as if it was published after the versions were listed
+
+    monkeypatch.setattr(durable.time, "sleep", end)
+    take_over_again(shop, version, before, silent)
+    assert show_rules(shop)[2] == [] and file_of(shop, 3) != old
 
 
 def test_a_version_that_cannot_obey_is_not_published(shop):

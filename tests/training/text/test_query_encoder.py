@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from plain_runs import write_run
 
 from tfllmrec.config import DistillationConfig
 from tfllmrec.errors import ModelError
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.tf
 import tfllmrec.training.text.query_encoder as making  # noqa: E402
 from tfllmrec.runs.experiment import fit_experiment  # noqa: E402
 from tfllmrec.runs.run import Run  # noqa: E402
+from tfllmrec.runs.update import _begin  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.student import Student  # noqa: E402
 from tfllmrec.training.text.distil import Agreement  # noqa: E402
@@ -104,6 +106,14 @@ def test_a_tower_of_another_teacher_is_refused(made, teacher, tiny_hub):
 def test_a_tower_of_other_texts_or_settings_is_refused(change, named, made, teacher):
     with pytest.raises(ModelError, match=rf"belongs to a run with other .*{named}: name another folder"):
         prepared(made[0], teacher, **change)
+
+
+def test_an_update_with_other_texts_takes_over_the_tower_of_its_parent(made, teacher, chain_split, tmp_path):
+    parent = write_run(tmp_path / "parent", chain_split)
+    shutil.copytree(made[0].parent, parent.folder / "query_encoder")
+    _begin(parent, parent.config, {}, parent.dataset, tmp_path / "update", [], print)
+    student = prepared(tmp_path / "update" / "query_encoder" / "hashed_ngrams", teacher, texts=[*TEXTS, "red boat"])
+    np.testing.assert_array_equal(student.encode(TEXTS), made[1].encode(TEXTS))
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -20,7 +20,7 @@ from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.feedback.tables import numbers, read_feedback, require_columns, texts
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.serving.layout import ASSETS, EXTRA, ITEM_FIELDS, version_folders
-from tfllmrec.serving.promotion import read_promotions
+from tfllmrec.serving.promotion import WAIT_S, read_promotions
 from tfllmrec.serving.rules.compiled import NO_RULES, RULES, rules_digest
 from tfllmrec.serving.rules.compiler import Compiled, Decisions, RuledCatalogue, compile_rules
 from tfllmrec.serving.rules.document import RulesFile, parse_rules
@@ -252,9 +252,18 @@ def take_over(folder: Path, version: Path, tell: Tell) -> StoredRules:
 
 
 def take_over_again(folder: Path, version: Path, before: StoredRules, tell: Tell) -> None:
-    """Calls :func:`take_over` after the version was published, if the rules have changed since ``before`` was read."""
-    if read_stored(folder) != before:
-        take_over(folder, version, tell)
+    """Calls :func:`take_over` after the version was published, if the rules have changed since ``before`` was read.
+
+    While another process applies rules, it waits: that process may compile newer rules into the version.
+
+    Raises:
+      ConfigError: See :func:`take_over`; or the other process takes longer than
+        :data:`tfllmrec.serving.promotion.WAIT_S`.
+      ModelError, WriteError: See :func:`take_over`.
+    """
+    with locked(folder, WAIT_S):
+        if read_stored(folder) != before:
+            take_over(folder, version, tell)
 
 
 def _change(folder: Path, changed: Callable[[StoredRules], StoredRules]) -> Applied:

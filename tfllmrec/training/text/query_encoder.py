@@ -101,7 +101,7 @@ def prepared_query_encoder(
 
     Args:
       folder: The folder of the tower, with a SavedModel, ``student.json``, ``record.json`` (a
-        :class:`QueryEncoderRecord`) and ``made_from.json``.
+        :class:`QueryEncoderRecord`) and, unless an update took it over from its parent, ``made_from.json``.
       name: ``hashed_ngrams``, ``static`` or ``layers``.
       teacher: The encoder of the items.
       texts: The texts of the catalogue, see :func:`tfllmrec.training.text.distil.distil`.
@@ -156,7 +156,7 @@ def prepared_query_encoder(
         write_folder(folder, write)
         for line in QueryEncoderRecord.load(folder).lines():
             tell(f"query encoder: {line}")
-    elif (folder / MADE_FROM).is_file():  # earlier versions did not write this file
+    elif (folder / MADE_FROM).is_file():  # an update takes over the tower of its parent without this file
         claim(folder / MADE_FROM, made_from)
     student = Student.load(folder)
     expected = teacher.for_queries.fingerprint
