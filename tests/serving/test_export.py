@@ -3,6 +3,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import sys
 import weakref
 from dataclasses import replace
@@ -25,6 +26,7 @@ from tfllmrec.server.servable import Servable
 from tfllmrec.serving import export as exporting
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import EXTRA, LARGEST_VERSION, WARM_UP, version_folders
+from tfllmrec.serving.promotion import adopt
 from tfllmrec.serving.saved_model import SavedModel
 
 pytestmark = pytest.mark.tf
@@ -160,6 +162,14 @@ def test_no_version_has_a_number_that_servers_ignore(bare_run, quickly, tmp_path
     with pytest.raises(ModelError, match=f"{LARGEST_VERSION} is the largest version that servers load"):
         export(bare_run[0].folder, target)
     assert not list(target.glob(".*"))
+
+
+def test_the_number_of_a_promoted_version_is_not_used_again(bare_run, quickly, tmp_path):
+    target = tmp_path / "made"
+    assert export(bare_run[0].folder, target) == target / "1"
+    adopt(target)
+    shutil.rmtree(target / "1")
+    assert export(bare_run[0].folder, target) == target / "2"  # or it would be stable without a comparison
 
 
 def test_what_a_killed_export_left_goes_and_what_another_one_writes_stays(bare_run, quickly, tmp_path):

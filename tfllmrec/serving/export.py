@@ -39,6 +39,7 @@ from tfllmrec.runs.labels import choose_labels, labels_of_run
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, ITEM_FIELDS, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, read_new_items
+from tfllmrec.serving.promotion import read_promotions
 from tfllmrec.serving.rules.folder import take_over, take_over_again
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
@@ -393,8 +394,12 @@ def _fields_of_rules(items: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 
 def _publish(temporary: Path, target: Path) -> Path:
-    """Publishes the version under the next free number, even if another exporter takes a number at the same time."""
-    number = max(version_folders(target), default=0)
+    """Publishes the version under the next free number, even if another exporter takes a number at the same time.
+
+    The number of a promoted version is not used again, even if its folder was deleted: the new version would have the
+    labels of the old one.
+    """
+    number = max([0, *version_folders(target), *read_promotions(target).promoted])
     while True:
         number += 1
         if number > LARGEST_VERSION:

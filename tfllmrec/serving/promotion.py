@@ -81,6 +81,11 @@ class Promotions(BaseModel):
         return {label: version for label, version in named.items() if version is not None}
 
     @property
+    def promoted(self) -> set[int]:
+        """The versions that have or had a label, as far as they are known."""
+        return {*self.served, *self.before, *(step.version for step in self.history)}
+
+    @property
     def canary_since_s(self) -> float | None:
         """When the canary got its label, in seconds since 1970; ``None`` without a canary."""
         steps = (step for step in reversed(self.history) if (step.action, step.version) == ("canary", self.canary))
