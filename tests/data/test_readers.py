@@ -288,6 +288,12 @@ def test_usual_column_names(tmp_path, columns, found):
             read(tmp_path)
 
 
+def test_letters_of_every_script_are_part_of_a_column_name_and_accents_are_not(tmp_path):
+    write(tmp_path, events_csv="user,item\nu,7\n", items_csv="类别ID,Ítem ID,Catégories\n1,7,Lampes\n")
+    data = read(tmp_path)
+    assert data.items.to_dict("records") == [{"item_id": "7", "categories": "Lampes", "类别ID": "1"}]
+
+
 @pytest.mark.parametrize(
     ("columns", "item", "title"),
     [

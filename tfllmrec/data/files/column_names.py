@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from tfllmrec.columns import (
@@ -53,8 +54,11 @@ def is_known_name(name: str, mapping: Mapping[str, str]) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """Returns a name in lower case, reduced to ASCII letters and digits, for comparisons."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """Returns a name reduced to letters and digits, in lower case and without accents, for comparisons.
+
+    Letters of every script stay: otherwise the Chinese names of a category's id and of an item's id would both be "id".
+    """
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", name).lower())
 
 
 def words_of_name(name: str) -> list[str]:
