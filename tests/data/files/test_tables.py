@@ -372,6 +372,16 @@ def test_lines_above_the_header_are_refused(tmp_path, above, line):
     assert f"Is the header line {at}, 'user,item,rating'? Then delete the lines above it" in str(error.value)
 
 
+def test_a_title_that_a_spreadsheet_filled_up_to_the_width_of_the_table_is_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"e\.csv:1: expected the names of the columns, found 'Ratings of May,,'\."
+    ) as error:
+        table(tmp_path / "e.csv", "Ratings of May,,\n,,\nuser,item,rating\nu,a,5\n")
+    assert str(error.value).endswith("Is the header line 3, 'user,item,rating'? Then delete the lines above it.")
+    # Neither names that only a mapping knows nor values that are usual names make a row a header.
+    assert cells(table(tmp_path / "e.csv", "Kunde,Ware,\nu,book,1\n")) == [("u", "book", "1")]
+
+
 def test_a_header_that_lacks_a_column_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"expected a header of 3 columns.*found 'user,item'\."):
         table(tmp_path / "e.csv", "user,item\n1,u,a\n2,v,b\n")  # as R writes row names

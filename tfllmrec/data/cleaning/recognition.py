@@ -31,7 +31,7 @@ from tfllmrec.data.cleaning.event_kinds import (
     kind_weight,
 )
 from tfllmrec.data.cleaning.values import strings
-from tfllmrec.data.files.column_names import ALIASES, plain_name
+from tfllmrec.data.files.column_names import ALIASES, plain_name, words_of_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.data.sampling import evenly_spread
@@ -109,27 +109,73 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
         rest = [name for name in present if name not in names.values()]
         findings += [*_kinds_in_columns(raw, rest), *_kinds_elsewhere(raw, rest)]
     if missing := [column for column in required if column not in names]:
-        left = [name for name in present if name not in names.values()]
-        plain_left = _by_plain_name(left)
-        expected, flags = [], []
-        for column in missing:
-            sought = [mapping[column]] if column in mapping else ALIASES[column]
-            near = [found for name in sought for found in nearest(plain_name(name), plain_left)]
-            expected.append(f"one named {' or '.join(sought[:6])}{nearest_hint(''.join(near[:1]), plain_left)}")
-            guess = plain_left[near[0]] if near else "NAME_IN_THE_FILE"
-            flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
-        values = [name for name in present if re.fullmatch(r"[0-9][0-9.,:/T+ -]*", name)]
-        no_header = f" {_shown(values[0])} looks like a value: if the file has no header, add one." if values else ""
-        raise DataError(
-            f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"found {', '.join(_shown(name) for name in present[:20])}.{no_header} "
-            f"Map it: {' '.join(flags)}, or data.columns in a config."
-        )
+        raise _lacking(raw, missing, [name for name in present if name not in names.values()], mapping)
     renamed = {name: column for column, name in names.items()}
     for name in present:
         if name not in renamed and name in wanted:
             renamed[name] = f"source_{name}"
     return replace(raw, frame=raw.frame.rename(columns=renamed), names=names, findings=tuple(findings))
+
+
+def _lacking(raw: RawTable, missing: Sequence[str], left: Sequence[str], mapping: dict[str, str]) -> DataError:
+    """Returns the error on ``missing`` columns, which says which of ``left``, the file's other names, may be meant."""
+    present = list(raw.frame.columns)
+    unsplit = len(present) == 1 and re.search(r"\w\W+\w", present[0])
+    expected, flags = [], []
+    for column in missing:
+        near = None if unsplit else _similar(mapping.get(column), column, left)
+        sought = [mapping[column]] if column in mapping else ALIASES[column][:6]
+        expected.append(f"one named {' or '.join(sought)}" + (f" (nearest: {near!r})" if near else ""))
+        guess = near or "NAME_IN_THE_FILE"
+        flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
+    hints = [f"In reading it: {finding.what}." for finding in raw.findings if finding.action != "dropped"]
+    values = [name for name in present if re.fullmatch(r"[0-9][0-9.,:/T+ -]*(?:Z|[AP]M)?", name)]
+    if values:
+        hints.append(f"{_shown(values[0])} looks like a value: if the file has no header, add one.")
+    if unsplit:
+        hints.append(
+            "If the file has several columns, separate them by a tab, a comma, ';' or '|', or name another separator "
+            "in a line above the header, such as sep=^."
+        )
+    for column in missing:
+        hints += [
+            f"{_shown(name)} holds records with a field {key!r}: write that field as a column of its own."
+            for name in present
+            if (key := _usual_key(raw.frame[name], column)) is not None
+        ]
+    return DataError(
+        f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
+        f"found {', '.join(_shown(name) for name in present[:20])}. {''.join(f'{hint} ' for hint in hints)}"
+        f"Map it: {' '.join(flags)}, or data.columns in a config."
+    )
+
+
+def _similar(mapped: str | None, column: str, names: Sequence[str]) -> str | None:
+    """Returns the name most like the one that a column is mapped to, or else like its usual names; or ``None``.
+
+    A name with the words of a usual name goes before one that is spelt alike. Short words resemble too many others.
+    """
+    plain = _by_plain_name(names)
+    if mapped is not None:
+        return next((plain[found] for found in nearest(plain_name(mapped), plain)), None)
+    usual = [name for name in ALIASES[column] if name != "id"]
+    with_words = (name for sought in usual for name in names if _singular(sought) <= _singular(name))
+    alike = (plain[n] for sought in usual if len(sought) > 4 for n in nearest(plain_name(sought), plain, cutoff=0.8))
+    return next(with_words, next(alike, None))
+
+
+def _singular(name: str) -> set[str]:
+    return {word.removesuffix("s") for word in words_of_name(name)}
+
+
+def _usual_key(values: pd.Series, column: str) -> str | None:
+    """Returns a usual name of ``column`` in the first record that a column of records or of lists of them holds."""
+    if values.dtype != object:
+        return None
+    record = next((cell for cell in values if cell is not None), None)
+    record = record[0] if isinstance(record, list) and record else record
+    usual = {plain_name(name) for name in ALIASES[column] if name != "id"}
+    return next((key for key in record if plain_name(key) in usual), None) if isinstance(record, dict) else None
 
 
 def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:

@@ -197,6 +197,8 @@ def _sniff(
         )
     if best.agreement == 0 or len(best.header) == 1:
         _refuse_preamble(samples, first, sample_text, path, line)
+    elif "" in best.header and not any(plain_name(name) in _KNOWN_NAMES for name in best.header):
+        _refuse_title(best, first, sample_text, path, line)
     if len(fitting) < 2:
         return best, ()
     others = " or ".join(repr(s.dialect.separator) for s in fitting if s is not best)
@@ -238,18 +240,34 @@ def _refuse_preamble(samples: list[_Sample], first: bytes, text: bytes, path: Pa
     width, count = below.usual_width
     if width < 2 or count < 2 or 2 * count < below.widths.total():
         return
-    separator = below.dialect.separator.encode()
-    named = [
-        f" Is the header line {line + i}, {_shown(row)}? Then delete the lines above it."
-        for i, row in enumerate(_LINE_END.split(text))
-        if row.count(separator) + 1 == width
-        and any(plain_name(name) in _KNOWN_NAMES for name in row.decode().split(below.dialect.separator))
-    ]
     raise DataError(
         f"{path}:{line}: expected a header of {width} columns, as the rows below it have {width} fields separated by "
-        f"{below.dialect.separator!r}; found {_shown(first)}.{''.join(named[:1])} If line {line} is the header, give "
-        "each column a name; if it is a comment or a title, delete it."
+        f"{below.dialect.separator!r}; found {_shown(first)}.{_header_below(text, line, below.dialect, width, 1)} If "
+        f"line {line} is the header, give each column a name; if it is a comment or a title, delete it."
     )
+
+
+def _refuse_title(sample: _Sample, first: bytes, text: bytes, path: Path, line: int) -> None:
+    """Raises DataError if the first line is a title that a spreadsheet filled up with empty cells."""
+    if header := _header_below(text, line, sample.dialect, len(sample.header), 2):
+        raise DataError(f"{path}:{line}: expected the names of the columns, found {_shown(first)}.{header}")
+
+
+def _header_below(text: bytes, line: int, dialect: _Dialect, width: int, names: int) -> str:
+    """Returns a question on the first row of ``width`` cells, ``names`` of which are usual names of columns, or ``""``.
+
+    Args:
+      text: The first part of the file.
+      line: The number of its first line.
+      dialect: The way in which its cells are written.
+      width: The number of columns.
+      names: How many names must be known.
+    """
+    for i, row in enumerate(_LINE_END.split(text)):
+        cells = row.decode().split(dialect.separator)
+        if len(cells) == width and sum(plain_name(cell) in _KNOWN_NAMES for cell in cells) >= names:
+            return f" Is the header line {line + i}, {_shown(row)}? Then delete the lines above it."
+    return ""
 
 
 def _shown(line: bytes) -> str:
