@@ -24,6 +24,7 @@ from tfllmrec.columns import (
     ORDER,
     TAG,
     TIMESTAMP,
+    TITLE,
     USER,
     USER_INDEX,
 )
@@ -430,9 +431,18 @@ def _checked(dataset: Dataset, known: Dataset | None = None) -> Dataset:
 
 
 def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -> None:
-    """Reports the number of items without text, and of items without a usable title, among the rows in ``came``."""
+    """Reports the number of items without text, and of items without a usable title, among the rows in ``came``.
+
+    A catalogue whose other columns have other names is reported as a whole.
+    """
     text = [c for c in ITEM_COLUMNS[1:] if c in items]
     if not text:
+        if others := ", ".join(map(repr, items.columns.drop(ITEM)[:20])):
+            what = (
+                f"no column of the catalogue is known as its {' or '.join(ITEM_COLUMNS[1:])}; if one of {others} is, "
+                f"map it, so that models read it: --set data.columns.{TITLE}=NAME_IN_THE_FILE"
+            )
+            report.add("items", what, int(came.sum()), "kept")
         return
     bare = (items[text] == "").all(axis=1).to_numpy() & came
     report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))

@@ -170,6 +170,14 @@ def test_unusable_titles_are_counted():
     assert data.items.title[1] == "https://x.org/1"  # what encoders read does not change
 
 
+def test_a_catalogue_whose_text_is_in_columns_of_other_names_is_told():
+    items = pd.DataFrame({"id": ["a", "b"], "Bezeichnung": ["Stuhl", "Tisch"], "Preis": ["5", "7"]})
+    told = finding(made([("u", "a"), ("u", "b")], "user item", items), "the catalogue is known as its title")
+    assert (told.count, told.action) == (2, "kept")
+    assert "if one of 'Bezeichnung', 'Preis' is, map it, so that models read it: --set data.columns.title=" in told.what
+    assert not made([("u", "a"), ("u", "b")], "user item", items[["id"]]).report.findings
+
+
 def test_a_match_of_small_integers_is_doubted():
     films = pd.DataFrame({"item_id": range(1, 1001), "title": "t"})
     books = pd.DataFrame({"user": "u", "item": range(1, 31)})
