@@ -393,3 +393,14 @@ def test_a_row_that_is_kept_counts_all_its_lines_as_unreadable(tmp_path):
 def test_no_event_left():
     with pytest.raises(DataError, match=r"no event is left of 1 rows.*fewer than"):
         made([("u", "a", 1, 1)], min_user_events=2)
+
+
+@pytest.mark.parametrize("word", ["none", "NONE", "Null", "-", "-1", "unknown", "00000000-0000-0000-0000-000000000000"])
+def test_one_id_for_all_whose_id_is_missing_is_doubted(word):
+    data = made([(word, "a"), ("v", "a"), (word, "b")], "user item")
+    assert data.events.user_id.tolist().count(word) == 2
+    assert [f.count for f in data.report.findings if f.action == "doubted" and "often means 'missing'" in f.what] == [2]
+
+
+def test_missing_ids_are_dropped_and_not_doubted_as_well():
+    assert not made([("NULL", "a"), ("v", "a")], "user item").report.doubts()

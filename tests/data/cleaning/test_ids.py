@@ -247,5 +247,10 @@ def test_labels_of_impressions_are_no_part_of_ids():
 
 
 def test_ids_that_look_alike_are_told():
-    ids, masks = ids_of("caf\u00e9", "cafe\u0301", "u1", "u1\u200b", "\u00fc", dtype="str")
-    assert len(set(ids)) == 5 and masks == {"look_alike": [0, 1, 3]}
+    ids, masks = ids_of("caf\u00e9", "cafe\u0301", "u1", "u1\u200b", "\u00fc", "\uff55\uff11", dtype="str")
+    assert len(set(ids)) == 6 and masks == {"look_alike": [0, 1, 3, 5]}
+
+
+def test_upper_and_lower_case_are_told_where_they_make_a_difference():
+    ids, masks = ids_of("Ada@x.com", "ada@x.com", "Bo@x.com", dtype="str")
+    assert len(set(ids)) == 3 and masks == {"of_other_case": [0, 1]}

@@ -43,6 +43,7 @@ class Ids:
       inexact: Floats so large, or printed with so few digits, that several ids may have become one.
       fractional: Numbers with a fraction.
       zero_padded: Ids with leading zeros that the column also has without these zeros.
+      of_other_case: Ids that differ from another id only in upper and lower case.
       look_alike: Ids that differ from another id only in the Unicode form or in invisible characters; never ASCII.
       of_two_types: Text that the column also has as a number.
     """
@@ -52,6 +53,7 @@ class Ids:
     inexact: np.ndarray
     fractional: np.ndarray
     zero_padded: np.ndarray
+    of_other_case: np.ndarray
     look_alike: np.ndarray
     of_two_types: np.ndarray
 
@@ -88,7 +90,10 @@ def clean_ids(values: pd.Series) -> Ids:
     if of_two_types.any():
         of_two_types &= np.isin(codes, codes[~is_text])
     written_as_float = (whole | (typed & (floats == np.floor(floats)))) & ~inexact
-    return Ids(text, written_as_float, inexact, fractional, rows(padded), rows(_look_alike(texts)), of_two_types)
+    lower = texts.str.lower()
+    of_other_case = rows(lower.isin(lower[lower.duplicated()]).to_numpy(bool))
+    look_alike = rows(_look_alike(texts))
+    return Ids(text, written_as_float, inexact, fractional, rows(padded), of_other_case, look_alike, of_two_types)
 
 
 def _look_alike(texts: pd.Series) -> np.ndarray:
@@ -101,8 +106,11 @@ def _look_alike(texts: pd.Series) -> np.ndarray:
 
 
 def usual_form(text: str) -> str:
-    """Returns ``text`` in composed Unicode (NFC), without invisible characters such as a zero-width space, stripped."""
-    composed = unicodedata.normalize("NFC", text)
+    """Returns ``text`` in the usual Unicode form (NFKC), without invisible characters such as a zero-width space.
+
+    Full-width letters and ligatures become plain ones.
+    """
+    composed = unicodedata.normalize("NFKC", text)
     return "".join(c for c in composed if unicodedata.category(c) != "Cf").strip()
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy as np
 import pandas as pd
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.ids import clean_ids, lists
-from tfllmrec.data.cleaning.values import decoded
+from tfllmrec.data.cleaning.values import MISSING, NO_NUMBER, decoded
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.errors import DataError
 
-# These words may also be ids: "NA" is the country code of Namibia.
-_PERHAPS_MISSING = ("na", "n/a", "nil", "undefined", "(not set)", "unknown", "anonymous", "guest", "[object object]")
+# These may also be ids, compared without case: "NA" is the country code of Namibia.
+_PERHAPS_MISSING = {
+    *(NO_NUMBER - {""}),
+    *("(none)", "(null)", "(not set)", "missing", "anonymous", "guest", "[object object]", "-1", str(uuid.UUID(int=0))),
+}
 
 
 class Rows:
@@ -63,10 +68,11 @@ class Rows:
             (ids.written_as_float, "is an integer written as a float", "repaired"),
             (ids.fractional, "is a number with a fraction; if ids are not numbers, export them as text", "kept"),
             (ids.zero_padded, "differs from another one in leading zeros only: they stay different", "kept"),
+            (ids.of_other_case, "differs from another one in upper and lower case only: they stay different", "kept"),
             (ids.look_alike, "looks like another one, with other characters: they stay different", "kept"),
             (
-                ids.text.str.lower().isin(_PERHAPS_MISSING).to_numpy(),
-                "is a word that often means 'missing': it counts as one id; if it is not an id, drop these rows",
+                (ids.text.str.lower().isin(_PERHAPS_MISSING) & ~ids.text.isin(MISSING)).to_numpy(),
+                "often means 'missing': it counts as one id; if it is not an id, drop these rows",
                 "doubted",
             ),
             (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),
