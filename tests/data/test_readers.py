@@ -333,6 +333,25 @@ def test_a_catalogue_of_other_ids_is_refused(tmp_path):
         read(tmp_path, max_bad_rows=1)
 
 
+def test_users_of_other_ids_are_refused(tmp_path):
+    write(tmp_path, events_csv="user,item\n7,a\n8,a\n", users_csv="user_id,number,age\nx1,7,30\nx2,8,40\n")
+    expected = (
+        r"No user of events\.csv \(column 'user', such as '7'\) is in users\.csv \(column 'user_id', such as 'x1'\): .*"
+        r"data\.columns: \{user_id: NAME IN THE FILE\}; other columns of users\.csv: 'number', 'age'\."
+    )
+    with pytest.raises(DataError, match=expected):
+        read(tmp_path)
+    assert read(tmp_path, columns={"user_id": "number"}).users.age.tolist() == ["30", "40"]
+    write(tmp_path, users_csv="user_id,age\n007,30\n008,40\n")
+    with pytest.raises(
+        DataError, match="2 of them differ from ids of the users in leading zeros only, such as '7' and"
+    ):
+        read(tmp_path)
+    write(tmp_path, users_csv="user_id,age\n007,30\n8,40\n")
+    told = finding(read(tmp_path), "only in the events, not in the file of users; 1 of them differ")
+    assert (told.count, told.action) == (1, "added")
+
+
 @pytest.mark.parametrize(("listed", "told"), [(1, True), (2, False), (3, False)])
 def test_a_catalogue_of_few_of_the_items_is_told(tmp_path, listed, told):
     write(tmp_path, events_csv="user,item\nu,0\nv,0\nu,1\nu,2\nu,3\n")

@@ -331,6 +331,7 @@ def _assemble(
     user_codes, user_ids = pd.factorize(events[USER])
     users = clean_users(raw_users, config, report) if raw_users else pd.DataFrame({USER: pd.Series([], dtype="str")})
     active = pd.Index(user_ids).append(pd.Index(known.users[USER]))
+    in_file = pd.Index(users[USER])
     idle = ~users[USER].isin(active).to_numpy()
     if idle.any():
         report.add("users", "the user has no events", int(idle.sum()), "dropped", _first_id(users[USER], idle))
@@ -338,13 +339,11 @@ def _assemble(
         users = users[~idle]
     strangers = active[~active.isin(pd.concat([users[USER], known.users[USER]]))]
     if raw_users:
-        report.add(
-            "users",
-            "only in the events, not in the file of users",
-            len(strangers),
-            "added",
-            f"{strangers[:1].tolist()}",
-        )
+        alike = other_spelling(strangers, in_file, "the users")
+        if raw_events and len(strangers) == len(active) and len(in_file):
+            raise _no_common_id("user", raw_events, raw_users, strangers[0], in_file[0], alike)
+        what = "only in the events, not in the file of users" + (f"; {alike}" if alike else "")
+        report.add("users", what, len(strangers), "added", f"{strangers[:1].tolist()}")
     users = pd.concat([users, pd.DataFrame({USER: pd.Series(strangers, dtype="str")})], ignore_index=True).fillna("")
     users = extended_entities(known.users, users, USER)
     users = users[[USER, *users.columns.drop(USER).sort_values()]]
@@ -482,17 +481,7 @@ def _note_unlisted(
     remedy = "data.columns: {item_id: NAME IN THE FILE}"
     alike = other_spelling(unlisted, pd.Index(listed))
     if len(unlisted) == len(met):
-        example = f"such as {listed.iloc[0]!r}" if len(listed) else "which has none"
-        if alike:
-            raise DataError(
-                f"No item of {raw_events.file} (column {ours!r}) is in {raw_items.file} (column {theirs!r}): {alike}."
-            )
-        others = [raw_items.names.get(c, c) for c in raw_items.frame.columns if c != ITEM][:20]
-        raise DataError(
-            f"No item of {raw_events.file} (column {ours!r}, such as {met[0]!r}) is in {raw_items.file} "
-            f"(column {theirs!r}, {example}): the two must hold the same ids. Map the wrong one: {remedy}; "
-            f"other columns of {raw_items.file}: {', '.join(map(repr, others)) or 'none'}."
-        )
+        raise _no_common_id("item", raw_events, raw_items, met[0], next(iter(listed), None), alike)
     what = "only in the events, so without text"
     if alike:
         what += f"; {alike}"
@@ -512,6 +501,34 @@ def _note_unlisted(
             "kept",
             f"{raw_events.file}, column {ours!r}, and {raw_items.file}, column {theirs!r}",
         )
+
+
+def _no_common_id(
+    of: str, raw_events: RawTable, raw_other: RawTable, ours: str, theirs: str | None, alike: str
+) -> DataError:
+    """Returns the error on two files that have no item or no user in common.
+
+    Args:
+      of: *item* or *user*.
+      raw_events: The file of events.
+      raw_other: The file of items or users.
+      ours: An id of the events.
+      theirs: An id of the other file; ``None`` if it has none.
+      alike: How ids of the two differ although they are similar, see :func:`other_spelling`.
+    """
+    column = {"item": ITEM, "user": USER}[of]
+    names = raw_events.names[column], raw_other.names[column]
+    if alike:
+        return DataError(
+            f"No {of} of {raw_events.file} (column {names[0]!r}) is in {raw_other.file} (column {names[1]!r}): {alike}."
+        )
+    example = "which has none" if theirs is None else f"such as {theirs!r}"
+    others = [raw_other.names.get(c, c) for c in raw_other.frame.columns if c != column][:20]
+    return DataError(
+        f"No {of} of {raw_events.file} (column {names[0]!r}, such as {ours!r}) is in {raw_other.file} "
+        f"(column {names[1]!r}, {example}): the two must hold the same ids. Map the wrong one: data.columns: "
+        f"{{{column}: NAME IN THE FILE}}; other columns of {raw_other.file}: {', '.join(map(repr, others)) or 'none'}."
+    )
 
 
 def _note_other_times(raw: RawTable, report: CleaningReport) -> None:

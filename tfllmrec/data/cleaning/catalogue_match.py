@@ -62,8 +62,8 @@ def doubts_of_match(met: pd.Index, listed: pd.Index) -> list[str]:
     return reasons
 
 
-def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
-    """Describes how ids of events differ from similar ids of the catalogue, with an example; ``""`` if none do."""
+def other_spelling(unlisted: pd.Index, listed: pd.Index, of: str = "the catalogue") -> str:
+    """Describes how ids of events differ from similar ids ``of`` another table, with an example; ``""`` if none do."""
     if not len(unlisted):
         return ""
     spellings: tuple[tuple[str, Callable[[str], str]], ...] = (
@@ -76,7 +76,7 @@ def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
         alike = [text for text in unlisted if theirs.get(plain(text), text) != text]
         if alike:
             return (
-                f"{len(alike):,} of them differ from ids of the catalogue in {what} only, such as {alike[0]!r} and "
+                f"{len(alike):,} of them differ from ids of {of} in {what} only, such as {alike[0]!r} and "
                 f"{theirs[plain(alike[0])]!r}: spell the ids of both files in the same way"
             )
     return ""
