@@ -824,6 +824,14 @@ def test_cells_that_are_kept_from_excel(tmp_path):
     assert found(raw, 'cells written as ="00123"') == (2, "a.csv:2")
 
 
+def test_cells_that_python_printed_as_bytes(tmp_path):
+    raw = table(
+        tmp_path / "a.csv", "user,title\nb'7',b'Am\\xc3\\xa9lie'\nb'8',\"b\"\"It's\"\"\"\n9,b'a' b'c'\n10,b'\\d'\n"
+    )
+    assert cells(raw) == [("7", "Amélie"), ("8", "It's"), ("9", "b'a' b'c'"), ("10", r"b'\d'")]
+    assert found(raw, "as Python prints bytes") == (2, "a.csv:2")
+
+
 def test_the_separator_of_hive(tmp_path):
     assert cells(table(tmp_path / "a.csv", CSV.replace(b",", b"\x01"))) == CELLS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,6 +40,22 @@ HEADERLESS: dict[str, tuple[str, list[str]]] = {
 }
 _SEPARATORS = ("\t", ",", ";", "|", "::", "\x01")  # the last one is Hive's
 _RULE = r"\s*:?[-=]+:?\s*"  # a cell of the line that sqlcmd, psql and Markdown draw below the header
+_ESCAPED = r"\\(?:[\\'tnr]|x[0-9a-f]{2})"  # as in the bytes that Python prints
+#: Marks around whole cells: what the text contains if there are any, the cell, the finding, and how to read the cell.
+_WRAPPED: tuple[tuple[tuple[bytes, ...], str, str, Callable[[str], str]], ...] = (
+    (
+        (b'="',),
+        r'="[^"]*"',
+        'cells written as ="00123", so that Excel keeps them as text: read without these marks',
+        lambda cell: cell[2:-1],
+    ),
+    (
+        (b"b'", b'b"'),
+        rf"""b'(?:[ -&(-\[\]-~]|{_ESCAPED})*'|b"(?:[ !#-\[\]-~]|{_ESCAPED})*\"""",
+        "cells written as b'00123', as Python prints bytes: read without these marks",
+        lambda cell: ast.literal_eval(cell).decode("utf-8", "replace"),
+    ),
+)
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BLANK_LINES = re.compile(rb"(?:[ \t]*(?:\r\n|\r|\n))*")
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\r|\n)', re.I)  # as Excel writes it
@@ -462,13 +479,18 @@ def _parse(
     kept = parsed.slice(first) if keep[first:].all() else parsed.filter(pa.array(keep))
     del parsed
     frame = kept.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=np.nan)}.get, self_destruct=True)
-    if b'="' in content:
-        written = frame.apply(lambda cells: cells.str.fullmatch('="[^"]*"')).any(axis=1).to_numpy(dtype=bool)
-        if written.any():
-            example = f"{path.name}:{lines[good][keep][int(written.argmax())]}"
-            what = 'cells written as ="00123", so that Excel keeps them as text: read without these marks'
-            findings.append(Finding(table, what, int(written.sum()), "repaired", example))
-            frame = frame.replace('^="([^"]*)"$', r"\1", regex=True)
+    for marks, pattern, what, inside in _WRAPPED:
+        if not any(mark in content for mark in marks):
+            continue
+        of_rows = np.zeros(len(frame), dtype=bool)
+        for column in frame:
+            wrapped = frame[column].str.fullmatch(pattern).to_numpy(dtype=bool)
+            if wrapped.any():
+                frame[column] = frame[column].mask(wrapped, frame[column][wrapped].map(inside))
+                of_rows |= wrapped
+        if of_rows.any():
+            example = f"{path.name}:{lines[good][keep][int(of_rows.argmax())]}"
+            findings.append(Finding(table, what, int(of_rows.sum()), "repaired", example))
     return RawTable(
         table,
         path.name,
