@@ -216,3 +216,15 @@ def test_vectors_are_not_searched_for_names(monkeypatch):
     monkeypatch.setattr("tfllmrec.data.cleaning.items.structured_text", lambda cell, separator: parsed.append(cell))
     catalogue(look=["[0.1, -2e-5]", " (1 2)\n", "[1, 2", "['a']", "[[1, 2], [3]]"])
     assert parsed == ["['a']", "[[1, 2], [3]]"]
+
+
+@pytest.mark.parametrize("word", ["NULL", "nan", "None", r"\N"])
+def test_fields_of_every_table_have_no_value_where_the_file_says_so(word):
+    events = pd.DataFrame({"user": ["u", "v"], "item": ["a", "b"], "device": ["phone", word]})
+    items = pd.DataFrame({"id": ["a", "b"], "title": ["A", "B"], "colour": ["red", word]})
+    users = pd.DataFrame({"user_id": ["u", "v"], "job": ["nurse", word]})
+    data = dataset_from_frames(events, items, users)
+    for table, column in ((data.events, "device"), (data.items, "colour"), (data.users, "job")):
+        assert table[column].tolist()[1] == ""
+        told = finding(data, f"column {column!r}: the cell says that there is no value")
+        assert (told.count, told.action) == (1, "repaired")

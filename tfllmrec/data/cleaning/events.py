@@ -26,7 +26,7 @@ from tfllmrec.data.cleaning.ratings import unrated_values
 from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.times import times
-from tfllmrec.data.cleaning.values import MISSING, is_row_number, numbers, strings
+from tfllmrec.data.cleaning.values import MISSING, is_row_number, numbers
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import CleaningReport
@@ -193,7 +193,7 @@ def _other_columns(raw: RawTable, rows: Rows) -> dict[str, pd.Series]:
             rows.note(rows.keep, what, "kept", column)
         else:
             ours = column in (USER_INDEX, ITEM_INDEX, TEST_EVENT)
-            others[f"source_{column}" if ours else column] = strings(raw.frame[column])
+            others[f"source_{column}" if ours else column] = rows.texts(raw.frame[column], column)
     return others
 
 

@@ -64,7 +64,7 @@ def clean_items(
         elif column in TEXT_COLUMNS:
             columns[column] = _running_text(values, column, rows)
         else:
-            columns[column] = strings(_structures(values, ", "))
+            columns[column] = rows.texts(_structures(values, ", "), column)
     items = _finished(rows, columns)
     for column in (CATEGORIES, TAGS):
         if column in items and plain_name(raw.names.get(column, column)) == TAGS:
@@ -82,7 +82,7 @@ def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
       DataError: More than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
     rows, columns = _clean_entities(raw, USER, config, report)
-    columns |= {column: strings(raw.frame[column]) for column in map(str, raw.frame) if column != USER}
+    columns |= {column: rows.texts(raw.frame[column], column) for column in map(str, raw.frame) if column != USER}
     return _finished(rows, columns)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.ids import clean_ids, lists
-from tfllmrec.data.cleaning.values import MISSING, NO_NUMBER, decoded
+from tfllmrec.data.cleaning.values import MISSING, NO_NUMBER, decoded, strings
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.errors import DataError
@@ -80,6 +80,13 @@ class Rows:
         for mask, what, action in findings:
             self.note(mask, f"{column} {what}", action, column)
         return ids.text
+
+    def texts(self, values: pd.Series, column: str) -> pd.Series:
+        """Returns the values of a column that is a field as strings, ``""`` where a file spells out a missing value."""
+        text = strings(values)
+        nothing = text.isin(MISSING[1:]).to_numpy(dtype=bool)
+        self.note(nothing, f"column {column!r}: the cell says that there is no value: blanked", "repaired", column)
+        return text.mask(nothing, "")
 
     def drop(self, mask: np.ndarray, what: str, column: str | None = None) -> None:
         mask = mask & self.keep
