@@ -473,6 +473,31 @@ def test_statistics_of_a_split_are_those_of_training():
     assert (split.test.fields["request.device"] == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (lambda i: f"{i},99 €", True),
+        (lambda i: f"$1,{i:03}.50", True),
+        (lambda i: f"EUR {i}.50", True),
+        (lambda i: f"{i} kg" if i % 2 else f"{i} g", True),
+        (lambda i: f"{i} минут", True),
+        (lambda i: f"{i}m {i % 60}s", True),
+        (lambda i: f"0:{i:02}:07", True),
+        (lambda i: f"{i}%" if i % 30 else "n/a", True),
+        (lambda i: f"{i % 9} kg", False),  # few values, which are good categories
+        (lambda i: f"{i}{'ABCDEFGH'[i % 8]}", False),
+        (lambda i: f"A{i}", False),
+        (lambda i: f"{i} - {i + 5}", False),
+        (lambda i: f"10.0.0.{i}", False),
+        (lambda i: f"{i} of them were red", False),
+    ],
+)
+def test_numbers_with_units_are_told(written, told):
+    data = dataset_from_frames(events(size=written))
+    found = [f for f in data.report.findings if "column 'size': numbers with a unit, so read as" in f.what]
+    assert [(f.table, f.action) for f in found] == [("events", "kept")] * told
+
+
 def test_nothing_is_inferred_twice():
     frame = dataset_from_frames(events(device=lambda i: "a"))
     assert infer_schema(frame.events, frame.items, frame.users) == frame.schema

@@ -61,7 +61,7 @@ from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.files.vector_files import with_vectors
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.held_out import is_row_range, mark_events, note_marked, rows_of_range
-from tfllmrec.data.schema import TABLES, unreadable
+from tfllmrec.data.schema import TABLES, measures, unreadable
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.wording import shown
 
@@ -411,7 +411,8 @@ def _checked(dataset: Dataset, known: Dataset | None = None) -> Dataset:
     """Returns the data set, after a check that ``data.fields`` fit it: errors then appear before hours of training.
 
     The report has a finding for each column with unreadable cells, and another one for those that an extension of
-    ``known`` adds. If a saved data set is read again, the finding replaces the earlier one.
+    ``known`` adds. It names columns of numbers with units. If a saved data set is read again, the finding replaces the
+    earlier one.
     """
     found = CleaningReport()
     for field in dataset.schema:
@@ -424,6 +425,11 @@ def _checked(dataset: Dataset, known: Dataset | None = None) -> Dataset:
         expected = f"vector of {field.length} numbers" if field.kind == "vector" else field.kind
         what = f"column {name!r}: not a {expected}, so read as missing; data.fields.{name}.kind sets another kind"
         found.add(table, what, len(odd), "kept", "".join(odd[:1].map(shown)))
+        if known is None and (with_unit := cells[measures(field, cells)]).any():
+            what = (
+                f"column {name!r}: numbers with a unit, so read as {field.kind} and not as a number; write the numbers"
+            )
+            found.add(table, f"{what} alone, all in one unit", len(with_unit), "kept", shown(with_unit.iloc[0]))
     again = {(finding.table, finding.what) for finding in found.findings if known is None}
     earlier = [finding for finding in dataset.report.findings if (finding.table, finding.what) not in again]
     return replace(dataset, report=replace(dataset.report, findings=earlier + found.findings))

@@ -150,6 +150,14 @@ NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _SPACE = "[ \t\n\r\f\v\u00a0]"
 VECTOR = rf"{_SPACE}*[\[(]?{_SPACE}*{NUMBER}(?:(?:{_SPACE}*[,;]{_SPACE}*|{_SPACE}+){NUMBER})+{_SPACE}*[\])]?{_SPACE}*"
 _VECTOR_MARKS = str.maketrans("[](),;\u00a0", " " * 7)
+_AMOUNT = r"[+-]?[0-9](?:[0-9.,' \u00a0]*[0-9])?"
+_UNIT = r"(?:[^\W\d_]{1,8}\.?|[%°€$£¥₹])"
+_CURRENCY = r"(?:[A-Z]{0,2}[$€£¥₹]|[A-Z]{3} ) ?"
+#: A number with a unit, or with several (``3 m 20 s``), or a duration (``0:45``); and what of it is no unit.
+_MEASURE = re.compile(rf"(?:{_CURRENCY})?{_AMOUNT}(?: ?{_UNIT}(?: {_AMOUNT} ?{_UNIT})*)?|[0-9]+(?::[0-9]{{2}}){{1,2}}")
+_NO_UNIT = re.compile(r"[0-9.,' \u00a0+-]+")
+#: The largest number of units in a column of numbers with units; more of them are parts of codes.
+_MAX_UNITS = 5
 #: The largest number of vectors from which principal components are computed.
 VECTOR_ROWS = 20_000
 #: How many numbers of vectors are parsed at once. Each takes about 20 bytes as text.
@@ -889,6 +897,24 @@ def unreadable(field: Field, values: pd.Series) -> np.ndarray:
     rows = np.flatnonzero(missing(replace(field, default=None).encode(texts)) & (texts != "").to_numpy())
     odd[rows] = [not _says_nothing(cell) for cell in texts.iloc[rows]]
     return odd
+
+
+def measures(field: Field, values: pd.Series) -> np.ndarray:
+    """Returns which cells are numbers with a unit (``12 min``, ``1,99 €``, ``0:45``), bool ``[R]``.
+
+    All are False unless nearly all cells of the column are, with few units and many numbers, and the field is neither
+    a number nor a time.
+    """
+    found = np.zeros(len(values), dtype=bool)
+    if field.kind not in ("category", "id", "text") or values.dtype.kind == "f":
+        return found
+    filled = values[values != ""]
+    sample = [cell for cell in filled.iloc[evenly_spread(len(filled), 1000)] if not _says_nothing(cell)]
+    units = {_NO_UNIT.sub("", cell) for cell in sample if _MEASURE.fullmatch(cell)}
+    share = np.mean([bool(_MEASURE.fullmatch(cell)) for cell in sample]) if sample else 0.0
+    if share >= 1 - MAX_ODD and any(units) and len(units) <= _MAX_UNITS and filled.nunique() > MAX_CODES:
+        found[:] = [bool(_MEASURE.fullmatch(cell)) for cell in values]
+    return found
 
 
 def _vectors(values: pd.Series, width: int) -> np.ndarray:
