@@ -228,3 +228,25 @@ def test_fields_of_every_table_have_no_value_where_the_file_says_so(word):
         assert table[column].tolist()[1] == ""
         told = finding(data, f"column {column!r}: the cell says that there is no value")
         assert (told.count, told.action) == (1, "repaired")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+@pytest.mark.parametrize("text", ["Schöner Stuhl", "Élite", "Größe", "ÄÖÜ", "»Spaß«", "it’s", "привет", "5 °C"])
+def test_text_that_was_read_in_a_wrong_encoding_is_told(text, encoding):
+    misread = text.encode().decode(encoding, "replace")
+    data = catalogue(title=[misread, text, "ÉTÉ\u00a0: « été »", "»Spaß«", "ÃO", "ÂGE", "Ñandú", "Ð"])
+    told = finding(data, "column 'title': text in UTF-8 that a program read in another encoding, and that stays so")
+    assert (told.count, told.action) == (1, "kept")
+
+
+@pytest.mark.parametrize("column", ["categories", "colour"])
+def test_columns_of_names_and_fields_are_searched_for_such_text_too(column):
+    data = catalogue(**{column: ["Größe".encode().decode("cp1252"), "Größe"]})
+    assert finding(data, f"column {column!r}: text in UTF-8 that").count == 1
+
+
+def test_letters_that_were_lost_are_told():
+    told = finding(
+        catalogue(title=["Sch\ufffdn", "Schön"]), "column 'title': text whose letters a program replaced by U+"
+    )
+    assert (told.count, told.action) == (1, "kept")

@@ -128,6 +128,7 @@ def _running_text(values: pd.Series, column: str, rows: Rows) -> pd.Series:
     text = text.mask(text == r"\N", "")  # how MySQL exports NULL
     nothing = words_for_nothing(text)
     rows.note(nothing, f"{column} is a word for nothing that recurs as no {column} does: blanked", "repaired", column)
+    rows.note_encoding(text, column)
     text = text.mask(nothing, "").astype(object)
     marked = _has_markup(text)
     stripped = np.array([strip_html(v) for v in text[marked]], dtype=object)
@@ -142,6 +143,7 @@ def _name_cells(values: pd.Series, column: str, rows: Rows, known: set[str]) -> 
     """Converts a column of names to clean cells; reports what had to be decided and what was left out."""
     read = read_name_column(values, known)
     text = strings(values)
+    rows.note_encoding(text, column)
     marked = _has_markup(text)
     changed = np.zeros(len(text), dtype=bool)
     changed[marked] = [strip_html(v) != v for v in text[marked]]

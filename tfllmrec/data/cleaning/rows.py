@@ -21,6 +21,11 @@ _PERHAPS_MISSING = {
 }
 
 
+# Letters of UTF-8 as programs show them that read it as Windows-1252 or Latin-1: "SchÃ¶n", "itâ€™s", "Ð¿Ñ€Ð¸".
+_CONTINUED = "[€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ\u0080-\u009f¡-¿]"
+_MISREAD = f"Ã{_CONTINUED}|Â[¡-¿]|â[€\u0080]|(?:[ÐÑ]{_CONTINUED}){{2}}"
+
+
 class Rows:
     """The rows of a raw table that are kept so far; each dropped row is counted once, under its first reason."""
 
@@ -86,7 +91,17 @@ class Rows:
         text = strings(values)
         nothing = text.isin(MISSING[1:]).to_numpy(dtype=bool)
         self.note(nothing, f"column {column!r}: the cell says that there is no value: blanked", "repaired", column)
+        self.note_encoding(text, column)
         return text.mask(nothing, "")
+
+    def note_encoding(self, text: pd.Series, column: str) -> None:
+        """Reports texts of a column that were damaged by a wrong encoding before the file was written."""
+        for pattern, what in (
+            (_MISREAD, "text in UTF-8 that a program read in another encoding, and that stays so"),
+            ("\ufffd", "text whose letters a program replaced by U+FFFD"),
+        ):
+            damaged = text.str.contains(pattern).to_numpy(dtype=bool)
+            self.note(damaged, f"column {column!r}: {what}: export the data again", "kept", column)
 
     def drop(self, mask: np.ndarray, what: str, column: str | None = None) -> None:
         mask = mask & self.keep
