@@ -429,6 +429,19 @@ def test_times_that_are_not_recognised_are_asked_about(tmp_path, time):
     assert not read(tmp_path).report.doubts()
 
 
+def test_of_several_columns_with_times_the_finest_is_asked_about(tmp_path):
+    write(tmp_path, events_csv="user,item,year,day it was\nu,a,2023,2023-01-05\nu,b,2023,2023-01-06\n")
+    assert "'day it was' seems to be their time" in finding(read(tmp_path), "no known order").what
+
+
+@pytest.mark.parametrize("clock", ["10:11:12", "7:05", "10:11:12.5", "07:05 PM"])
+def test_times_without_a_date_are_refused_with_advice(tmp_path, clock):
+    write(tmp_path, events_csv=f"user,item,date,time\nu,a,2023-01-05,{clock}\nu,b,2023-01-06,{clock}\n")
+    with pytest.raises(DataError, match="the time has no date; write date and time into one column, or map the column"):
+        read(tmp_path)
+    assert read(tmp_path, columns={"timestamp_s": "date"}).ordered
+
+
 def test_a_table_folder(tmp_path):
     write(
         tmp_path / "shop",

@@ -538,19 +538,20 @@ def _no_common_id(
 
 
 def _note_other_times(raw: RawTable, report: CleaningReport) -> None:
-    """Reports the first column with times that is not used, of events that have no known order."""
-    for name in raw.frame.columns:
-        if name in raw.names:
-            continue
+    """Reports the column with the most distinct times that is not used, of events that have no known order."""
+    distinct = {}
+    for name in raw.frame.columns.difference([*raw.names], sort=False):
         seconds = times(raw.frame[name])[0]
         if np.mean((seconds > EARLY_S) & (seconds < time.time() + 86_400)) > 0.9:
-            mapping = shlex.quote(f"data.columns.timestamp_s={name}")
-            what = (
-                f"the events have no known order, so the test events are drawn at random; {name!r} seems to be their "
-                f"time: --set {mapping}"
-            )
-            report.add("events", what, len(raw.frame), "doubted", raw.example(0, name))
-            return
+            distinct[name] = len(np.unique(seconds))
+    if distinct:
+        name = max(distinct, key=distinct.__getitem__)
+        mapping = shlex.quote(f"data.columns.timestamp_s={name}")
+        what = (
+            f"the events have no known order, so the test events are drawn at random; {name!r} seems to be their "
+            f"time: --set {mapping}"
+        )
+        report.add("events", what, len(raw.frame), "doubted", raw.example(0, name))
 
 
 def _first_id(ids: pd.Series, mask: np.ndarray) -> str:

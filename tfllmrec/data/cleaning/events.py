@@ -26,12 +26,13 @@ from tfllmrec.data.cleaning.ratings import unrated_values
 from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.times import times
-from tfllmrec.data.cleaning.values import MISSING, is_row_number, numbers
+from tfllmrec.data.cleaning.values import MISSING, is_row_number, numbers, strings
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import DataError
 
+_TIME_OF_DAY = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?: ?[AaPp]\.?[Mm]\.?)?"
 _HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key would order ties differently and change published figures
 
 
@@ -97,6 +98,11 @@ def clean_events(
             "the time is not recognised; write it like 2014-05-26 10:11:12, or describe it in data.time_format, such "
             "as %d/%m/%Y, %d%m%Y or epoch_s"
         )
+        if no_time.any() and strings(at[no_time]).str.fullmatch(_TIME_OF_DAY).all():
+            what = (
+                "the time has no date; write date and time into one column, or map the column of the dates: --set "
+                "data.columns.timestamp_s=NAME_IN_THE_FILE"
+            )
     rating, order, seconds = (
         np.where(bad, np.nan, each) for bad, each in ((bad, rating), (no_order, order), (no_time, seconds))
     )
