@@ -185,7 +185,8 @@ def test_the_unit_is_that_of_the_whole_column():
 def test_dates_far_away_keep_their_order(dtype):
     dates = ["0800-12-25", "1850-01-01", "2014-05-26", "2500-01-01", "7000-01-01"]
     cells = pd.Series(dates, dtype="str").astype(dtype)
-    assert read(*cells, dtype=dtype) == (dates, {"the time lies in the future": 2})
+    early = "the time lies before 1900; if it is a date of another calendar, convert it"
+    assert read(*cells, dtype=dtype) == (dates, {"the time lies in the future": 2, early: 2})
     texts, _ = read("2500-01-01T00:00:00.5", "2014-05-26 00:00:00.123456789", dtype="str")
     assert texts == ["2500-01-01T00:00:00.500", "2014-05-26T00:00:00.123"]
 
@@ -268,7 +269,8 @@ def test_a_time_format_that_is_none(time_format):
 def test_typed_dates():
     zoned = datetime.datetime(2014, 5, 26, 2, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
     cells = [zoned, datetime.datetime(2014, 5, 26), datetime.date(2014, 5, 26), pd.Timestamp("2014-05-26"), None]
-    assert read(*cells, dtype=object) == (["2014-05-26"] * 4 + [NOTHING], {})
+    without = "the time has no time zone, unlike others of the column: read as UTC"
+    assert read(*cells, dtype=object) == (["2014-05-26"] * 4 + [NOTHING], {without: 3})
     for kind in (pa.timestamp("ns", "Europe/Berlin"), pa.timestamp("ms"), pa.timestamp("s"), pa.date32(), pa.date64()):
         days = pa.array([datetime.date(2014, 5, 26), None], pa.date32()).cast(pa.timestamp("s")).cast(kind)
         seconds, bad = times(pd.Series(pd.array(days, dtype=pd.ArrowDtype(kind))))
@@ -322,3 +324,18 @@ def test_times_that_a_spreadsheet_rounded_are_doubted(texts, doubted):
 def test_midnight_at_the_end_of_a_day():
     assert read("2014-05-26T24:00:00", "2014-05-26 24:00", dtype="str")[0] == ["2014-05-27"] * 2
     assert read("2014-05-26T24:00:01", "2014-05-26", dtype="str")[0][0] == UNREADABLE
+
+
+def test_dates_of_other_calendars_are_told():
+    assert read("1401/10/05", "1401/10/06") == (
+        ["1401-10-05", "1401-10-06"],
+        {"the time lies before 1900; if it is a date of another calendar, convert it": 2},
+    )
+    assert not any("before 1900" in what for what in read("0001-01-01", "2014-05-26")[1])
+
+
+def test_times_without_a_zone_among_others_with_one_are_told():
+    texts, notes = read("2014-05-26T10:00:00+02:00", "2014-05-26T10:00:00", "2014-05-26T10:00:00Z")
+    assert texts == ["2014-05-26T08:00:00", "2014-05-26T10:00:00", "2014-05-26T10:00:00"]
+    assert notes == {"the time has no time zone, unlike others of the column: read as UTC": 1}
+    assert read("2014-05-26T10:00:00", "2014-05-27T10:00:00")[1] == {}

@@ -158,6 +158,7 @@ def times(values: pd.Series, time_format: str = "auto", note: Note = ignore) -> 
         seconds, bad = _recognised(values, note)
     seconds = _without_placeholders(seconds, note)
     note(seconds > time.time() + _DAY_S, "the time lies in the future", "kept")
+    note(seconds < _FIRST_S, "the time lies before 1900; if it is a date of another calendar, convert it", "kept")
     return seconds, bad
 
 
@@ -377,12 +378,15 @@ def _of_fields(found: pa.StructArray, rows: np.ndarray, tell: Callable[[np.ndarr
     hour = np.where(wrong, np.nan, np.where(np.isnan(half), hour, hour % 12 + half))
     seconds = _moment(year, month, day, hour, number("mi", 0), number("s", 0) + number("f", 0, prefix="0."))
 
-    zones = field("zone").dictionary_encode()
+    on_clock, zones = seconds.copy(), field("zone").dictionary_encode()
     for code, zone in enumerate(zones.dictionary.to_pylist()):
         here = zones.indices.to_numpy() == code
-        seconds[here], said = _to_utc(seconds[here], zone)
+        seconds[here], said = _to_utc(on_clock[here], zone)
         if said:
             tell(rows[here], said)
+    if (np.abs(seconds - on_clock) > 0).any():
+        without = pc.equal(field("zone"), "").to_numpy(zero_copy_only=False)
+        tell(rows[without], "the time has no time zone, unlike others of the column: read as UTC")
     return seconds
 
 
