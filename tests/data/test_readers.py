@@ -274,6 +274,7 @@ def test_ids_that_are_rounded_floats_are_refused(tmp_path, name, content, row):
         ("userId,movieId,rating,timestamp,x", True),
         ("uid,product_id,score,date,x", True),
         ("User ID,Item ID,Stars,Time,x", True),
+        ("User-ID,ISBN,Book-Rating,Date,x", True),
         ("who,what,rating,time,x", False),
     ],
 )
@@ -412,6 +413,14 @@ def test_wrong_mappings(tmp_path):
         DataError, match=r"no column for user_id\. Expected one named persn \(nearest: 'person'\); found"
     ):
         read(tmp_path, columns={"user_id": "persn"})
+
+
+@pytest.mark.parametrize("opinions", [("👍", "👎"), ("good", "bad"), ("gosto", "não gosto")])
+def test_opinions_in_the_column_of_ratings_are_kinds_of_events(tmp_path, opinions):
+    write(tmp_path, events_csv="user,item,rating\nu,a,{}\nu,b,{}\n".format(*opinions))
+    with pytest.raises(DataError, match=r"a number, but a kind of event: map it with --set data\.columns\.kind=rating"):
+        read(tmp_path)
+    assert set(read(tmp_path, columns={"kind": "rating"}).events.kind) == {*opinions}
 
 
 @pytest.mark.parametrize("time", ["1400000000", "1400000000000", "2014-05-13T16:53:20Z"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.event_kinds import (
     UNKNOWN_WEIGHT,
     AskedWeights,
+    are_event_kinds,
     before_a_refusal,
     count_kinds,
     event_kinds,
@@ -88,7 +90,10 @@ def clean_events(
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
     rating, bad = numbers(raw.frame.get(RATING, nothing), partial(rows.note, column=RATING))
     bad |= np.abs(rating) > np.finfo(np.float32).max
-    rows.take_as_unknown(bad, "the rating is not a number", RATING)
+    what = "the rating is not a number"
+    if bad.any() and are_event_kinds(raw.frame[RATING]):
+        what += f", but a kind of event: map it with --set {shlex.quote(f'data.columns.kind={raw.names[RATING]}')}"
+    rows.take_as_unknown(bad, what, RATING)
     order, no_order = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
     at = raw.frame.get(TIMESTAMP, nothing)
     seconds, no_time = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))

@@ -30,7 +30,8 @@ ALIASES: dict[str, list[str]] = {
         ITEM: "item_id iid movie_id product_id parent_asin asin book_id isbn article_id news_id track_id song_id "
         "game_id app_id anime_id recipe_id business_id video_id course_id job_id sku id "
         "item product movie book article",
-        RATING: "rating ratings overall stars score user_rating review_score rate preference",
+        RATING: "rating ratings overall stars score user_rating item_rating movie_rating book_rating product_rating "
+        "review_rating review_score rate preference",
         TIMESTAMP: "timestamp_s timestamp unix_review_time unix_time time ts event_time datetime date created_at "
         "review_time review_date rated_at date_added",
         ORDER: "order order_in_user sequence seq",
