@@ -351,3 +351,10 @@ def test_kinds_in_columns_of_their_own_are_doubted():
     found = finding(dataset_from_frames(frame), "flags in 'is_click', 'cart' are not read as kinds of events")
     assert found.action == "doubted" and "including the 1 rows without any flag" in found.what
     assert not dataset_from_frames(frame.assign(event=["view", "cart", "view"])).report.doubts()
+
+
+def test_returns_of_goods_are_doubted():
+    frame = pd.DataFrame({"user": ["u", "v", "v"], "item": ["a", "a", "b"], "Quantity": ["2", "-1", "1"]})
+    told = finding(dataset_from_frames(frame), "'Quantity' is negative, as for returns and cancellations")
+    assert (told.count, told.action) == (1, "doubted")
+    assert not dataset_from_frames(frame.assign(kind=["purchase", "refund", "purchase"])).report.doubts()

@@ -30,7 +30,7 @@ from tfllmrec.data.cleaning.event_kinds import (
     is_known_kind,
     kind_weight,
 )
-from tfllmrec.data.cleaning.values import strings
+from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.files.column_names import ALIASES, plain_name, words_of_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
@@ -43,6 +43,7 @@ TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
 ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
 
 _SAMPLE = 1000  # rows of a column that are searched for kinds of events
+_QUANTITY = {"quantity", "qty"}
 _TRUE = ("1", "true", "1.0")
 
 
@@ -107,7 +108,7 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
             names[column] = free[0]
     if EVENT_KIND in wanted and EVENT_KIND not in names:
         rest = [name for name in present if name not in names.values()]
-        findings += [*_kinds_in_columns(raw, rest), *_kinds_elsewhere(raw, rest)]
+        findings += [*_kinds_in_columns(raw, rest), *_kinds_elsewhere(raw, rest), *_returns(raw, rest)]
     if missing := [column for column in required if column not in names]:
         raise _lacking(raw, missing, [name for name in present if name not in names.values()], mapping)
     renamed = {name: column for column, name in names.items()}
@@ -190,6 +191,19 @@ def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
         "name in a column 'kind'"
     )
     return [Finding(raw.table, what, len(raw.frame), "doubted")]
+
+
+def _returns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
+    """Returns a finding on each column of quantities with negative numbers, if events have no kind."""
+    findings = []
+    for name in columns:
+        if _QUANTITY.intersection(words_of_name(name)) and (back := numbers(raw.frame[name])[0] < 0).any():
+            what = (
+                f"{name!r} is negative, as for returns and cancellations, but the row counts as an event, too. "
+                "Drop such rows, or name what the user did in a column 'kind' (purchase, refund)"
+            )
+            findings.append(Finding(raw.table, what, int(back.sum()), "doubted", raw.example(int(back.argmax()), name)))
+    return findings
 
 
 def _kinds_elsewhere(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
