@@ -163,6 +163,9 @@ def test_one_event_per_item():
         (["a|b|c", "d|a"], [["a", "b", "c"], ["d", "a"]]),
         (["N5 N4", "N1 N5 N3", "N7"], [["N5", "N4"], ["N1", "N5", "N3"], ["N7"]]),  # MIND
         (["1,2,3", "3,1"], [["1", "2", "3"], ["3", "1"]]),
+        (["p1, p2, p3", "p3 ,p1", "p2"], [["p1", "p2", "p3"], ["p3", "p1"], ["p2"]]),
+        (["p1 | p2 | p3", "p3 | p1"], [["p1", "p2", "p3"], ["p3", "p1"]]),
+        (["Good, Bad, Ugly", "Bad, Good"], None),  # titles
         (['{a,"b, c"}', "{d}"], [["a", "b, c"], ["d"]]),  # PostgreSQL
         (["shop|1", "shop|2"], None),  # a composite id has as many parts everywhere
         (["shop|1|x", "shop|2"], None),  # and each part at its own place
@@ -238,6 +241,9 @@ def test_numbers_are_joined_as_the_items_are():
     assert raw.frame[TIMESTAMP].tolist() == ["2014-05-26 10:11"] * 7  # a space in a date joins nothing
     with pytest.raises(DataError, match="expected 3 values, one for each item"):
         one_event_per_item(raw_of(**columns, rating=["5 4", "1 2", "4"]))
+    columns["item_id"] = ["a1, b2, c3", "b2, d4", "c3, a1"]
+    raw, _ = one_event_per_item(raw_of(**columns, rating=["5, 4, 3", "1,2", "4"]))
+    assert raw.frame[RATING].tolist() == ["5", "4", "3", "1", "2", "4", "4"]
 
 
 def test_labels_of_impressions_are_no_part_of_ids():

@@ -213,7 +213,8 @@ def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
 
     A separator joins items if most distinct cells contain it, the number of items varies, and at least half of the
     recurring items occur at different positions, unlike the parts of a composite id such as ``shop|product``. Items
-    must not contain spaces. If spaces join the items, each item must contain a digit, unlike the words of a title.
+    must not contain spaces. If spaces join the items or surround the separator, each item must contain a digit, unlike
+    the words of a title.
     """
     values = decoded(values)
     if values.dtype != object and not isinstance(values.dtype, pd.StringDtype):
@@ -225,29 +226,32 @@ def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
     for joint in _JOINTS:
         if not len(distinct) or distinct.str.contains(joint, regex=False).mean() <= 0.5:
             continue
-        if joint != " " and distinct.str.contains(r"\s").any():
-            continue
+        spaced = distinct.str.contains(r"\s").any()
         if joint == "," and distinct.str.fullmatch("[0-9]{1,3}(?:,[0-9]{3})*").all():  # commas between thousands
             continue
         lengths = set()
         places: dict[str, set[int]] = {}
         cells_with: Counter[str] = Counter()
         for cell in distinct:
-            parts = cell.split() if joint == " " else cell.strip(joint).split(joint)
+            parts = _parts(cell, joint)
             lengths.add(len(parts))
             cells_with.update(set(parts))
             for place, part in enumerate(parts):
                 places.setdefault(part, set()).add(place)
         recurring = [part for part, count in cells_with.items() if count > 1]
         moving = sum(len(places[part]) > 1 for part in recurring)
-        has_digit = joint != " " or all(any(c.isdigit() for c in part) for part in places)
-        if len(lengths) > 1 and recurring and 2 * moving >= len(recurring) and has_digit and "" not in places:
+        are_ids = not spaced or all(re.fullmatch(r"\S*\d\S*", part) for part in places)
+        if len(lengths) > 1 and recurring and 2 * moving >= len(recurring) and are_ids and "" not in places:
             found = np.full(len(text), None, dtype=object)
             for row, cell in enumerate(text):
                 if joint in cell:
-                    found[row] = cell.split() if joint == " " else cell.strip(joint).split(joint)
+                    found[row] = _parts(cell, joint)
             return found, joint
     return None
+
+
+def _parts(cell: str, joint: str) -> list[str]:
+    return cell.split() if joint == " " else [part.strip() for part in cell.strip(joint).split(joint)]
 
 
 def _joined_numbers(texts: pd.Series, joint: str, is_list: np.ndarray) -> np.ndarray | None:
@@ -255,12 +259,12 @@ def _joined_numbers(texts: pd.Series, joint: str, is_list: np.ndarray) -> np.nda
 
     Returns None if any of these rows holds something other than numbers, or if none of them contains ``joint``.
     """
-    numbers = rf"-?[0-9]+(?:\.[0-9]+)?(?:{re.escape(joint)}-?[0-9]+(?:\.[0-9]+)?)*"
+    numbers = rf"-?[0-9]+(?:\.[0-9]+)?(?:\s*{re.escape(joint)}\s*-?[0-9]+(?:\.[0-9]+)?)*"
     if not texts[is_list].str.fullmatch(numbers).all() or not texts[is_list].str.contains(joint, regex=False).any():
         return None
     cells = np.full(len(texts), None, dtype=object)
     for row in np.flatnonzero(is_list & texts.str.contains(joint, regex=False).to_numpy(bool)).tolist():
-        cells[row] = texts.iloc[row].split(joint)
+        cells[row] = _parts(texts.iloc[row], joint)
     return cells
 
 
