@@ -839,7 +839,25 @@ def test_the_separator_of_hive(tmp_path):
 def test_bytes_of_another_encoding_stay_different(tmp_path):
     raw = table(tmp_path / "a.csv", b"user,item\n\x81\xe9,a\n\x8d\xe9,b\n\xe9,c\n")
     assert raw.frame["user"].nunique() == 3
-    assert found(raw, "not UTF-8")[0] == 3 and found(raw, "bytes that Windows-1252 does not have")[0] == 2
+    assert found(raw, "not UTF-8")[0] == 3 and found(raw, "with bytes that Windows-1252 does not have")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "doubted"),
+    [
+        ("Москва", "cp1251", True),
+        ("ソニー", "shift_jis", True),
+        ("商品", "gbk", True),
+        ("서울", "euc_kr", True),
+        ("Αθήνα", "cp1253", True),
+        ("Größe", "cp1252", False),
+        ("été à Nîmes, « déjà »", "cp1252", False),
+    ],
+)
+def test_text_that_is_hardly_windows_1252_is_doubted(tmp_path, text, encoding, doubted):
+    raw = table(tmp_path / "a.csv", f"user,item\nu,{text}\n".encode(encoding))
+    assert found(raw, "not UTF-8: read as Windows-1252") == (1, "a.csv:2")
+    assert [f.count for f in raw.findings if f.action == "doubted"] == [1] * doubted
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ _BYTE_ORDER_MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 _JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"')  # a header never begins like this
+_FOREIGN = re.compile(rb"[\x80-\xff]{3}")  # words in Windows-1252 rarely have so many letters beyond ASCII in a row
 _CONTROL_CHARACTERS = re.compile(rb"[\x02-\x08\x0e-\x1a]")
 
 
@@ -175,14 +176,15 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
                 f"other data, which begins with {content[:12]!r}."
             ) from error
         _refuse_nul(content, file, encoding)
-        content, count, undefined = _repaired(content)
+        content, count, foreign = _repaired(content)
         what = "not UTF-8: read as Windows-1252 (set data.encoding if that is wrong)"
         findings = [Finding(table, what, count, "repaired", f"{file}:{row}")]
-        if undefined:
-            what = "bytes that Windows-1252 does not have, so the text has another encoding: set data.encoding"
-            findings.append(
-                Finding(table, f"{what}, such as shift_jis, gbk, euc_kr or mac_roman", undefined, "doubted")
+        if foreign:
+            what = (
+                "lines with bytes that Windows-1252 does not have, or with three letters beyond ASCII in a row, so the "
+                "text may have another encoding: set data.encoding, such as cp1251, shift_jis, gbk or euc_kr"
             )
+            findings.append(Finding(table, what, foreign, "doubted"))
         return content, tuple(findings)
     _refuse_nul(content, file, encoding)
     return content, ()
@@ -210,21 +212,21 @@ def _repaired(content: bytes) -> tuple[bytes, int, int]:
     """Reads the lines that are not UTF-8 as Windows-1252.
 
     Returns:
-      The text, the number of these lines, and how many of them have bytes that Windows-1252 does not define. Such bytes
-      become different control characters, so that no two ids become one.
+      The text, the number of these lines, and how many of them seem to have another encoding. Bytes that Windows-1252
+      does not define become different control characters, so that no two ids become one.
     """
     lines = content.split(b"\n")
-    count = undefined = 0
+    count = foreign = 0
     for i, line in enumerate(lines):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
             text = line.decode("cp1252", "surrogateescape")
             bare = re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte.group()) - 0xDC00), text)
-            undefined += bare != text
+            foreign += bare != text or _FOREIGN.search(line) is not None
             count += 1
             lines[i] = bare.encode()
-    return b"\n".join(lines), count, undefined
+    return b"\n".join(lines), count, foreign
 
 
 def _line_of(content: bytes, at: int) -> int:
