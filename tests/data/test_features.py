@@ -188,6 +188,15 @@ def test_pairs_that_go_together(report):
     assert not any("weather" in pair.first + pair.second for pair in report.pairs)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_number_that_never_changes_has_no_correlation(tmp_path):
+    dataset = planted(tmp_path)
+    same = replace(dataset, items=dataset.items.assign(latitude="27.9", price2=dataset.items.price))
+    correlations = {(pair.first, pair.second): pair.correlation for pair in feature_report(same).pairs}
+    assert correlations["item.price", "item.price2"] == pytest.approx(1)
+    assert not any("item.latitude" in pair for pair in correlations)
+
+
 def test_a_sample_keeps_the_share_of_each_popularity(tmp_path):
     dataset = planted(tmp_path)
     sampled = feature_report(dataset, at_most=400)

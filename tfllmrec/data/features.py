@@ -474,8 +474,9 @@ def _pairs(codes_of: dict[tuple[str, str], np.ndarray], numbers_of: dict[str, np
         table, correlation = _table(codes_of[one], codes_of[other]), None
         association = _cramers_v(table)
         if one[0] in numbers_of and other[0] in numbers_of:
-            both = pd.Series(numbers_of[one[0]]).corr(pd.Series(numbers_of[other[0]]), method="spearman")
-            correlation = float(both) if np.isfinite(both) else None
+            both = pd.DataFrame({0: numbers_of[one[0]], 1: numbers_of[other[0]]}).dropna()
+            if both.nunique().min() > 1:
+                correlation = float(both[0].corr(both[1], method="spearman"))
         if max(association, abs(correlation or 0.0)) >= LISTED:
             first, second = (" ".join(each).rstrip() for each in (one, other))
             found.append(Pair(first, second, association, _same(table), correlation))
