@@ -34,6 +34,8 @@ KINDS = [
     ("weight_g", lambda i: 1000 + 17 * i, "number"),
     ("parcel", lambda i: f"{i:05d}", "id"),
     ("order_id", lambda i: 1000 + i, "id"),
+    ("ZIPCODE", lambda i: 10001 + 17 * i, "id"),
+    ("ean", lambda i: 4006381333900 + i, "id"),
     ("city", lambda i: i, "category"),
     ("note", lambda i: f"a note of several words, number {i}", "text"),
     ("hash", lambda i: f"{i:032x}", "id"),
