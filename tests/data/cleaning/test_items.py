@@ -250,3 +250,10 @@ def test_letters_that_were_lost_are_told():
         catalogue(title=["Sch\ufffdn", "Schön"]), "column 'title': text whose letters a program replaced by U+"
     )
     assert (told.count, told.action) == (1, "kept")
+
+
+def test_of_texts_in_several_languages_one_is_read_and_told():
+    titles = [{"de": "Stuhl", "en": "Chair"}, '{"de": "Tisch", "fr": null}', '{"id": "x", "no": 7}', "{Lamp}"]
+    data = catalogue(title=titles)
+    assert data.items.title.tolist() == ["Chair", "Tisch", '{"id": "x", "no": 7}', "{Lamp}"]
+    assert finding(data, "title in several languages: one of them is read, the English one if there is one").count == 2

@@ -82,6 +82,8 @@ ANIMATION = ["Animation", "Science Fiction"]
         # Separators.
         "Animation|Science Fiction",
         "Animation; Science Fiction",
+        "Animation，Science Fiction",
+        "Animation، Science Fiction",
         "Animation, Science Fiction",
         "Animation\nScience Fiction",
         "Animation\tScience Fiction",

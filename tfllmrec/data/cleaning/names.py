@@ -27,7 +27,7 @@ SEPARATOR = "|"
 NO_NAME = {*MISSING, "N/A", "(no genres listed)"}
 
 # The control characters are separators of Hive.
-_SEPARATORS = re.compile(r"[|;^\t\x01-\x03；、]|\s[•·]\s|(?:\n|^)\s*[-*•]\s|\n")
+_SEPARATORS = re.compile(r"[|;^\t\x01-\x03；、，،]|\s[•·]\s|(?:\n|^)\s*[-*•]\s|\n")
 _PATH = re.compile(r"\s*(?:(?<![-=<>])>+|»|›|→|::)\s*")  # not the head of an arrow such as "->"
 # A comma separates neither a company from its legal form, nor a name from its suffix, nor the digits of a number.
 _COMMA = re.compile(
@@ -243,8 +243,8 @@ def _of_mapping(record: Mapping) -> list:
         if any(map(_ID_FIELD.search, fields)):
             return []
         return [key for key, value in fields.items() if float(value)]
-    if all(map(_LANGUAGE.fullmatch, fields)) and all(isinstance(value, str) for value in fields.values()):
-        return [fields.get("en", next(iter(fields.values())))]
+    if (translation := _translation(fields)) is not None:
+        return [translation]
     names: list = []
     for key, value in fields.items():
         if isinstance(value, str):
@@ -253,6 +253,21 @@ def _of_mapping(record: Mapping) -> list:
             # In a tree of names, the keys are names, too.
             names += [value] if plain_name(key) in _WRAPPERS else [key, value]
     return names
+
+
+def _translation(record: Mapping[str, Any]) -> str | None:
+    """Returns one of several translations by language, if possible the English one; ``None`` for another record."""
+    if not all(map(_LANGUAGE.fullmatch, record)) or not all(isinstance(value, str) for value in record.values()):
+        return None
+    return record.get("en", next(iter(record.values()), None))
+
+
+def translation(value: Any) -> str | None:
+    """Returns one of several translations by language (``{"de": "Stuhl", "en": "Chair"}``), or ``None``."""
+    literal = _literal(value, bare_words=False) if isinstance(value, str) else value
+    if not isinstance(literal, Mapping) or len(literal) < 2:
+        return None
+    return _translation({str(key): text for key, text in literal.items() if not _is_null(text)})
 
 
 def _named(record: Mapping) -> Any:
