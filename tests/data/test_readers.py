@@ -532,6 +532,11 @@ def test_sources_that_are_none(tmp_path):
         read(tmp_path, format="recbole")
     with pytest.raises(DataError, match=r"has no manifest"):
         read(tmp_path, format="tfllmrec")
+    write(tmp_path / "half", u_data="1\t2\t5\t7\n")
+    with pytest.raises(
+        DataError, match=r"expected u\.data with u\.item \(100K\), .* found there: u\.data\. Name the files"
+    ):
+        read(tmp_path, source="half")
 
 
 def test_a_plain_name_goes_before_a_longer_one(tmp_path):

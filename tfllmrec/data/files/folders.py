@@ -78,7 +78,7 @@ def find_files(folder: Path, kind: str) -> Files:
                     return files
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
     expected = {
-        "movielens": "u.data (100K), ratings.dat (1M, 10M) or ratings.csv with movies.csv (later ones)",
+        "movielens": "u.data with u.item (100K), ratings.dat with movies.dat (1M, 10M) or ratings.csv with movies.csv",
         "recbole": "one NAME.inter",
         "table": f"one table named {', '.join(_EVENT_STEMS)}",
     }
