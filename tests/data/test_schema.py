@@ -489,6 +489,7 @@ def test_statistics_of_a_split_are_those_of_training():
         (lambda i: f"{i % 9} kg", False),  # few values, which are good categories
         (lambda i: f"{i}{'ABCDEFGH'[i % 8]}", False),
         (lambda i: f"A{i}", False),
+        (lambda i: f"{i * 7919:09}{'X' if i % 9 == 0 else i % 9}", False),
         (lambda i: f"{i} - {i + 5}", False),
         (lambda i: f"10.0.0.{i}", False),
         (lambda i: f"{i} of them were red", False),

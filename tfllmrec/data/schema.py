@@ -924,9 +924,9 @@ def measures(field: Field, values: pd.Series) -> np.ndarray:
         return found
     filled = values[values != ""]
     sample = [cell for cell in filled.iloc[evenly_spread(len(filled), 1000)] if not _says_nothing(cell)]
-    units = {_NO_UNIT.sub("", cell) for cell in sample if _MEASURE.fullmatch(cell)}
-    share = np.mean([bool(_MEASURE.fullmatch(cell)) for cell in sample]) if sample else 0.0
-    if share >= 1 - MAX_ODD and any(units) and len(units) <= _MAX_UNITS and filled.nunique() > MAX_CODES:
+    units = [_NO_UNIT.sub("", cell) for cell in sample if _MEASURE.fullmatch(cell)]
+    nearly_all = bool(units) and len(units) >= (1 - MAX_ODD) * len(sample)
+    if nearly_all and units.count("") < len(units) / 2 and len({*units}) <= _MAX_UNITS and filled.nunique() > MAX_CODES:
         found[:] = [bool(_MEASURE.fullmatch(cell)) for cell in values]
     return found
 
