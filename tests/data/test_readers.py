@@ -569,6 +569,8 @@ def test_ambiguous_folder(tmp_path):
             r"'2019-10-01'\. '5' looks like a value: if the file has no header, add one\.",
         ),
         (b"user,Variant Price,Variant SKU\nu,5,a\n", r"data\.columns\.item_id=Variant SKU'"),
+        (b"user_pseudo_id,user_age,item\nu,5,a\n", r"data\.columns\.user_id=user_pseudo_id,"),
+        (b"user_feature_0,item\n5,a\n", r"data\.columns\.user_id=NAME_IN_THE_FILE"),
         (b"user,Heat,Casino\nu,5,4\n", r"found 'user', 'Heat', 'Casino'\. Map it: --set data\.columns\.item_id=NAME_"),
         (b"u,2009-05-04T23:08:57Z,a\nu,2009-05-04T23:08:58Z,b\n", "'2009-05-04T23:08:57Z' looks like a value"),
         (

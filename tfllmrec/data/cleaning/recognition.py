@@ -43,6 +43,7 @@ TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
 ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
 
 _SAMPLE = 1000  # rows of a column that are searched for kinds of events
+_IDS = {"id", "uuid", "guid", "sku", "isbn", "asin", "number", "code", "key"}  # words in names of columns of ids
 _QUANTITY = {"quantity", "qty"}
 _TRUE = ("1", "true", "1.0")
 
@@ -154,13 +155,19 @@ def _lacking(raw: RawTable, missing: Sequence[str], left: Sequence[str], mapping
 def _similar(mapped: str | None, column: str, names: Sequence[str]) -> str | None:
     """Returns the name most like the one that a column is mapped to, or else like its usual names; or ``None``.
 
-    A name with the words of a usual name goes before one that is spelt alike. Short words resemble too many others.
+    A name of an id with the words of a usual name goes before one that is spelt alike. Short words resemble too many
+    others.
     """
     plain = _by_plain_name(names)
     if mapped is not None:
         return next((plain[found] for found in nearest(plain_name(mapped), plain)), None)
     usual = [name for name in ALIASES[column] if name != "id"]
-    with_words = (name for sought in usual for name in names if _singular(sought) <= _singular(name))
+    with_words = (
+        name
+        for sought in usual
+        for name in names
+        if _singular(sought) <= _singular(name) and (_singular(sought) == _singular(name) or _IDS & _singular(name))
+    )
     alike = (plain[n] for sought in usual if len(sought) > 4 for n in nearest(plain_name(sought), plain, cutoff=0.8))
     return next(with_words, next(alike, None))
 
