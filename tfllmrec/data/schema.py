@@ -133,22 +133,8 @@ _DURATION_WORDS = frozenset(
     {"time", "duration", "seconds", "secs", "sec", "s", "milliseconds", "millis", "ms", "minutes", "mins", "min"}
 )
 _ID_WORDS = {
-    *(
-        "id",
-        "uuid",
-        "guid",
-        "hash",
-        "url",
-        "uri",
-        "link",
-        "zip",
-        "zipcode",
-        "postcode",
-        "postal",
-        "postalcode",
-        "pincode",
-    ),
-    *("phone", "email", "session", "ip", "isbn", "asin", "sku", "ean", "gtin", "upc", "barcode"),
+    *("id", "uuid", "guid", "hash", "url", "uri", "link", "zip", "zipcode", "postcode", "postal", "postalcode"),
+    *("pincode", "phone", "email", "session", "ip", "isbn", "asin", "sku", "ean", "gtin", "upc", "barcode"),
 }
 #: Words in the names of columns whose whole numbers are codes, however many distinct values there are.
 _CODE_WORDS = {
