@@ -206,7 +206,7 @@ def test_a_kill_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypa
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
 def test_a_folder_without_a_name_is_refused(folder):
-    with pytest.raises(ConfigError, match="^Expected a folder with a name, such as .*data, found"):
+    with pytest.raises(ConfigError, match=r"^Expected a folder with a name, such as .*data, found"):
         durable.write_folder(Path(folder), pytest.fail)
 
 
@@ -244,7 +244,7 @@ def test_the_hidden_name_of_what_is_written_counts_as_its_own(tmp_path, monkeypa
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(Path, "write_text", denied)
-    with pytest.raises(WriteError, match="/report.html cannot be written: Permission denied"):
+    with pytest.raises(WriteError, match=r"/report\.html cannot be written: Permission denied"):
         durable.write_text(tmp_path / "report.html", "text")
     mkdir = Path.mkdir
     monkeypatch.setattr(Path, "mkdir", lambda path, *a, **k: (mkdir if path.is_dir() else denied)(path, *a, **k))
