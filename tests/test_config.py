@@ -480,6 +480,11 @@ def test_the_data_that_a_run_was_begun_with_is_compared():
     source = {"events": "log.csv", "columns": {"user_id": "who"}}
     assert contradictions(asked, own, source) == ["data.events: asked for 'other.csv', there is 'log.csv'"]
     assert contradictions(parse_config({"data": {"source": "data"}}), own, source) == []
+    fields = {"events": "log.csv", "fields": {"age": {"kind": "number"}}}
+    asked = parse_config({"data": {"fields": {"age": {"kind": "number", "use": True}}}})  # states a default
+    assert contradictions(asked, own, fields) == []
+    asked.data.fields["age"].use = False
+    assert len(contradictions(asked, own, fields)) == 1
 
 
 # --- Configs of earlier versions --------------------------------------------------------------------------------------

@@ -179,6 +179,37 @@ def test_a_folder_that_gives_way_comes_back_where_its_successor_fails(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def test_a_kill_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    def fill(folder):
+        folder.mkdir()
+        (folder / "file").write_text("first")
+
+    target, left = tmp_path / "target", tmp_path / f".target.{'0f' * 16}.old.tmp"
+    durable.write_folder(target, fill)
+    target.rename(left)
+    with durable.writing_folder(tmp_path):
+        assert (target / "file").read_text() == "first" and not left.exists()
+    left.mkdir()  # a kill after both renames
+    with durable.writing_folder(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    rename = Path.rename
+
+    def alone(path, target):
+        with durable._flocked(tmp_path) as free:  # another writer would take the old folder for abandoned
+            assert not free
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", alone)
+    durable.write_folder(target, fill, replace=True)
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_a_folder_without_a_name_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"^Expected a folder with a name, such as .*data, found"):
+        durable.write_folder(Path(folder), pytest.fail)
+
+
 # --- Full, read-only and broken disks ---------------------------------------------------------------------------------
 
 
@@ -206,6 +237,32 @@ def test_every_library_s_error_of_a_disk_becomes_one(tmp_path, error, reason):
     assert first.startswith(f"{tmp_path}/run/model cannot be written: {reason} (")
     assert first.endswith(" are free there).") and advice == "Name another disk."
     assert raised.value.exit_code == 1
+
+
+def test_the_hidden_name_of_what_is_written_counts_as_its_own(tmp_path, monkeypatch):
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "write_text", denied)
+    with pytest.raises(WriteError, match=r"/report\.html cannot be written: Permission denied"):
+        durable.write_text(tmp_path / "report.html", "text")
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda path, *a, **k: (mkdir if path.is_dir() else denied)(path, *a, **k))
+    with pytest.raises(WriteError, match="/made cannot be written: Permission denied"):
+        durable.write_folder(tmp_path / "made", pytest.fail)
+    other = tmp_path / "other"
+    with pytest.raises(PermissionError), durable.writing(tmp_path / "made"):
+        denied(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("a" * 250, "File name too long.*\nChoose a shorter name."), (".", "Is a directory|busy")]
+)
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, monkeypatch, name, problem):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(WriteError, match=f"^{name} cannot be written: .*({problem})"):
+        durable.write_text(Path(name), "text")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ModelError("damaged"), OSError(errno.ENOENT, "x", "/etc/y")])

@@ -1126,12 +1126,15 @@ def contradictions(
         the data section is not compared.
     """
     there = dict(_leaves(resolved.model_dump(mode="json")))
-    begun = there | dict(_leaves({"data": DataConfig().model_dump(mode="json") | (source or {})}))
+    data = parse_config({"data": source or {}}, origin="source.json").data
+    begun = there | settings_of(data=data)
     left_out = {"data"} if source is None else set()
+    given = asked.model_dump(mode="json", exclude_unset=True, exclude=left_out)
+    wanted = dict(_leaves(asked.model_dump(mode="json")))  # whole, because a value may state a default inside
     return [
-        f"{key}: asked for {shown(value)}, there is {shown(begun[key])}"
-        for key, value in _leaves(asked.model_dump(mode="json", exclude_unset=True, exclude=left_out))
-        if value not in (None, "auto") and value not in (there[key], begun[key])
+        f"{key}: asked for {shown(wanted[key])}, there is {shown(begun[key])}"
+        for key, _ in _leaves(given)
+        if wanted[key] not in (None, "auto", there[key], begun[key])
     ]
 
 

@@ -31,6 +31,8 @@ _PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 _ABANDONED_S = 86_400
 # A folder with such a name belongs to the process that holds its lock.
 _WRITING = re.compile(r"\.writing-[0-9a-f]{32}")
+# A folder with such a name gave way to a new one, whose writer holds the lock of the parent folder.
+_OLD = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.old\.tmp")
 #: A file in a folder that a process writes to; it names the process and the time when it started to.
 LOCK = ".lock"
 _RETRY_S = 0.05
@@ -75,11 +77,17 @@ def writing(path: Path, advice: str | None = None) -> Iterator[None]:
         raise WriteError(f"{path} cannot be written: {reason}{_room(path)}.", advice or usual_advice(reason)) from error
 
 
-_USUAL_ADVICE = ("Make room, or name another folder.", "Name another folder, or make this one writable.")
+_USUAL_ADVICE = (
+    "Make room, or name another folder.",
+    "Name another folder, or make this one writable.",
+    "Choose a shorter name.",
+)
 
 
 def usual_advice(reason: str) -> str:
-    """Returns advice on a reason of :func:`disk_failure` if nothing is known about the files."""
+    """Returns advice on a reason of :func:`writing` if nothing is known about the files."""
+    if reason == os.strerror(errno.ENAMETOOLONG):
+        return _USUAL_ADVICE[2]
     full = {os.strerror(number).lower() for number in _OF_FULL_DISKS}
     return _USUAL_ADVICE[0 if reason.lower() in full else 1]
 
@@ -108,11 +116,17 @@ def disk_failure(error: BaseException) -> str | None:
 
 
 def _refusal(error: Exception, path: Path) -> str | None:
-    """Returns why ``path``, a file in it or a folder above it cannot be opened; ``None`` for errors on other paths."""
+    """Returns why ``path`` cannot be opened; ``None`` for errors on other paths.
+
+    Errors on a file in it, on a folder above it, or on the hidden name beside it under which it is written, count too.
+    """
     if not isinstance(error, OSError) or isinstance(error, FileNotFoundError) or error.filename is None:
         return None
     named, path = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
-    return error.strerror if named.is_relative_to(path) or path.is_relative_to(named) else None
+    if named.is_relative_to(path) or path.is_relative_to(named):
+        return error.strerror
+    beside = named.relative_to(path.parent).parts[0] if named.is_relative_to(path.parent) else ""
+    return error.strerror if _PART.fullmatch(beside) or _WRITING.fullmatch(beside) else None
 
 
 def _room(path: Path) -> str:
@@ -184,7 +198,8 @@ def replacing(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # another writer may remove it first
                 if _PART.fullmatch(left.name) and time.time() - left.stat().st_mtime > _ABANDONED_S:
                     left.unlink()
-        fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        named = path.absolute()  # "." has no name
+        fresh = named.with_name(f".{named.name}.{uuid.uuid4().hex}.part")
         try:
             yield fresh
             publish(fresh, path)
@@ -342,8 +357,9 @@ def writing_folder(parent: Path) -> Iterator[Path]:
     """Yields an empty folder in ``parent``, which is deleted at the end of the block unless the block renamed it.
 
     Folders that killed writers left in ``parent`` are deleted first: a writer holds a lock on its folder, and the
-    system releases the lock when the process ends for any reason. On a file system without locks, such folders stay. A
-    missing ``parent`` is created.
+    system releases the lock when the process ends for any reason. A folder that gave way to a new one
+    (:func:`publish_folder`) gets its name back if its writer was killed before the new one had it. On a file system
+    without locks, such folders stay. A missing ``parent`` is created.
 
         with writing_folder(models) as fresh:
             (fresh / "model").write_bytes(content)
@@ -351,12 +367,17 @@ def writing_folder(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     # Otherwise, another writer could take this folder for abandoned before it is locked.
-    with _flocked(parent, wait=True):
-        for left in parent.iterdir():
+    with _flocked(parent, wait=True) as alone:
+        for left in list(parent.iterdir()):
             if _WRITING.fullmatch(left.name):
                 with _flocked(left) as abandoned:
                     if abandoned:
                         shutil.rmtree(left, ignore_errors=True)
+            elif alone and (old := _OLD.fullmatch(left.name)):
+                if (folder := parent / old["name"]).exists():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.rename(folder)
         fresh = parent / f".writing-{uuid.uuid4().hex}"
         fresh.mkdir()
         lock = contextlib.ExitStack()
@@ -375,7 +396,8 @@ def publish_folder(complete: Path, folder: Path, *, replace: bool = False) -> No
       complete: The folder, on the same disk.
       folder: Its new name.
       replace: Whether to replace an existing folder of that name. It is first moved to a hidden name that ends in
-        ``.old.tmp``, and moved back if the new folder cannot be renamed.
+        ``.old.tmp``, and moved back if the new folder cannot be renamed; after a kill in between, by the next
+        :func:`writing_folder` beside it.
 
     Raises:
       OSError: The disk fails; or the name is taken, and ``replace`` is not set.
@@ -383,14 +405,15 @@ def publish_folder(complete: Path, folder: Path, *, replace: bool = False) -> No
     for path in (*complete.rglob("*"), complete):
         sync(path)
     old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp")
-    if replace and folder.exists():
-        folder.rename(old)  # a rename cannot replace a folder that is not empty
-    try:
-        complete.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
+    with _flocked(folder.parent, wait=True) if replace else contextlib.nullcontext():
+        if replace and folder.exists():
+            folder.rename(old)  # a rename cannot replace a folder that is not empty
+        try:
+            complete.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -406,8 +429,11 @@ def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool =
         check the name first.
 
     Raises:
+      ConfigError: ``folder`` has no name of its own, such as ``.``.
       WriteError: The disk is full, read-only or broken; an existing folder is unchanged.
     """
+    if folder.name in ("", ".."):  # a process inside of a replaced folder would be nowhere
+        raise ConfigError(f"Expected a folder with a name, such as {folder / 'data'}, found {str(folder)!r}.")
     with writing(folder), writing_folder(folder.parent) as scratch:
         # Not in the scratch folder itself, which is locked: ``write`` may call this function for the same name.
         fresh = scratch / "new" / folder.name

@@ -1,8 +1,8 @@
 import pytest
 import typer
 
-from tfllmrec.cli.arguments import ids, open_model, past_of
-from tfllmrec.errors import ModelError
+from tfllmrec.cli.arguments import ids, open_model, past_of, require, require_data
+from tfllmrec.errors import DataError, ModelError
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,23 @@ def test_a_path_that_is_not_there_is_refused_before_anything_is_loaded(libraries
     libraries.models = None  # opening would fail
     with pytest.raises(ModelError, match="none does not exist"):
         open_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("check", "error"), [(require, ModelError), (require_data, DataError)])
+@pytest.mark.parametrize("where", ["os.scandir", "pathlib.Path.is_dir"])  # the folder, and a folder above it
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch, check, error, where):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched, pytest.raises(error, match=r"cannot be read: Permission denied\.$"):
+        patched.setattr(where, denied)
+        check(tmp_path)
+
+
+def test_a_single_event_may_lack_a_value(libraries, saved_model):
+    libraries.manifest = {"schema": [KIND]}
+    past = past_of(open_model(saved_model), None, "a", ["kind=", "rating="])
+    assert past[1] == [None] and past[2]["event_fields"] == [{"kind": ""}]
 
 
 KIND = {"name": "kind", "owner": "event", "kind": "category", "vocabulary": ["view", "purchase"]}

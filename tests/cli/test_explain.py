@@ -50,6 +50,12 @@ def test_a_known_user_as_json(program, saved_model, asked, libraries):
     assert given == {"user": "u1", "context": {"age": "30"}, "reasons": {"c": "because", "d": "because"}}
 
 
+def test_no_item_is_refused_before_anything_is_loaded(program, saved_model, libraries):
+    libraries.models = None  # opening would fail
+    answer = program("explain", saved_model, "--user", "u1", "--item", " , ")
+    assert answer.code == 2 and "expected at least one item id" in answer.err
+
+
 def test_items_of_the_history_are_never_recommended_and_that_is_said(program, saved_model, asked):
     said = "in the history, so recommend lists it only with --skip exclusion"
     answer = program("explain", saved_model, "--user", "u1", "--item", "c,b,a")

@@ -139,6 +139,15 @@ def test_the_token_may_be_in_the_environment(program, served, tmp_path, monkeypa
     assert served.asked[0].token == "secret"
 
 
+OF_NUMBERS = "poll-seconds batch-wait-ms max-body-mb max-bodies-mb timeout-seconds grace-seconds"
+
+
+@pytest.mark.parametrize("option", OF_NUMBERS.split())
+def test_endless_times_and_sizes_are_refused(program, served, tmp_path, option):
+    answer = program("serve", tmp_path, f"--{option}", "inf")
+    assert answer.code == 2 and "expected a finite number, found inf" in answer.err and not served.asked
+
+
 def test_the_share_of_a_canary_is_between_0_and_1(program, served, tmp_path):
     assert program("serve", tmp_path, "--canary-share", "0.1").code == 0
     assert served.asked.pop().canary_share == 0.1

@@ -154,6 +154,26 @@ def test_an_alarm_that_is_no_command_is_refused(program, tmp_path, alarm):
     assert answer.code == 2 and "--alarm" in answer.err
 
 
+def test_each_watched_round_prints_a_line_of_json_also_if_its_update_is_not_promoted(
+    program, calls, monkeypatch, tmp_path
+):
+    def fails(*args, **given):
+        verdict = Verdict(False, ["tail: worse beyond chance"], STRATA, 0.02, "ndcg@10")
+        raise sys.modules["tfllmrec.serving.gate"].NotPromoted(verdict, "it does not pass the gate")
+
+    made = types.SimpleNamespace(labels={"stable": 1}, history=[])
+    watch = types.SimpleNamespace(watch_once=lambda *args, **given: made, alarms_of_command=None)
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.watch", watch)
+    (tmp_path / "log").mkdir()
+    command = ["watch", tmp_path / "run", "--log", tmp_path / "log", "--model", tmp_path / "shop", "--once", "--json"]
+    (line,) = program(*command).out.splitlines()
+    assert json.loads(line) == {"labels": {"stable": 1}, "step": None}
+    watch.watch_once = fails
+    answer = program(*command)
+    (line,) = answer.out.splitlines()
+    assert answer.code == 5 and json.loads(line)["gate"]["reasons"] == ["tail: worse beyond chance"]
+
+
 def test_watching_does_a_round_after_the_other(program, monkeypatch, tmp_path):
     codes, rounds, slept = [0, 5, 130], [], []
 

@@ -57,12 +57,24 @@ def test_as_many_as_there_are():
             event_field_inputs([["a"]], rows)
 
 
+def test_missing_values_of_any_library_are_left_out():
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    missing = [None, float("nan"), numpy.float32("nan"), numpy.datetime64("NaT"), numpy.datetime64("NaT", "ns")]
+    for value in [*missing, pandas.NA, pandas.NaT]:
+        assert context_inputs(1, [{"age": value, "n": 1}]) == {"context": [["n=1"]]}
+        assert event_field_inputs([["a"]], [[{"kind": value, "n": 1}]]) == {"event_fields": [["n=1"]]}
+
+
 def test_numpy_values_nothing_and_a_mapping_in_the_place_of_a_list():
     numpy = pytest.importorskip("numpy")
     vector = numpy.arange(1200) / 2
     [[entry]] = context_inputs(1, [{"look": vector, "age": float("nan"), "n": None}])["context"]
     assert entry.startswith("look=0.0 0.5 1.0") and entry.endswith("599.5")
     assert context_inputs(1, [{"n": numpy.int64(3)}])["context"] == [["n=3"]]
+    noon = numpy.datetime64("2014-05-26T12:00")
+    for unit in ("h", "s", "ms", "us", "ns"):
+        at = noon.astype(f"datetime64[{unit}]")
+        assert context_inputs(1, [{"at": at}]) == {"context": [["at=1401105600"]]}
     with pytest.raises(DataError, match="Expected context as a list with one mapping for each query"):
         context_inputs(1, {"device": "phone"})
     with pytest.raises(DataError, match="for each of 3 queries, got 1"):

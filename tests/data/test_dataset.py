@@ -45,6 +45,12 @@ def test_types_and_sizes():
     assert not dataset_from_frames(EVENTS.drop(columns="rating")).has_ratings
 
 
+def test_ratings_that_are_nearly_equal_are_counted_apart():
+    times = [1234567, 1234568, 0.1, 4]
+    told = dataset_from_frames(pd.DataFrame({"user": "u", "item": list("abcd"), "rating": times})).describe()
+    assert told["ratings"] == {"0.1": 1, "4": 1, "1234567": 1, "1234568": 1}
+
+
 def test_describe():
     told = dataset().describe()
     assert told["density"] == 5 / (2 * 4)

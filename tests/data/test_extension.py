@@ -320,7 +320,7 @@ def test_further_columns_of_events_are_kept():
     pd.testing.assert_frame_equal(same, known)
 
 
-# Saving, files, and users who are to be forgotten ---------------------------------------------------------------------
+# Saving and files -----------------------------------------------------------------------------------------------------
 
 
 def test_files_extend_a_saved_data_set(tmp_path):
@@ -347,37 +347,6 @@ def test_a_catalogue_alone_is_no_data_set():
         dataset_from_frames(None, ITEMS)
 
 
-def test_without_some_users():
-    tags = pd.DataFrame({"item": ["1", "2", "3"], "tag": ["new", "fun", "old"], "user": ["1", "2", "tagger"]})
-    log = events(90, 0)
-    data = dataset_from_frames(log, ITEMS, pd.DataFrame({"user": ["1", "5"], "age": ["9", "8"]}), tags=tags)
-    left = data.without_users(["1", "3", "tagger", "nobody"])
-    assert left.items.equals(data.items)
-    assert left.users.user_id.tolist() == ["0", "2", "4", "5", "6", "7"] and left.users.age[3] == "8"
-    assert left.tags.tag.tolist() == ["fun"]
-    expected = dataset_from_frames(log[~log.user.isin(["1", "3"])], ITEMS)
-    pd.testing.assert_frame_equal(content(left)[0], content(expected)[0])
-    assert_whole(left)
-    gone = [f for f in left.report.findings if f.what == "of 4 users who are to be forgotten"]
-    assert {f.table: f.count for f in gone} == {
-        "events": len(data.events) - len(left.events), "users": 2, "tags": 2,
-    }  # fmt: skip
-    assert data.n_users == 8 and data.report.rows_kept["events"] == len(data.events)
-    assert data.without_users([]).fingerprint == data.fingerprint
-    assert left.without_users(["1"]).fingerprint == left.fingerprint
-    # They may come back, as new users.
-    assert left.extend(log).users.user_id.tolist() == ["0", "2", "4", "5", "6", "7", "1", "3"]
-    with pytest.raises(DataError, match="no event is left without 8 users"):
-        data.without_users(data.users.user_id)
-
-
-def test_no_finding_quotes_a_user_who_is_forgotten():
-    log = pd.concat([events(30, 0), events(3, 1).assign(user="secret", rating=["?", "5", "5"])])
-    data = dataset_from_frames(log, config=DataConfig(max_bad_rows=0.5))
-    assert any(finding.example for finding in data.report.findings)
-    assert not any(finding.example for finding in data.without_users(["secret"]).report.findings)
-
-
 def test_further_columns_come_along_and_are_empty_where_a_table_lacks_them():
     first = pd.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": [1.6e9, 1.7e9], "shop": ["x", "y"]})
     later = pd.DataFrame({"user": ["u"], "item": ["c"], "time": [1.65e9], "lamp": ["on"]})
@@ -400,12 +369,6 @@ def test_an_event_that_comes_again_without_a_column_keeps_what_is_known():
         known = dataset_from_frames(first, config=config)
         whole = known.extend(first.drop(columns="shop"), config=config)
         assert whole.events["shop"].tolist() == ["x", "y"]
-
-
-def test_forgetting_takes_a_list():
-    known = dataset_from_frames(pd.DataFrame({"user": ["u1", "u2"], "item": ["a", "b"]}))
-    with pytest.raises(DataError, match=r"Expected user ids as a list, found the string 'u1': write \['u1'\]"):
-        known.without_users("u1")
 
 
 def test_late_and_known_events_are_counted():

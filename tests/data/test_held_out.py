@@ -123,8 +123,6 @@ def test_new_events_are_no_test_events(tmp_path):
     grown = data.extend(new)
     assert marked(grown) == [0, 1, 2, 3] and grown.test_events == "0:4" and len(grown.events) == 32
     assert grown.events.test_event.dtype == bool
-    left = grown.without_users(["u0"])
-    assert marked(left) == [1, 2]
 
 
 def test_a_column_of_the_same_name_is_a_column_like_any_other(tmp_path):

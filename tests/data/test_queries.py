@@ -172,4 +172,4 @@ def test_queries_to_a_catalogue_that_lacks_items():
     assert [row.tolist() for row in other.targets] == [[2], [1]]
     assert [row.tolist() for row in other.ratings] == [[5, 3], []]
     assert [row.tolist() for row in other.weights] == [[1.0, 0.25], []]
-    assert other.candidates.tolist() == [False, True, True] and other.user_ids.tolist() == ["a", "b"]
+    assert other.candidates is None and other.user_ids.tolist() == ["a", "b"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -31,18 +32,27 @@ USERS = [f"u{n}" for n in range(40)]
 IN_ARM = dict(zip(USERS, ARMS.assign_all(USERS), strict=True))
 
 
+STABLE_ONLY = Signature({"history": STRINGS, "context": STRINGS, "k": STRINGS}, {"item_ids": STRINGS, "why": STRINGS})
+
+
 class Versioned:
-    """Recommends the number of its version."""
+    """Recommends the number of its version. The canary, version 2, lacks a signature, an input and an output."""
 
     alive = True
     items = Items()
 
     def __init__(self, folder):
-        names = ["recommend"] if folder.name == "2" else ["recommend", "only_stable"]
+        names = ["recommend", "full"] if folder.name == "2" else ["recommend", "full", "only_stable"]
         self.signatures = dict.fromkeys(names, ASKED)
-        self.joining = dict.fromkeys(names, Joining(ASKED, False))
+        if folder.name != "2":
+            self.signatures["full"] = replace(STABLE_ONLY, defaults={"k": np.array([[b""]], object)})
+        self.joining = {name: Joining(signature, False) for name, signature in self.signatures.items()}
         answer = np.array([[folder.name.encode()]], object)
-        self.calls = dict.fromkeys(names, lambda inputs: {"item_ids": np.repeat(answer, len(inputs["history"]), 0)})
+
+        def call(inputs):
+            return dict.fromkeys(("item_ids", "why"), np.repeat(answer, len(inputs["history"]), 0))
+
+        self.calls = dict.fromkeys(names, call)
 
     def close(self):
         pass
@@ -150,3 +160,23 @@ def test_grpc_assigns_as_rest_does_and_tells_the_version(tmp_path):
             assert (await _Prediction(engine).predict(request, None)).model_spec.version.value == 1
 
     assert [arm for *_, arm in serve(tmp_path, work)] == [arm for u in USERS[:8] for arm in (IN_ARM[u], None)]
+
+
+@pytest.mark.parametrize(
+    ("more", "outputs", "version"), [((), [], 2), ((), ["item_ids"], 2), ((), ["why"], 1), (("k",), [], 1)]
+)
+def test_a_request_that_the_canary_cannot_answer_gets_the_stable_version(tmp_path, more, outputs, version):
+    user = next(u for u in USERS if IN_ARM[u] == "canary")
+
+    async def work(engine, ask):
+        request = MESSAGES["PredictRequest"](output_filter=outputs)
+        request.model_spec.name, request.model_spec.signature_name = "m", "full"
+        given = {"history": b"a", "context": f"user_id={user}".encode(), **dict.fromkeys(more, b"")}
+        for name, value in given.items():
+            request.inputs[name].CopyFrom(to_proto(np.array([[value]], object)))
+        request_ids.take(None)
+        answer = await _Prediction(engine).predict(request, None)
+        assert answer.model_spec.version.value == version
+        assert answer.outputs.keys() >= set(outputs)
+
+    serve(tmp_path, work)

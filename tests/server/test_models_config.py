@@ -10,6 +10,7 @@ from tfllmrec.server.models_config import (
     require_below,
     sources_of,
 )
+from tfllmrec.serving.promotion import PROMOTIONS, adopt
 
 CONFIG = """
 model_config_list {
@@ -218,6 +219,35 @@ def test_a_folder_that_cannot_be_read_is_ignored(tmp_path, monkeypatch, caplog):
     for _ in range(2):
         assert [source.name for source in read_sources(tmp_path)] == ["shop"]
     assert caplog.text.count("lost+found is ignored") == 1
+
+
+def test_a_folder_that_may_not_be_read_is_a_wrong_setting(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("iterdir", "is_file"):
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(ConfigError, match=r"cannot be read: Permission denied\.$"),
+        ):
+            patched.setattr(Path, name, denied)
+            read_sources(tmp_path)
+
+
+def test_damaged_promotions_of_one_model_leave_the_others(tmp_path, caplog):
+    for name in ("shop/1", "shop/2", "films/1"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "shop" / "2" / "saved_model.pb").touch()
+    adopt(tmp_path / "shop")
+    known = read_sources(tmp_path)
+    assert known[1].labels == {"stable": 2}
+    (tmp_path / "shop" / PROMOTIONS).write_text("{")
+    for _ in range(2):
+        assert read_sources(tmp_path, known) == known
+    assert caplog.text.count("promotions.json is ignored") == 1
+    assert read_sources(tmp_path) == known[:1] and f"{tmp_path / 'shop'} is ignored: " in caplog.text
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_sources(tmp_path / "shop")
 
 
 def test_a_folder_of_models_or_one_model(tmp_path):

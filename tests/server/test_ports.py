@@ -273,6 +273,19 @@ def test_names_are_checked_on_loopback_addresses_and_where_names_are_given(tmp_p
     assert asyncio.run(checked(host="0.0.0.0", allow_hosts=("shop.example",)))
 
 
+def test_limits_of_any_size_reach_both_servers(tmp_path):
+    from tfllmrec.server.engine import Engine, Limits
+    from tfllmrec.server.server import Server, Settings
+
+    async def grace():
+        server = Server(Settings(tmp_path, grpc_port=0, grace_s=0.5, limits=Limits(body_bytes=2**40)))
+        server.engine, server.grpc_port = Engine(server.settings.limits, None), 0
+        server._grpc_server(None)  # its numbers are int32
+        return server._rest_server().config.timeout_graceful_shutdown
+
+    assert asyncio.run(grace()) == 0.5
+
+
 def test_other_machines_reach_what_is_not_loopback(tmp_path):
     from tfllmrec.server.server import Server, Settings
 

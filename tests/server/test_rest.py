@@ -151,6 +151,17 @@ def test_errors_say_what_was_wrong_with_tf_servings_status(tmp_path, request_, s
     assert list(body) == ["error"] and what in body["error"]
 
 
+def test_a_bug_is_counted_as_it_is_answered(tmp_path):
+    async def main():
+        engine = await engine_of(tmp_path, Doubles)
+        with pytest.raises(ZeroDivisionError), engine.counted("m", "Predict", "REST"):
+            raise ZeroDivisionError
+        await engine.close()
+        return engine.metrics.page().decode()
+
+    assert [line for line in asyncio.run(main()).splitlines() if 'model_name="m",status="INTERNAL"' in line]
+
+
 def test_a_body_that_is_too_large(tmp_path):
     small, large = ask(tmp_path, predict({"inputs": [1]}), predict({"inputs": [1] * 1000}), body_bytes=100)
     assert small[0] == 200

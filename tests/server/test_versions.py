@@ -147,7 +147,7 @@ def test_a_new_version_is_there_before_the_old_one_goes(models, loader, base):
         following = asyncio.ensure_future(models.follow([source]))
         await begins_loading(models, 2)
         assert answer(models) == "v1"
-        assert refusal(answer, models, 2)[0] is Code.NOT_FOUND
+        assert refusal(answer, models, 2) == (Code.UNAVAILABLE, "shop/2 is being loaded; try again later")
         loader.go.set()
         await following
         assert answer(models) == "v2"
@@ -473,6 +473,33 @@ def test_a_version_that_has_ended_is_loaded_again(models, loader, base, caplog):
     assert first.closed.wait(10)
     assert loader.loaded == ["1", "1"]
     assert "shop/1 has ended: it is loaded again" in caplog.text
+
+
+def test_requests_for_a_version_that_is_loaded_again_are_to_try_later(loader, base):
+    """Also those that name no version: the canary does not get the users of the stable version."""
+    models = Models(loader, settled_s=0, stable_first=True)
+    put(base, 1)
+    put(base, 2)
+    source = ModelSource("shop", base, "all", labels={"stable": 1, "canary": 2})
+
+    async def crash():
+        await models.follow([source])
+        loader.go.clear()
+        answer(models, 1).alive = False
+        following = asyncio.ensure_future(models.follow([source]))
+        await begins_loading(models, 1)
+        for which in ((), (1,), (None, "stable")):
+            assert refusal(answer, models, *which) == (Code.UNAVAILABLE, "shop/1 is being loaded; try again later")
+        assert answer(models, 2) == answer(models, None, "canary") == "v2"
+        loader.go.set()
+        await following
+        assert answer(models) == "v1"
+        answer(models, 1).alive = False
+        put(base, 1, "broken")
+        await models.follow([source])
+        assert answer(models) == "v2"  # better than no answer
+
+    asyncio.run(asyncio.wait_for(crash(), 10))
 
 
 def test_a_version_whose_load_ends_after_the_stop_is_closed(models, loader, base):

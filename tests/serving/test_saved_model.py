@@ -129,8 +129,9 @@ def test_rejections_and_impressions_are_no_interests(monkeypatch):
     model.interests(["a", "b", "c", "d"], [1, 2, 3, 4], event_fields=kinds)
     model.interests(["a", "b"], event_fields=kinds[:2])
     model.interests(["a", "b"], [1, 2])
-    assert asked == [(["b", "d"], [2, 4]), (["b"], []), (["a", "b"], [1, 2])]
-    for wrong in ({"event_fields": kinds}, {"ratings": [1]}):
+    model.interests(["a", "b"], event_fields=[{"kind": pd.NA}, {"kind": float("nan")}])
+    assert asked == [(["b", "d"], [2, 4]), (["b"], []), (["a", "b"], [1, 2]), (["a", "b"], [])]
+    for wrong in ({"event_fields": kinds}, {"ratings": [1]}, {"k": 2**31}):
         with pytest.raises(DataError):
             model.interests(["a", "b"], **wrong)
 

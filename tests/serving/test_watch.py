@@ -403,6 +403,13 @@ def test_old_versions_and_runs_go_and_those_in_use_stay(shop):
     assert {state.stable, state.canary, state.before[-1]} <= set(left) and len(left) < 6
     runs = {path.name for path in Path(f"{shop.run}-updates").iterdir() if path.name.isdigit()}
     assert len(runs) < 6 and shop.run.is_dir()
+    for folder in (shop.model, Path(f"{shop.run}-updates")):
+        assert not list(folder.glob(".*-*")) and not list(folder.glob(".*.tmp"))
+    killed = shop.model / f".writing-{'0f' * 16}"  # by a round that was killed while it deleted version 1
+    (killed / "1").mkdir(parents=True)
+    shop.event()
+    shop.once(keep=1)
+    assert not killed.exists()
 
 
 def test_exit_code_5_of_a_command_is_an_alarm(tmp_path):

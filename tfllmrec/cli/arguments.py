@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from tfllmrec.cli.output import note
 from tfllmrec.columns import RATING
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import DataError, ModelError, TfllmrecError
 from tfllmrec.wording import nearest, nearest_hint
 
 if TYPE_CHECKING:
@@ -149,13 +150,23 @@ def asked_config(
 
 def require(path: Path) -> None:
     """Rejects a missing path of a model or run before TensorFlow starts, which takes seconds."""
-    if not path.exists():
+    if not _exists(path, ModelError):
         raise ModelError(f"{path} does not exist: expected the path of an existing file or folder.")
+
+
+def _exists(path: Path, kind: type[TfllmrecError]) -> bool:
+    """Returns whether a path exists; raises an error of a kind if it is a folder that cannot be read, or is in one."""
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        return path.exists()
+    except OSError as error:
+        raise kind(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def require_data(path: Path) -> None:
     """Rejects a missing file or folder of data as :func:`require` rejects one of a model."""
-    if not path.exists():
+    if not _exists(path, DataError):
         from tfllmrec.data.files.tables import not_there
 
         raise not_there(path)
@@ -278,7 +289,7 @@ def _values_of_events(entries: list[str], events: int) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for entry in entries:
         name, equals, text = entry.partition("=")
-        name, found = name.strip().removeprefix("event."), _parts(text)
+        name, found = name.strip().removeprefix("event."), _parts(text) or [""] * (events == 1)
         if not name or not equals:
             raise typer.BadParameter(f"--event-field {entry}: expected NAME=VALUE,VALUE.")
         if name in values:

@@ -50,6 +50,8 @@ def explain(
     if html is not None and html.suffix.lower() != ".html":
         raise typer.BadParameter(f"--html: expected FILE.html, found {html}.")
     items = list(dict.fromkeys(ids(item)))
+    if not items:
+        raise typer.BadParameter("--item: expected at least one item id.")
     from tfllmrec.explain.explanation import explain, write_explanation
 
     with working():

@@ -51,9 +51,12 @@ def working() -> Iterator[None]:
         yield
 
 
-def print_json(document: Any) -> None:
-    """Prints an indented JSON document; NaN raises a ValueError, because other languages cannot read it."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+def print_json(document: Any, indent: int | None = 2) -> None:
+    """Prints a JSON document, on one line if ``indent`` is ``None``.
+
+    NaN raises a ValueError, because other languages cannot read it.
+    """
+    print(json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False))
 
 
 def as_rows(found: pd.DataFrame) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,12 @@ EXPLORE_OPTIONS = {
 }
 
 
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"expected a finite number, found {number}.")
+    return number
+
+
 def serve(
     models: Annotated[
         Path,
@@ -50,7 +57,9 @@ def serve(
     ] = None,
     rest_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the REST API; 0 for any free port.")] = 8501,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gRPC API; 0 for any free port.")] = 8500,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between two searches for new versions.")] = 1.0,
+    poll_seconds: Annotated[
+        float, typer.Option(min=0.05, callback=_finite, help="Seconds between two searches for new versions.")
+    ] = 1.0,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -61,17 +70,22 @@ def serve(
     batch_wait_ms: Annotated[
         float,
         typer.Option(
-            min=0, help="How long a request waits to be joined with others; 0: only while all workers are busy."
+            min=0,
+            callback=_finite,
+            help="How long a request waits to be joined with others; 0: only while all workers are busy.",
         ),
     ] = 0.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Limit of waiting requests; more are refused (503).")] = 1000,
     max_body_mb: Annotated[
-        float, typer.Option(min=0.001, help="Largest body of a request; a larger one is refused (413).")
+        float,
+        typer.Option(min=0.001, callback=_finite, help="Largest body of a request; a larger one is refused (413)."),
     ] = 8.0,
     max_bodies_mb: Annotated[
         float,
         typer.Option(
-            min=0.001, help="Largest total size of the bodies of all current requests; more are refused (503)."
+            min=0.001,
+            callback=_finite,
+            help="Largest total size of the bodies of all current requests; more are refused (503).",
         ),
     ] = 64.0,
     max_rows: Annotated[
@@ -81,12 +95,16 @@ def serve(
         float,
         typer.Option(
             min=0.001,
+            callback=_finite,
             help="Time limit for a request without a deadline, and for receiving its headers, its body and a TLS "
             "handshake.",
         ),
     ] = 30.0,
     grace_seconds: Annotated[
-        float, typer.Option(min=0, help="How long running requests may take to finish when the server stops.")
+        float,
+        typer.Option(
+            min=0, callback=_finite, help="How long running requests may take to finish when the server stops."
+        ),
     ] = 30.0,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM). Both protocols then use TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate (PEM).")] = None,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Items, Json, require, require_data, seconds_of
+from tfllmrec.cli.arguments import Items, require, require_data, seconds_of
 from tfllmrec.cli.output import note, print_json, say, working
 
 
@@ -33,7 +33,10 @@ def watch(
         ),
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many old versions and updated runs to keep.")] = 5,
-    json: Json = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print a JSON document for each round on stdout, each on one line."),
+    ] = False,
 ) -> None:
     """Update and promote a model as new events arrive.
 
@@ -52,13 +55,20 @@ def watch(
         if not found:
             raise typer.BadParameter("--alarm: expected a command, found none.")
     if once:
+        from tfllmrec.serving.gate import NotPromoted
         from tfllmrec.serving.watch import alarms_of_command, watch_once
 
-        with working():
-            alarms = alarms_of_command(alarm) if alarm else None
-            state = watch_once(run, log, model, items=items, alarms=alarms, keep=keep, every_s=seconds)
+        try:
+            with working():
+                alarms = alarms_of_command(alarm) if alarm else None
+                state = watch_once(run, log, model, items=items, alarms=alarms, keep=keep, every_s=seconds)
+        except NotPromoted as error:
+            if json:
+                print_json({"gate": error.verdict.as_dict()}, indent=None)
+            raise
         if json:
-            print_json({"labels": state.labels, "step": state.history[-1].model_dump() if state.history else None})
+            step = state.history[-1].model_dump() if state.history else None
+            print_json({"labels": state.labels, "step": step}, indent=None)
         else:
             say(", ".join(f"{label}: version {number}" for label, number in state.labels.items()))
         return

@@ -115,6 +115,8 @@ class Client:
     ) -> None:
         if version is not None and label is not None:
             raise ConfigError(f"A version ({version}) and a label ({label!r}) were given: expected one, or neither.")
+        if label == "":
+            raise ConfigError("An empty label was given: expected the name of a label, or None.")
         if not model:
             raise ConfigError("No model: expected the name that the server's configuration gives it.")
         if deadline_s <= 0 or retries < 0 or connections < 1 or not 0 < max_answer_mb <= MAX_ANSWER_MB:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import DataError
 
 Fields = Mapping[str, Any]
-"""Values by field name: strings, numbers, times or lists of numbers; ``None`` leaves a field out."""
+"""Values by field name: strings, numbers, times or lists of numbers. ``None``, NaN and the like leave a field out."""
 
 
 def context_inputs(rows: int, context: Sequence[Fields | None] | None) -> dict[str, list[list[str]]]:
@@ -69,20 +69,28 @@ def one_line(text: str) -> str:
 def _entries(fields: Fields | None) -> list[str]:
     entries = []
     for name, value in (fields or {}).items():
-        if value is None or (isinstance(value, float | datetime) and value != value):  # NaN and NaT
+        text = written(value)
+        if text is None:
             continue
         if not isinstance(name, str) or not name or "=" in name or one_line(name) != name:
             raise DataError(
                 f"Expected fields of events and requests as names of one line without '=', got {name!r}: {value!r}."
             )
-        entries.append(f"{name}={_text(value)}")
+        entries.append(f"{name}={text}")
     return entries
 
 
-def _text(value: Any) -> str:
-    """Returns a value as it is written in files."""
+def written(value: Any) -> str | None:
+    """Returns a value as it is written in files; ``None`` if it is missing: ``None``, NaN, and NaT and NA of pandas."""
     if hasattr(value, "tolist"):  # numpy's own text is wrapped and shortened
+        if getattr(getattr(value, "dtype", None), "kind", "") == "M":  # nanoseconds would become whole numbers
+            value = value.astype("datetime64[us]")
         value = value.tolist()
+    try:
+        if value is None or value != value:  # NaN and NaT differ from themselves
+            return None
+    except TypeError:  # comparisons with NA are neither true nor false
+        return None
     if isinstance(value, datetime):
         value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, float) and value.is_integer():

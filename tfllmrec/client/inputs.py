@@ -11,6 +11,8 @@ from ..errors import DataError
 
 #: Stages of ``recommend`` that a request may skip.
 STAGES = ("exclusion", "ranking")
+#: The largest number that a signature takes: int32.
+MOST = 2**31 - 1
 #: The maximum number of items per list that get a reason; it bounds the work.
 MOST_REASONS = 100
 
@@ -19,7 +21,7 @@ def count_of(k: int) -> int:
     """Returns ``k`` as an int.
 
     Raises:
-      DataError: ``k`` is not a whole number above 0.
+      DataError: ``k`` is not a whole number above 0, or is larger than a signature takes.
     """
     try:
         count = operator.index(k)
@@ -27,6 +29,8 @@ def count_of(k: int) -> int:
         count = 0
     if count < 1:
         raise DataError(f"Expected k as a whole number above 0, got {k!r}.")
+    if count > MOST:
+        raise DataError(f"Expected k as at most {MOST}, got {k!r}.")
     return count
 
 
@@ -69,8 +73,8 @@ def rule_inputs(
     """
     caps = _one_for_each(rows, "category_cap", category_cap)
     for cap in caps:
-        if not isinstance(cap, Integral) or cap < 0:
-            raise DataError(f"Expected category_cap as a whole number, 0 or above (0: no cap), got {cap!r}.")
+        if not isinstance(cap, Integral) or not 0 <= int(cap) <= MOST:
+            raise DataError(f"Expected category_cap as a whole number from 0 (no cap) to {MOST}, got {cap!r}.")
     pins = [()] * rows if pinned is None else listed("pinned", pinned)
     if len(pins) != rows:
         raise DataError(f"Expected one list of pinned items for each of {rows} queries, got {len(pins)}.")

@@ -253,36 +253,6 @@ class Dataset:
 
         return dataset_from_frames(events, items, users, config, tags, known=self)
 
-    def without_users(self, user_ids: Iterable[str]) -> Dataset:
-        """Returns this data set without the events, tags and rows of some users; the items keep their indices.
-
-        The report counts the removed rows. Examples are removed from all findings, because they may quote a user's
-        rows. Ids without events and tags have no effect, but are included in the number of users in the report.
-
-        Raises:
-          DataError: ``user_ids`` is a string, or no event is left.
-        """
-        if isinstance(user_ids, str):
-            raise DataError(f"Expected user ids as a list, found the string {user_ids!r}: write [{user_ids!r}].")
-        asked = pd.Index(list(dict.fromkeys(user_ids)), dtype="str")
-        gone = {table: getattr(self, table)[USER].isin(asked).to_numpy() for table in ("events", "users", "tags")}
-        if gone["events"].all():
-            raise DataError(f"{self.name}: no event is left without {len(asked):,} users: delete the data set instead.")
-        report = replace(
-            self.report,
-            rows_kept=dict(self.report.rows_kept),
-            findings=[replace(finding, example="") for finding in self.report.findings],
-        )
-        for table, mask in gone.items():
-            if table in report.rows_kept:
-                report.rows_kept[table] -= int(mask.sum())
-            report.add(table, f"of {len(asked):,} users who are to be forgotten", int(mask.sum()), "dropped")
-        users = self.users[~gone["users"]].reset_index(drop=True)
-        events = self.events[~gone["events"]].reset_index(drop=True)
-        events[USER_INDEX] = pd.Index(users[USER]).get_indexer(events[USER]).astype(np.int64)
-        tags = self.tags[~gone["tags"]].reset_index(drop=True)
-        return replace(self, events=events, users=users, tags=tags, report=report)
-
     def save(self, folder: Path | str) -> None:
         """Writes events, items, users and tags as Parquet, and ``manifest.json``, to ``folder``.
 
@@ -393,7 +363,10 @@ class Dataset:
             "density": len(events) / (self.n_users * self.n_items),
             "events_per_user": _quantiles(np.bincount(events[USER_INDEX], minlength=self.n_users)),
             "events_per_item": _quantiles(per_item),
-            "ratings": {f"{value:g}": int(n) for value, n in ratings.items()},
+            "ratings": {
+                np.format_float_positional(value, trim="-"): int(n)  # the shortest text that no other value has
+                for value, n in zip(ratings.index.to_numpy(), ratings, strict=True)
+            },
             "kinds": {str(kind): int(n) for kind, n in kinds.items()},
             "items_with_text": float((lengths > 0).mean()),
             "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,

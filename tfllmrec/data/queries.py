@@ -231,6 +231,8 @@ class Queries:
     def renumbered(self, places: np.ndarray) -> Queries:
         """Returns the same requests for another catalogue, without events, exclusions and targets that are not in it.
 
+        The result has no ``candidates``: a model scores all items, and who ranks them has the candidates.
+
         Args:
           places: Int64 ``[N]``, the index of each item in the other catalogue; -1 if it is not in it.
         """
@@ -242,13 +244,7 @@ class Queries:
         known = places[self.history.values] >= 0
         fields = {key: v.where(known) if isinstance(v, Ragged) else v for key, v in self.fields.items()}
         weights = None if self.weights is None else self.weights.where(known)
-        candidates = None
-        if self.candidates is not None:
-            candidates = np.zeros(places.max(initial=-1) + 1, bool)
-            candidates[places[self.candidates & (places >= 0)]] = True
-        return Queries(
-            self.user_ids, of(self.history), of(self.exclude), of(self.targets), fields, weights, candidates
-        )  # fmt: skip
+        return Queries(self.user_ids, of(self.history), of(self.exclude), of(self.targets), fields, weights)
 
     def without_histories(self) -> Queries:
         """Returns the same requests by users without known events; nothing is excluded."""

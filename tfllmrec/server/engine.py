@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -179,9 +179,17 @@ class Engine:
 
     @contextmanager
     def divided(
-        self, version: Version[ModelProcess], number: int | None, label: str | None, signature: str, inputs: Tensors
+        self,
+        version: Version[ModelProcess],
+        number: int | None,
+        label: str | None,
+        signature: str,
+        inputs: Tensors,
+        outputs: Sequence[str] = (),
     ) -> Iterator[tuple[Version[ModelProcess], Arm | None]]:
         """Yields the version that answers a request, and the request's arm; the version stays loaded inside the block.
+
+        The stable version answers requests that the canary's signatures do not fit.
 
         Args:
           version: The version, held by the caller.
@@ -189,6 +197,7 @@ class Engine:
           label: The label that it names; ``None`` or empty for none. If it names either, this version answers.
           signature: The full name of one of its signatures.
           inputs: The inputs of the request, unchecked.
+          outputs: The names of the requested outputs; empty for all.
         """
         canary, arm = None if number or label else self.models.canary_beside(version), None
         if canary is not None and self._canary_share is not None:
@@ -198,7 +207,8 @@ class Engine:
             return
         with self.models.hold(version.model, canary) as trial:
             assert trial.servable is not None
-            yield (trial, arm) if signature in trial.servable.signatures else (version, None)
+            wanted = trial.servable.signatures.get(signature)
+            yield (trial, arm) if wanted is not None and wanted.fits(inputs, outputs) else (version, None)
 
     async def predict(
         self, version: Version[ModelProcess], signature: str, inputs: Tensors, arm: Arm | None = None
@@ -296,7 +306,7 @@ class Engine:
     @contextmanager
     def counted(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
         """Counts the request that the block answers, with its status and its latency."""
-        start, code = time.perf_counter(), Code.UNKNOWN
+        start, code = time.perf_counter(), Code.INTERNAL
         try:
             yield
             code = Code.OK

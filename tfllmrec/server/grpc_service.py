@@ -114,7 +114,7 @@ class _Prediction:
             async with engine.within(version, timeout_s):
                 inputs = await engine.aside(size, _tensors, request, limit)
                 _, number, label = _asked(request)
-                with engine.divided(version, number, label, name, inputs) as (answering, arm):
+                with engine.divided(version, number, label, name, inputs, names) as (answering, arm):
                     outputs = signature.filtered(await engine.predict(answering, name, inputs, arm), names)
                 model_spec = _spec(spec.name, answering.number, name)
                 size = sum(output.nbytes for output in outputs.values())

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.serving.layout import LARGEST_VERSION, ignore, version_folders
-from tfllmrec.serving.promotion import read_promotions
+from tfllmrec.serving.promotion import PROMOTIONS, read_promotions
 
 #: Largest number of models of one server.
 MAX_MODELS = 1000
@@ -51,31 +51,47 @@ def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSou
     Args:
       path: The file or the folder.
       known: The models that were read before. The folder of a known model stays a model while it has no versions, for
-        example between ``rm`` and the next export.
+        example between ``rm`` and the next export, and stays as it was while its promotions are damaged. Another
+        model with damaged promotions is ignored, with a warning.
 
     Raises:
-      ConfigError: ``path`` does not exist, a file is invalid, or there are more than ``MAX_MODELS`` models.
-      OSError: The folder cannot be read.
+      ConfigError: ``path`` does not exist or cannot be read, a file is invalid, or there are more than ``MAX_MODELS``
+        models.
     """
-    if path.is_file():
-        return read_models_config(path)
-    if not path.is_dir():
-        raise ConfigError(
-            f"{path} does not exist: expected a folder of models such as saved_models/, one model's folder, or a "
-            "models.config."
-        )
-    if version_folders(path):
-        return [_source_of(path.resolve().name, path)]
-    bases = {source.base for source in known}
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    sources = [_source_of(folder.name, folder) for folder in folders if folder in bases or _has_versions(folder)]
+    try:
+        if path.is_file():
+            return read_models_config(path)
+        if not path.is_dir():
+            raise ConfigError(
+                f"{path} does not exist: expected a folder of models such as saved_models/, one model's folder, or a "
+                "models.config."
+            )
+        if version_folders(path):
+            return [_source_of(path.resolve().name, path)]
+        before = {source.base: source for source in known}
+        folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    sources = []
+    for folder in folders:
+        if folder in before or _has_versions(folder):
+            try:
+                sources.append(_source_of(folder.name, folder))
+            except (ConfigError, OSError) as error:  # must not stop the other models
+                ignore(folder / PROMOTIONS if folder in before else folder, str(error))
+                sources += [before[folder]] if folder in before else []
     if len(sources) > MAX_MODELS:
         raise ConfigError(f"{path} has {len(sources)} models: expected at most {MAX_MODELS}. Serve a models.config.")
-    return sources or ([ModelSource(path.resolve().name, path)] if path in bases else [])
+    return sources or ([ModelSource(path.resolve().name, path)] if path in before else [])
 
 
 def _source_of(name: str, folder: Path) -> ModelSource:
-    """Returns the model in a folder, with its promoted versions; with the newest version if none was promoted."""
+    """Returns the model in a folder, with its promoted versions; with the newest version if none was promoted.
+
+    Raises:
+      ConfigError: The file with the promotions is damaged.
+      OSError: The folder may not be entered.
+    """
     try:
         state = read_promotions(folder)
     except ModelError as error:

@@ -258,7 +258,7 @@ class Server:
             if self._sources is None:
                 self._read = await asyncio.to_thread(read_sources, self.settings.path, self._read)
             self._trouble = ""
-        except (ConfigError, OSError) as error:
+        except ConfigError as error:
             # The models that were read last are served. The error is logged once, not at each poll.
             if str(error) != self._trouble:
                 self._trouble = str(error)
@@ -273,11 +273,12 @@ class Server:
         server = grpc.aio.server(
             interceptors=[WithRequestId(), *([Guard(settings.token)] if settings.token else [])],
             options=[
-                ("grpc.max_receive_message_length", settings.limits.body_bytes),
+                # gRPC's numbers are int32.
+                ("grpc.max_receive_message_length", min(settings.limits.body_bytes, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
                 # Otherwise, a second server on the same port would receive some of the requests.
                 ("grpc.so_reuseport", 0),
-                # The handshakes of TLS and HTTP/2. gRPC's numbers are int32.
+                # The handshakes of TLS and HTTP/2.
                 ("grpc.server_handshake_timeout_ms", int(min(settings.limits.timeout_s * 1000, 2**31 - 1))),
                 ("grpc.max_connection_idle_ms", int(GRPC_IDLE_S * 1000)),
             ],
@@ -306,7 +307,7 @@ class Server:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=int(settings.grace_s),
+                timeout_graceful_shutdown=settings.grace_s,  # type: ignore[arg-type]
                 ssl_certfile=settings.certificate,
                 ssl_keyfile=settings.key,
                 backlog=BACKLOG,

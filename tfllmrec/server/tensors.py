@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,11 +78,20 @@ class Signature:
                 )
         return inputs
 
+    def fits(self, inputs: Tensors, outputs: Sequence[str]) -> bool:
+        """Returns whether the signature takes these inputs and has these outputs."""
+        try:
+            self.checked(inputs)
+            self.check_filter(outputs)
+        except RequestError:
+            return False
+        return True
+
     def filtered(self, outputs: Tensors, names: list[str]) -> Tensors:
         """Returns the outputs with these names; all if ``names`` is empty."""
         return {name: outputs[name] for name in names} if names else outputs
 
-    def check_filter(self, names: list[str]) -> None:
+    def check_filter(self, names: Sequence[str]) -> None:
         """Checks the names of requested outputs, before the model is called.
 
         Raises:

@@ -132,7 +132,7 @@ class Models(Generic[Servable]):
         an exception, the version cannot be loaded.
       settled_s: See ``SETTLED_S``.
       stable_first: Whether a request that names no version gets the version with the label ``stable``, if there is
-        one, instead of the newest.
+        one, instead of the newest. If the stable version cannot be loaded, such a request gets the newest.
       on_load: Called with the version and the duration in seconds after each attempt to load; the version's state tells
         whether it succeeded.
     """
@@ -180,8 +180,8 @@ class Models(Generic[Servable]):
           label: A label instead of a number; ``None`` for none.
 
         Raises:
-          RequestError: NOT_FOUND; INVALID_ARGUMENT for an unknown label; UNAVAILABLE while the first version is being
-            loaded. The first two have TF Serving's messages.
+          RequestError: NOT_FOUND; INVALID_ARGUMENT for an unknown label; UNAVAILABLE while the version, or the first
+            one of the model, is being loaded. The first two have TF Serving's messages.
         """
         version = self._find(name, self.labelled(name, label) if label else number)
         version.in_flight += 1
@@ -216,11 +216,13 @@ class Models(Generic[Servable]):
         if number == 0 and 0 not in available:
             number = None  # for ovmsclient and OpenVINO's server, 0 means no version
         chosen = (available[-1] if available else None) if number is None else number
-        if number is None and self._stable_first and model is not None and model.labels.get(STABLE) in available:
-            chosen = model.labels[STABLE]
-        if model is not None and not available:
+        if number is None and self._stable_first and model is not None and STABLE in model.labels:
+            stable = model.versions.get(model.labels[STABLE])
+            if stable is not None and stable.state in (State.LOADING, State.AVAILABLE):
+                chosen = stable.number  # also while it is loaded again, or the canary would get all users
+        if model is not None:
             for version in model.versions.values():
-                if version.state is State.LOADING:
+                if version.state is State.LOADING and (version.number == chosen or not available):
                     raise RequestError(Code.UNAVAILABLE, f"{version} is being loaded; try again later")
         if model is None or chosen not in available:
             asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"

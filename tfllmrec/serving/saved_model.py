@@ -14,7 +14,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
-from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs, one_line
+from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs, one_line, written
 from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs, searched_texts
 from tfllmrec.client.ratings import rating_rows
@@ -390,14 +390,14 @@ class SavedModel:
         _fields(history, None, event_fields)  # checks them
         if event_fields is not None and (kind := self.schema.kind_of_event) is not None:
             given = [fields or {} for fields in event_fields]
-            kinds = [str(fields.get(kind.key, fields.get(kind.name)) or "").strip() for fields in given]
+            kinds = [(written(fields.get(kind.key, fields.get(kind.name))) or "").strip() for fields in given]
             chosen = kind.code_weights[kind.encode(kinds)] > 0
             rated = None if ratings is None else list(compress(ratings, chosen))
             person = _person(list(compress(history, chosen)), rated)
         out = self._call(
             "interests",
             **person,
-            k=np.asarray([k], np.int32),
+            k=np.asarray([count_of(k)], np.int32),
         )
         labels, because, *more = (
             [text.decode() for text in out[name][0]]

@@ -17,18 +17,18 @@ completes or repeats it.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import subprocess
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from tfllmrec.data.files.event_log import LogReader
-from tfllmrec.durable import locked, read_json, write_text
+from tfllmrec.durable import locked, read_json, write_text, writing_folder
 from tfllmrec.errors import CHECK_FAILED, ConfigError, ModelError
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import Run
@@ -249,17 +249,15 @@ def _prune(model: Path, updates: Path, keep: int, tell: Tell) -> None:
       keep: As in :func:`watch_once`.
       tell: Called with a line for each deleted folder.
     """
-    hidden = []
-    try:
-        with locked(model):
-            for folder in _not_needed(model, updates, keep):
-                hidden.append(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp"))
-                folder.rename(hidden[-1])  # so that the folder disappears at once, and not file by file
-                tell(f"deleted: {folder}")
-    except ConfigError as error:
-        tell(f"nothing is deleted in this round: {error}")
-    for folder in hidden:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as hidden:
+        try:
+            with locked(model):
+                for folder in _not_needed(model, updates, keep):
+                    aside = hidden.enter_context(writing_folder(folder.parent))  # deleted after the lock is released
+                    folder.rename(aside / folder.name)  # so that the folder disappears at once, and not file by file
+                    tell(f"deleted: {folder}")
+        except ConfigError as error:
+            tell(f"nothing is deleted in this round: {error}")
 
 
 def _not_needed(model: Path, updates: Path, keep: int) -> list[Path]:
