@@ -75,13 +75,13 @@ def test_precision_and_recall_of_candidates(tmp_path):
 class Log:
     """A stand-in of a tracking service: what was called."""
 
-    def __init__(self, active=None, fails=False):
+    def __init__(self, active=None, fails=lambda name: False):
         self.run, self.called, self.fails = active, [], fails
 
     def __getattr__(self, name):
         def call(*given, **named):
             self.called.append((name, *given, named))
-            if self.fails:
+            if self.fails(name):
                 raise OSError("no network")
             return self.run if name == "active_run" else None
 
@@ -129,8 +129,16 @@ def test_a_run_of_the_caller_is_used_and_not_ended(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_tracker_that_cannot_be_reached_is_told_of_once(monkeypatch, name):
-    (said,) = track(name, service := Log(fails=True), monkeypatch)
+    (said,) = track(name, service := Log(fails=lambda name: True), monkeypatch)
     assert name in said and "no network" in said and len(service.called) == 1
+
+
+@pytest.mark.parametrize(("name", "end"), [("wandb", "finish"), ("mlflow", "end_run")])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_is_ended_even_if_figures_could_not_be_sent(monkeypatch, name, end, ends):
+    service = Log(fails=lambda called: called.startswith("log") or (called == end and not ends))
+    (said,) = track(name, service, monkeypatch)
+    assert "no network" in said and service.called[-1] == (end, {})
 
 
 def test_a_tracker_that_is_not_installed(monkeypatch):
