@@ -47,6 +47,14 @@ def test_what_was_not_measured_is_left_out(plain_run):
     assert "The lists of 10" not in write_card(plain_run.folder).read_text()
 
 
+def test_a_card_of_a_domain_counts_its_items(domain_run):
+    front, body = read(write_card(domain_run.folder))
+    of_domain = "the 15 items of the domain small"
+    coverage = domain_run.results["hybrid"].metrics["coverage@10"]
+    assert f"against {of_domain}." in body and f"show {coverage:.1%} of {of_domain}; the Gini" in body
+    assert front["model-index"][0]["results"][0]["task"]["name"] == f"next items from {of_domain}"
+
+
 def test_names_are_data(hostile_split, tmp_path):
     _, body = read(write_card(write_run(tmp_path / "run", hostile_split), tmp_path / "card.md"))
     assert "# \\<u\\>shop\\</u\\>" in body and "<u>" not in body

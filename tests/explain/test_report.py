@@ -81,7 +81,19 @@ def test_of_one_run(plain_run, loads_stand_in):
     assert "tfllmrec fit plain/config.yaml --out plain-again" in words
     assert words.count("not adjusted for the number of comparisons") == 1
     events = len(plain_run.split.train)
-    assert f"the 600 places in the lists of 10 for 60 test queries, and how evenly they share the {events}" in words
+    assert f"the 600 places in the lists of 10 for 60 test queries, and how evenly they share their {events}" in words
+
+
+def test_exposure_is_that_of_the_domain_that_the_test_asks_for(domain_run, loads_stand_in):
+    words = told(write_report([domain_run.folder], tell=lambda line: None).path.read_text())
+    asked = domain_run.split
+    events = asked.train_counts[asked.test.candidates].sum()
+    assert 0 < events < len(asked.train)
+    assert "10 best of 15 (" in words and "The test ranks the 15 items of the domain small." in words
+    assert "How evenly 15 items share the" in words
+    assert f"how evenly they share their {events} training events" in words
+    measured = domain_run.results["hybrid"].metrics["gini@10"]
+    assert f"recommended: Gini {measured:.2f}" in words
 
 
 def test_the_same_run_gives_the_same_page(plain_run, loads_stand_in, tmp_path):

@@ -25,6 +25,7 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.durable import locked, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation import figures
+from tfllmrec.evaluation.metrics import recommendable
 from tfllmrec.evaluation.report import list_length
 from tfllmrec.explain.calibration import candidates_of, predictions_of
 from tfllmrec.explain.card import card_of
@@ -139,7 +140,10 @@ def _pictures(run: Run, hybrid: Hybrid, tell: Tell) -> dict[str, Callable[[], Fi
     def exposure() -> Figure | None:
         asked = split.test.take(evenly_spread(len(split.test), QUERIES))
         shown = exposure_of(hybrid, asked, run.dataset.n_items, k, run.config.evaluation.batch_size)
-        return figures.lorenz_curve({"recommended": shown, "training events": counts}) if shown.any() else None
+        if not shown.any():
+            return None
+        candidates = recommendable(split.test, run.dataset.n_items)
+        return figures.lorenz_curve({"recommended": shown[candidates], "training events": counts[candidates]})
 
     def confusion() -> Figure | None:
         found = label_confusion(run, hybrid, tell)

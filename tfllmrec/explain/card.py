@@ -19,7 +19,7 @@ from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, as_markdown, list_len
 from tfllmrec.explain.compare import check_data
 from tfllmrec.explain.one_run import headline_of
 from tfllmrec.explain.pages import as_is, markdown_page
-from tfllmrec.explain.sections import CLAIM_TARGETS, fit_again, without_folders
+from tfllmrec.explain.sections import CLAIM_TARGETS, fit_again, ranked_items, without_folders
 from tfllmrec.runs.run import Run
 from tfllmrec.text.template import ItemTemplate
 
@@ -70,6 +70,7 @@ def card_of(run: Run, for_machines: bool = True) -> str:
         data=run.metrics["data"],
         split=run.metrics["split"],
         scoreboard=as_is(as_markdown(results)),
+        ranked=ranked_items(run),
         fields=split.schema.lines(),
         doubts=[found["what"] for found in cleaning.get("findings", []) if found["action"] == "doubted"],
         config=config,
@@ -116,7 +117,7 @@ def front_matter(run: Run) -> dict[str, Any]:
                 "name": run.folder.name,
                 "results": [
                     {
-                        "task": {"type": "recommendation", "name": "next items from the whole catalogue"},
+                        "task": {"type": "recommendation", "name": f"next items from {ranked_items(run)}"},
                         "dataset": {
                             "type": data["name"],
                             "name": data["name"],
