@@ -5,6 +5,7 @@ import pytest
 import yaml
 from plain_runs import write_run
 
+from tfllmrec.config import dump_config
 from tfllmrec.errors import ModelError
 from tfllmrec.explain.card import small_strata, write_card
 
@@ -37,6 +38,23 @@ def test_a_card_has_front_matter_and_sections(plain_run):
     assert "tfllmrec fit plain/config.yaml --out plain-again" in body
     assert "answers a text query" in body and "The lists of 10 for all test queries show" in body
     assert "minilm (English)" in body and "LATIN 100%" in body
+
+
+def test_a_card_written_from_inside_the_folder_names_it(plain_run, monkeypatch):
+    named = write_card(plain_run.folder).read_bytes()
+    monkeypatch.chdir(plain_run.folder)
+    assert write_card(".").read_bytes() == named and b"name: plain" in named
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"), [("minilm+e5", "minilm (English), e5 (about 100 languages)"), ("/hub/a+b", "a+b,")]
+)
+def test_a_card_names_each_encoder(plain_run, encoder, words):
+    path = plain_run.folder / "config.yaml"
+    config = plain_run.config
+    config.text.encoder = encoder
+    path.write_text(dump_config(config))
+    assert f"text encoder {words}" in write_card(plain_run.folder).read_text()
 
 
 def test_what_was_not_measured_is_left_out(plain_run):

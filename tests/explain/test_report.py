@@ -101,6 +101,12 @@ def test_the_same_run_gives_the_same_page(plain_run, loads_stand_in, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_report_written_from_inside_the_folder_names_it(plain_run, loads_stand_in, monkeypatch):
+    named = write_report([plain_run.folder], tell=lambda line: None).path.read_bytes()
+    monkeypatch.chdir(plain_run.folder)
+    assert write_report(["."], tell=lambda line: None).path.read_bytes() == named
+
+
 def test_fields_are_shown_by_what_they_tell(tmp_path, loads_stand_in):
     events, items = chain_events(), chain_items()
     place = events["item"].str[1:].astype(int)

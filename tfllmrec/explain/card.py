@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from tfllmrec.columns import EVENT_KIND
+from tfllmrec.config import encoder_names
 from tfllmrec.data.cleaning.scripts import in_words, scripts_of
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import Result
@@ -64,7 +65,7 @@ def card_of(run: Run, for_machines: bool = True) -> str:
         "card.md",
         front_matter=as_is(_yaml(front_matter(run))) if for_machines else None,
         name=run.metrics["data"]["name"],
-        again=fit_again(run.folder.name),
+        again=fit_again(run.name),
         headline=headline_of(run),
         alarms=run.metrics.get("alarms", []),
         data=run.metrics["data"],
@@ -114,7 +115,7 @@ def front_matter(run: Run) -> dict[str, Any]:
         "metrics": sorted({entry["type"] for entry in measured}),
         "model-index": [
             {
-                "name": run.folder.name,
+                "name": run.name,
                 "results": [
                     {
                         "task": {"type": "recommendation", "name": f"next items from {ranked_items(run)}"},
@@ -141,7 +142,7 @@ def small_strata(results: Mapping[str, Result], fewest: int = CLAIM_TARGETS) -> 
 
 def _encoder(run: Run) -> str:
     """Returns the names of the encoders, with the languages that the bundled ones read."""
-    names = run.config.text.encoder.split("+")
+    names = encoder_names(run.config.text.encoder)
     return ", ".join(without_folders(name) + (f" ({READS[name]})" if name in READS else "") for name in names)
 
 

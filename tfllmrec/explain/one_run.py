@@ -85,8 +85,7 @@ def against_baselines(run: Run) -> Comparison:
     """A run beside its baselines, which were fitted on the same events."""
     results = _results_of(run)
     return comparison_of(
-        {(run.folder.name, MODEL): results[MODEL]}
-        | {("", name): result for name, result in baselines_of(results).items()}
+        {(run.name, MODEL): results[MODEL]} | {("", name): result for name, result in baselines_of(results).items()}
     )
 
 
@@ -527,7 +526,7 @@ def _data(run: Run) -> Section:
 
 
 def _reproduce(run: Run) -> Section:
-    section, name = Section("How to reproduce"), run.folder.name
+    section, name = Section("How to reproduce"), run.name
     both = shlex.join([name, f"{name}-again"])
     section.text("The run folder holds its data and its settings, so that these commands repeat it:")
     section.code(fit_again(name), f"tfllmrec report {both}")

@@ -122,7 +122,7 @@ def provenance(run: Run) -> list[list[str]]:
     record = run.record
     source = {role: without_folders(value) for role, value in record["source"].items()}
     return [
-        ["run", run.folder.name],
+        ["run", run.name],
         ["source", ", ".join(f"{role} {value}" for role, value in source.items()) or "–"],
         ["data fingerprint", record["data_sha256"]],
         ["seed", str(record["seed"])],
