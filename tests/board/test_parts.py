@@ -53,6 +53,18 @@ def test_trials_are_named_by_the_folders_of_their_runs(tmp_path):
     assert [name("shop"), name("other")] == ["runs/shop", "runs/other"]
 
 
+def test_settings_are_shown_beside_the_metrics_that_were_measured(tmp_path):
+    write_settings(tmp_path / "shop" / "logs", {"model.blocks": 2}, k=20)
+    events = EventAccumulator(str(tmp_path / "shop" / "logs")).Reload()
+    content = events.SummaryMetadata(hparams_metadata.EXPERIMENT_TAG).plugin_data.content
+    metrics = hparams_metadata.parse_experiment_plugin_data(content).metric_infos
+    assert [(metric.name.group, metric.name.tag) for metric in metrics] == [
+        ("validation", "accuracy/selection"),
+        ("test/hybrid", "accuracy/ndcg@20"),
+        *(("test/hybrid", f"{group}/recall@20") for group in ("accuracy", "tail", "cold")),
+    ]
+
+
 def test_precision_and_recall_of_candidates(tmp_path):
     rng = np.random.default_rng(1)
     probability = rng.random(1000) ** 4

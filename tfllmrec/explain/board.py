@@ -86,7 +86,9 @@ def write_board(run: Run, tell: Tell = to_stderr) -> None:
             write_figures(logs / BASELINES / name, validated, steps=(0, last))
         for name, result in results.items():
             write_figures(logs / TEST / name, result.metrics, steps=(last,))
-        write_settings(logs, settings_of(**{name: getattr(run.config, name) for name in COMPARED}))
+        write_settings(
+            logs, settings_of(**{name: getattr(run.config, name) for name in COMPARED}), list_length(results)
+        )
         write_text(logs / WRITTEN, json.dumps({"version": __version__}))
 
 
