@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.pr_curve import metadata
 
 from tfllmrec.board.lists import RecommendationsInWords
+from tfllmrec.board.profile import FIRST, STEPS, GraphAndProfile
 from tfllmrec.board.ranking_curves import THRESHOLDS, write_pr_curves
 from tfllmrec.board.settings import as_markdown, write_settings
 from tfllmrec.board.trackers import Tracker
@@ -82,6 +83,24 @@ def test_precision_and_recall_of_candidates(tmp_path):
     assert recall[0] == 1 and np.all(np.diff(recall) <= 0)
     about = EventAccumulator(str(tmp_path)).Reload().summary_metadata["clicks/all/pr_curves"]
     assert about.plugin_data.plugin_name == metadata.PLUGIN_NAME
+
+
+def test_a_fit_beside_a_running_profiler_is_not_profiled(tmp_path):
+    def fit(batches):
+        callback = GraphAndProfile(tmp_path / "logs")
+        callback.set_model(tf.keras.Sequential([tf.keras.layers.Dense(1)]))
+        callback.set_params({"steps": FIRST + STEPS})
+        callback.on_train_begin()
+        for batch in range(batches):
+            callback.on_train_batch_begin(batch)
+            callback.on_train_batch_end(batch)
+        return callback
+
+    interrupted = fit(FIRST + 1)
+    fit(FIRST + STEPS).on_train_end()
+    assert not list(tmp_path.rglob("*.xplane.pb"))
+    interrupted.on_train_end()  # it has its own profile still
+    assert list(tmp_path.rglob("*.xplane.pb"))
 
 
 class Log:

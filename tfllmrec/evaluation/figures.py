@@ -202,7 +202,8 @@ def calibration(predicted: np.ndarray, observed: np.ndarray, what: str = "probab
     foretold, happened, _ = calibration_curve(predicted, observed)
     fig, (axes,) = _axes(height=3.3)
     low, high = min([*foretold, *happened]), max([*foretold, *happened])
-    ends = [low - 0.05 * (high - low), high + 0.05 * (high - low)]
+    margin = 0.05 * (high - low) or 0.05  # the ends of an axis must differ
+    ends = [low - margin, high + margin]
     if what == "probability":
         ends[0] = 0.0
         axes.set_xscale("function", functions=(_root, np.square))

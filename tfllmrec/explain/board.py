@@ -169,5 +169,6 @@ def _beside(run: Run, strata: Mapping[str, np.ndarray], kept: np.ndarray, vector
     stratum = np.full(run.dataset.n_items, "", object)
     for name, mask in strata.items():
         stratum[mask] = name
-    clusters = kmeans2(vectors, min(CLUSTERS, len(kept)), minit="++", seed=run.config.seed)[1]
+    distinct = len(np.unique(vectors, axis=0))  # of more clusters, some would be empty
+    clusters = kmeans2(vectors, min(CLUSTERS, distinct), minit="++", seed=run.config.seed)[1]
     return table.assign(stratum=stratum[kept], events=run.split.train_counts[kept], cluster=clusters)
