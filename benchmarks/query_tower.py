@@ -33,7 +33,7 @@ from tfllmrec.progress import show_progress
 from tfllmrec.text.bundled import hub_handles
 from tfllmrec.text.encoder import TextEncoder, TextToVector
 from tfllmrec.text.static_tower import static_tower
-from tfllmrec.text.store import VectorStore
+from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.text.distil import Agreement, agreement, distil, short_queries
@@ -200,7 +200,7 @@ def measure(options: argparse.Namespace) -> tuple[str, str]:
         towers.append(saved("hashed n-grams, int8 tables", int8_ngrams(ngrams), teacher, folder))
 
     held_out = done.held_out
-    items = store.lookup(teacher.fingerprint, texts)[0]
+    items = encode_items(texts, teacher, store)
     asked = short_queries([texts[i] for i in held_out], [titles[i] for i in held_out], seed=options.seed + 1)
     asked = [(kind, query, held_out[row]) for kind, query, row in asked if kind in KINDS][: options.queries]
     kinds, rows = np.array([kind for kind, _, _ in asked]), np.array([row for _, _, row in asked])

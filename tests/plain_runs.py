@@ -45,19 +45,20 @@ def stand_in(n_items: int, share: float = 0.6) -> SimpleNamespace:
     return SimpleNamespace(score=score, gates=gates, term_names=names, reads=["event.rating"], explain=explain)
 
 
-def write_run(folder: Path, split: Split, share: float = 0.6, **settings) -> Run:
+def write_run(folder: Path, split: Split, share: float = 0.6, domain: str | None = None, **settings) -> Run:
     """Writes a complete run folder of ``split``, whose results are those of :func:`stand_in`.
 
     Args:
       folder: The folder to create.
       split: The split.
       share: The share of queries that the hybrid answers correctly, see :class:`Next`.
+      domain: The domain that the split asks for.
       settings: Further settings of the config.
     """
     n_items, counts = split.dataset.n_items, split.train_counts
     config = ExperimentConfig(
         data=DataConfig(name=split.dataset.name, source="data", format="tfllmrec"),
-        split=SplitConfig(kind=split.kind),
+        split=SplitConfig(kind=split.kind, domain=domain),
         ranking=RankingConfig(epochs=0),
         evaluation=EvaluationConfig(baselines=["popularity"], bootstrap=20),
         **settings,

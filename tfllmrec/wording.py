@@ -1,11 +1,12 @@
-"""Parts of messages: text from files with escaped invisible characters, short values, and nearest names."""
+"""Parts of messages: text from files with escaped invisible characters, short values, nearest and distinct names."""
 
 from __future__ import annotations
 
 import difflib
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # Signs that Unicode classifies as format characters, although they are visible: those before Arabic, Syriac and Kaithi
@@ -45,6 +46,20 @@ def _hidden(char: str, before: str, after: str) -> bool:
     if category == "Cf":
         return ord(char) not in _WRITTEN
     return category in ("Cc", "Cs", "Zl", "Zp") or ord(char) in _BLANK
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Returns the names of folders; equal names are preceded by as many parent folders as needed to differ."""
+    paths = [folder.resolve().parts for folder in folders]
+    names = []
+    for at, parts in enumerate(paths):
+        depth = 1
+        while depth < len(parts) and any(
+            other[-depth:] == parts[-depth:] and other != parts for other in paths[:at] + paths[at + 1 :]
+        ):
+            depth += 1
+        names.append("/".join(parts[-depth:]))
+    return names
 
 
 def clipped(text: str, letters: int) -> str:

@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.pr_curve import metadata
 
 from tfllmrec.board.lists import RecommendationsInWords
+from tfllmrec.board.profile import FIRST, STEPS, GraphAndProfile
 from tfllmrec.board.ranking_curves import THRESHOLDS, write_pr_curves
 from tfllmrec.board.settings import as_markdown, write_settings
 from tfllmrec.board.trackers import Tracker
@@ -53,6 +54,18 @@ def test_trials_are_named_by_the_folders_of_their_runs(tmp_path):
     assert [name("shop"), name("other")] == ["runs/shop", "runs/other"]
 
 
+def test_settings_are_shown_beside_the_metrics_that_were_measured(tmp_path):
+    write_settings(tmp_path / "shop" / "logs", {"model.blocks": 2}, k=20)
+    events = EventAccumulator(str(tmp_path / "shop" / "logs")).Reload()
+    content = events.SummaryMetadata(hparams_metadata.EXPERIMENT_TAG).plugin_data.content
+    metrics = hparams_metadata.parse_experiment_plugin_data(content).metric_infos
+    assert [(metric.name.group, metric.name.tag) for metric in metrics] == [
+        ("validation", "accuracy/selection"),
+        ("test/hybrid", "accuracy/ndcg@20"),
+        *(("test/hybrid", f"{group}/recall@20") for group in ("accuracy", "tail", "cold")),
+    ]
+
+
 def test_precision_and_recall_of_candidates(tmp_path):
     rng = np.random.default_rng(1)
     probability = rng.random(1000) ** 4
@@ -72,16 +85,34 @@ def test_precision_and_recall_of_candidates(tmp_path):
     assert about.plugin_data.plugin_name == metadata.PLUGIN_NAME
 
 
+def test_a_fit_beside_a_running_profiler_is_not_profiled(tmp_path):
+    def fit(batches):
+        callback = GraphAndProfile(tmp_path / "logs")
+        callback.set_model(tf.keras.Sequential([tf.keras.layers.Dense(1)]))
+        callback.set_params({"steps": FIRST + STEPS})
+        callback.on_train_begin()
+        for batch in range(batches):
+            callback.on_train_batch_begin(batch)
+            callback.on_train_batch_end(batch)
+        return callback
+
+    interrupted = fit(FIRST + 1)
+    fit(FIRST + STEPS).on_train_end()
+    assert not list(tmp_path.rglob("*.xplane.pb"))
+    interrupted.on_train_end()  # it has its own profile still
+    assert list(tmp_path.rglob("*.xplane.pb"))
+
+
 class Log:
     """A stand-in of a tracking service: what was called."""
 
-    def __init__(self, active=None, fails=False):
+    def __init__(self, active=None, fails=lambda name: False):
         self.run, self.called, self.fails = active, [], fails
 
     def __getattr__(self, name):
         def call(*given, **named):
             self.called.append((name, *given, named))
-            if self.fails:
+            if self.fails(name):
                 raise OSError("no network")
             return self.run if name == "active_run" else None
 
@@ -129,8 +160,16 @@ def test_a_run_of_the_caller_is_used_and_not_ended(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_tracker_that_cannot_be_reached_is_told_of_once(monkeypatch, name):
-    (said,) = track(name, service := Log(fails=True), monkeypatch)
+    (said,) = track(name, service := Log(fails=lambda name: True), monkeypatch)
     assert name in said and "no network" in said and len(service.called) == 1
+
+
+@pytest.mark.parametrize(("name", "end"), [("wandb", "finish"), ("mlflow", "end_run")])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_is_ended_even_if_figures_could_not_be_sent(monkeypatch, name, end, ends):
+    service = Log(fails=lambda called: called.startswith("log") or (called == end and not ends))
+    (said,) = track(name, service, monkeypatch)
+    assert "no network" in said and service.called[-1] == (end, {})
 
 
 def test_a_tracker_that_is_not_installed(monkeypatch):

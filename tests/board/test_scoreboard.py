@@ -53,6 +53,13 @@ def test_the_figures_at_10_are_written_under_tags_that_are_sorted_as_one_needs_t
     assert [category.title for category in layout.category] == ["How good", "How good: tail items", "Training", "Lists"]
 
 
+def test_the_line_of_an_epoch_has_the_longest_lists_if_none_are_of_10():
+    told = []
+    measured = Result({"ndcg@5": 0.1, "ndcg@20": 0.2, "recall@20": 0.4}, {}, {}, {"ndcg@20": np.array([0.2])}, [])
+    fit([Scoreboard(lambda _: measured, tell=told.append)], epochs=1)
+    assert told == ["epoch 1: validation ndcg@20 0.2000, recall@20 0.4000"]
+
+
 def test_a_baseline_is_a_level_line(tmp_path):
     write_figures(tmp_path / "knn", {"ndcg@20": 0.1, "ndcg@5": 0.3, "ndcg@20/cold": None}, steps=(0, 7))
     assert written(tmp_path / "knn") == {"accuracy/ndcg@20": pytest.approx({0: 0.1, 7: 0.1})}

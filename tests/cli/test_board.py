@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tfllmrec.board.server import board_of, folders_of
+from tfllmrec.board.server import _names, board_of, folders_of
 from tfllmrec.errors import ModelError
 
 pytestmark = pytest.mark.tf
@@ -20,6 +20,12 @@ def logged(folder):
 
     write_figures(folder / "logs" / "validation", {"ndcg@10": 0.5}, steps=(0,))
     return folder
+
+
+def test_every_run_has_a_name_of_its_own(tmp_path):
+    paths = ["a/run", "b/run", "c/b-run", "x/a-b", "x/c/a-b", "other"]
+    folders = [tmp_path / path for path in paths]
+    assert _names(folders) == dict(zip(["a-run", "b-run", "3 b-run", "x-a-b", "c-a-b", "other"], folders, strict=True))
 
 
 def test_runs_are_found_by_their_folder_or_by_the_one_above(tmp_path):

@@ -11,6 +11,10 @@ def test_alike_means_up_to_float32_rounding():
     assert alarms.scores_alike(scores).tolist() == [True, True, True, False]
 
 
+def test_a_single_item_tells_nothing():
+    assert alarms.scores_alike(np.ones((3, 1), np.float32)).tolist() == [False] * 3
+
+
 @pytest.mark.parametrize(("share", "alarmed"), [(0.09, False), (0.1, True)])
 def test_scores_alike_for_many_queries(share, alarmed):
     alike = np.arange(100) < share * 100

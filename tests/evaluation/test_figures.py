@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from xml.etree import ElementTree
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_calibration_tells_the_error():
     assert error == pytest.approx(0.05) and figure.axes[0].get_title("left") == (
         "calibration error 0.0500 in 100 predictions"
     )
+
+
+@pytest.mark.parametrize(("what", "value"), [("probability", 0), ("rating", 4)])
+def test_calibration_of_equal_values_has_room_around_them(what, value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axes = figures.calibration(np.full(50, value), np.full(50, value), what).axes[0]
+    assert axes.get_xlim()[0] <= value < axes.get_xlim()[1]
 
 
 def test_training_curves_have_baselines_as_lines(all_figures):

@@ -5,7 +5,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Field
 from tfllmrec.evaluation.groups import figures_of_groups, groups_of
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.evaluation.report import groups_table
+from tfllmrec.evaluation.report import group_rows, groups_table
 
 SCENE = Field("scene", "request", "category", vocabulary=("home", "mail"))
 
@@ -45,3 +45,13 @@ def test_figures_are_means_over_the_queries_of_a_group_that_have_targets():
         ["home", "29", "0.2500", "0.5000", "markov", "0.1250"],
         ["mail", "20", "0.5000", "1.0000", "markov", "0.2500"],
     ]
+
+
+def test_a_table_of_groups_has_the_columns_of_all_of_them():
+    few, all_figures = {"ndcg@10": 0.25}, {"ndcg@10": 0.5, "recall@10": 0.75}
+    groups = {"home": {"queries": 20, "results": {"hybrid": few}}, "mail": {"queries": 5, "results": {"hybrid": {}}}}
+    groups["shop"] = {"queries": 30, "results": {"hybrid": all_figures}}
+    assert group_rows(groups) == (
+        ["queries", "ndcg@10", "recall@10", "best other, ndcg@10"],
+        [["home", "20", "0.2500", "", ""], ["mail", "5", "", "", ""], ["shop", "30", "0.5000", "0.7500", ""]],
+    )

@@ -98,6 +98,16 @@ def test_coverage_is_that_of_the_candidates():
     assert result.metrics["coverage@1/cold"] is None and result.metrics["recall@1"] == 1
 
 
+def test_alarms_look_at_the_candidates_alone():
+    asked = replace(queries([[0]] * 60), candidates=np.arange(100) < 30)
+    scores = np.tile(np.arange(100, dtype=np.float32), (60, 1))
+    few = evaluate(lambda asked: scores[: len(asked)], asked, train_counts=np.ones(100, int), strata={}, ks=[5])
+    assert few.alarms == []  # 5 of 30 items are no small share
+    scores[:, :30] = 1
+    (alike,) = evaluate(lambda asked: scores, asked, train_counts=np.ones(100, int), strata={}, ks=[5]).alarms
+    assert "all items score alike for 100%" in alike
+
+
 def test_further_metrics_are_measured_on_demand():
     asked = queries([[0], [2], []])
     plain, result = run(SCORES, asked), run(SCORES, asked, further=["precision", "f1", "map", "accuracy", "auc"])

@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.result_files import load_result, save_result
 
@@ -20,6 +22,15 @@ def test_a_result_comes_back_without_intervals(tmp_path, users):
     )  # fmt: skip
     np.testing.assert_array_equal(again.per_query["ndcg@10"], values["ndcg@10"])
     assert (again.users is None) if users is None else (again.users == users).all()
+    np.savez(path, known=np.array(json.dumps({"metrics": {}, "of_another_version": 1})))
+    with pytest.raises(ModelError, match=r"of_another_version.*delete it, to measure again"):
+        load_result(path)
     path.write_bytes(b"PK nothing")
     with pytest.raises(ModelError, match="delete it, to measure again"):
         load_result(path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="cannot be written"):
+        save_result(tmp_path / "file" / "result.npz", Result({}, {}, {}, {}, []))

@@ -30,6 +30,18 @@ def plain_run(chain_split, tmp_path):
 
 
 @pytest.fixture
+def domain_run(tmp_path):
+    """A run on the planted ring whose test asks for its first 15 items, the domain ``small``."""
+    from conftest import chain_events, chain_items
+
+    items = chain_items()
+    items["domain"] = ["small" if n < 15 else "large" for n in range(len(items))]
+    dataset = dataset_from_frames(chain_events(), items, config=DataConfig(name="two"))
+    split = make_split(dataset, SplitConfig(domain="small"), seed=42)
+    return write_run(tmp_path / "domain", split, domain="small")
+
+
+@pytest.fixture
 def loads_stand_in(monkeypatch):
     """Runs load a model of a few lines of numpy."""
     monkeypatch.setattr(Run, "load_model", lambda run, refit=False: stand_in(run.dataset.n_items))

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from plain_runs import write_run
 
+from tfllmrec.config import dump_config
 from tfllmrec.errors import ModelError
 from tfllmrec.explain.card import small_strata, write_card
 
@@ -39,12 +40,37 @@ def test_a_card_has_front_matter_and_sections(plain_run):
     assert "minilm (English)" in body and "LATIN 100%" in body
 
 
+def test_a_card_written_from_inside_the_folder_names_it(plain_run, monkeypatch):
+    named = write_card(plain_run.folder).read_bytes()
+    monkeypatch.chdir(plain_run.folder)
+    assert write_card(".").read_bytes() == named and b"name: plain" in named
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"), [("minilm+e5", "minilm (English), e5 (about 100 languages)"), ("/hub/a+b", "a+b,")]
+)
+def test_a_card_names_each_encoder(plain_run, encoder, words):
+    path = plain_run.folder / "config.yaml"
+    config = plain_run.config
+    config.text.encoder = encoder
+    path.write_text(dump_config(config))
+    assert f"text encoder {words}" in write_card(plain_run.folder).read_text()
+
+
 def test_what_was_not_measured_is_left_out(plain_run):
     path = plain_run.folder / "metrics.json"
     measured = json.loads(path.read_text())
     measured["results"]["hybrid"] |= {"coverage@10": None, "gini@10": None}
     path.write_text(json.dumps(measured))
     assert "The lists of 10" not in write_card(plain_run.folder).read_text()
+
+
+def test_a_card_of_a_domain_counts_its_items(domain_run):
+    front, body = read(write_card(domain_run.folder))
+    of_domain = "the 15 items of the domain small"
+    coverage = domain_run.results["hybrid"].metrics["coverage@10"]
+    assert f"against {of_domain}." in body and f"show {coverage:.1%} of {of_domain}; the Gini" in body
+    assert front["model-index"][0]["results"][0]["task"]["name"] == f"next items from {of_domain}"
 
 
 def test_names_are_data(hostile_split, tmp_path):

@@ -8,7 +8,7 @@ import tfllmrec
 from tfllmrec.config import EvaluationConfig
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.protocol import paired_difference
-from tfllmrec.explain.compare import folders_of, names_of
+from tfllmrec.explain.compare import comparison_of, folders_of, names_of
 from tfllmrec.runs.run import Run
 
 
@@ -54,6 +54,12 @@ def test_metrics_without_differences_are_no_plot(runs):
     bare = replace(comparison, table=comparison.table[["coverage@10"]])
     with pytest.raises(DataError, match="no difference to plot"):
         bare.plot()
+
+
+def test_a_run_alone_is_no_plot(runs):
+    alone = comparison_of({("first", "hybrid"): runs[0].results["hybrid"]})
+    with pytest.raises(DataError, match="nothing is compared"):
+        alone.plot()
 
 
 def test_a_run_beside_itself_does_not_differ(runs):

@@ -81,12 +81,30 @@ def test_of_one_run(plain_run, loads_stand_in):
     assert "tfllmrec fit plain/config.yaml --out plain-again" in words
     assert words.count("not adjusted for the number of comparisons") == 1
     events = len(plain_run.split.train)
-    assert f"the 600 places in the lists of 10 for 60 test queries, and how evenly they share the {events}" in words
+    assert f"the 600 places in the lists of 10 for 60 test queries, and how evenly they share their {events}" in words
+
+
+def test_exposure_is_that_of_the_domain_that_the_test_asks_for(domain_run, loads_stand_in):
+    words = told(write_report([domain_run.folder], tell=lambda line: None).path.read_text())
+    asked = domain_run.split
+    events = asked.train_counts[asked.test.candidates].sum()
+    assert 0 < events < len(asked.train)
+    assert "10 best of 15 (" in words and "The test ranks the 15 items of the domain small." in words
+    assert "How evenly 15 items share the" in words
+    assert f"how evenly they share their {events} training events" in words
+    measured = domain_run.results["hybrid"].metrics["gini@10"]
+    assert f"recommended: Gini {measured:.2f}" in words
 
 
 def test_the_same_run_gives_the_same_page(plain_run, loads_stand_in, tmp_path):
     first, second = (write_report([plain_run.folder], tmp_path / name).path for name in ("a.html", "b.html"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_report_written_from_inside_the_folder_names_it(plain_run, loads_stand_in, monkeypatch):
+    named = write_report([plain_run.folder], tell=lambda line: None).path.read_bytes()
+    monkeypatch.chdir(plain_run.folder)
+    assert write_report(["."], tell=lambda line: None).path.read_bytes() == named
 
 
 def test_fields_are_shown_by_what_they_tell(tmp_path, loads_stand_in):

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.models.rating_factors import fit_rating_factors
 
@@ -61,6 +62,15 @@ def test_ratings_and_what_was_met_matter(layer):
     assert unrated[2] == pytest.approx(plain[2]) and not np.allclose(unrated[0], plain[0], atol=1e-3)
     other = layer(tf.where(history < N, (history + 1) % N, N), tf.fill(ratings.shape, np.nan), items).numpy()
     assert not np.allclose(other[2], unrated[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_does_not_reach_ratings(factors, layer, policy):
+    with keras_policy(policy):
+        same = RatingPosterior(N, 3, factors.met.shape[1])
+        same.set_weights(factors.weights)
+        inputs = *asked(range(5), 30)[1:], tf.constant([[1, 2]] * 5)
+        np.testing.assert_array_equal(same(*inputs), layer(*inputs))
 
 
 def test_only_core_operations(layer):

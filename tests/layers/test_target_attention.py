@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.target_attention import TargetAttention
 
 pytestmark = pytest.mark.tf
@@ -66,3 +67,13 @@ def test_candidates_and_rows_do_not_see_each_other(layer):
     whole, _ = layer(*map(tf.constant, (CANDIDATES, EVENTS, FEATURES, PRESENT)))
     alone, _ = layer(*(tf.constant(x[1:2]) for x in (CANDIDATES[:, 2:3], EVENTS, FEATURES, PRESENT)))
     np.testing.assert_allclose(alone[0, 0], whole[1, 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_does_not_reach_the_weights_of_events(layer, policy):
+    inputs = [*map(tf.constant, (CANDIDATES, EVENTS, FEATURES, PRESENT))]
+    with keras_policy(policy):
+        same = TargetAttention(3, 7, seed=1)
+        same(*inputs)
+        same.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(same(*inputs)[0], layer(*inputs)[0])

@@ -13,7 +13,7 @@ tf = pytest.importorskip("tensorflow")
 tfrs = pytest.importorskip("tensorflow_recommenders")
 pytestmark = pytest.mark.tf
 
-from tfllmrec.layers.text_tower import TextTower  # noqa: E402
+from tfllmrec.layers.text_tower import TextTower, _inputs_of  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.tuning import MODES  # noqa: E402
 
@@ -101,6 +101,10 @@ def test_a_tower_that_is_trained_starts_from_the_same_vectors(tower_of, expected
     history = np.array([[1, 0, 4], [3, 1, 2]])
     padded = np.vstack([expected, np.zeros_like(expected[:1])])
     np.testing.assert_allclose(tower(tf.constant(history)), padded[history], atol=1e-6)
+
+
+def test_no_texts_have_room_for_the_token_that_pooling_reads():
+    assert _inputs_of(tf.zeros([0, 5], tf.int32))["input_word_ids"].shape == (0, 1)
 
 
 def test_the_default_is_the_bundled_encoder_frozen_and_mean_pooled(thin_hub, monkeypatch, expected):

@@ -68,6 +68,14 @@ def test_masked_candidates_are_no_negatives():
     assert loss == pytest.approx(cross_entropy((QUERIES @ ITEMS.T)[:, mask], np.cumsum(mask)[TARGETS] - 1), rel=1e-5)
 
 
+def test_metrics_of_the_loss_are_updated_and_options_without_effect_are_refused():
+    mean = tf.keras.metrics.Mean()
+    loss = CatalogueRetrieval(loss_metrics=[mean])(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS))
+    assert mean.result().numpy() == pytest.approx(loss.numpy(), rel=1e-5)
+    with pytest.raises(TypeError, match="temperature"):
+        CatalogueRetrieval(temperature=0.1)
+
+
 @pytest.mark.parametrize("kind", ["catalogue", "sampled"])
 def test_a_batch_is_the_weighted_mean_of_its_examples(kind):
     if kind == "catalogue":

@@ -1,5 +1,7 @@
 """Words through a tiny BERT: left out and by gradients, in a model whose meaning term leans on one word."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +10,7 @@ from tfllmrec.config import ModelConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
 from tfllmrec.models.hybrid import Catalogue, Hybrid
-from tfllmrec.models.words import MOST_WORDS, TextOfItem
+from tfllmrec.models.words import MOST_WORDS, TextOfItem, _word_table
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.side_by_side import SideBySide
 from tfllmrec.text.store import VectorStore
@@ -84,6 +86,16 @@ def test_words_are_bounded_and_texts_may_be_empty(model, encoder):
     assert of_item(model, encoder, text="").left_out().added.shape == (0,)
     assert of_item(model, encoder, text="").by_gradients().added.shape == (0,)
     assert len(of_item(model, encoder, text="red " * 200).by_gradients().added) == MOST_WORDS
+
+
+def test_the_word_embedding_is_no_larger_table():
+    words, places, inner = (
+        tf.Variable(tf.zeros([rows, 2]), name=name)
+        for name, rows in [("bert/word_embedding", 9), ("bert/position_embedding", 40), ("bert/inner", 50)]
+    )
+    assert _word_table(SimpleNamespace(trainable_variables=[words, places, inner]), 8) is words
+    assert _word_table(SimpleNamespace(trainable_variables=[places, inner]), 8) is places
+    assert _word_table(SimpleNamespace(trainable_variables=[inner]), 8) is inner
 
 
 def test_encoders_that_have_no_gradients_say_what_to_do(model, encoder):

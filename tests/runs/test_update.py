@@ -107,6 +107,24 @@ def test_a_fit_of_a_runs_data_keeps_the_mapping_of_its_columns(tmp_path):
             assert json.loads((run.folder / "source.json").read_text())["columns"] == config.data.columns
 
 
+def test_an_update_of_the_working_folder_is_made_beside_it(rated_log, monkeypatch):
+    folder = rated_log.folder
+    with EventLog(folder / "log") as log:
+        log.append([{"user_id": "u", "item_id": "new", "timestamp_s": 1.7e9 + 9}])
+    monkeypatch.chdir(folder)
+    rated_log.folder = Path()
+    asked = []
+
+    def stopped(*args):
+        asked.extend(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfllmrec.runs.update.free_folder", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        update_run(".", "log", tell=quietly)
+    assert asked == [None, folder.name, folder.parent]
+
+
 @pytest.mark.parametrize("min_user_events", [1, 2])
 def test_a_log_without_new_events_is_not_read(rated_log, monkeypatch, min_user_events):
     rated_log.config.data.min_user_events = min_user_events

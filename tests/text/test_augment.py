@@ -146,6 +146,7 @@ def test_synonyms_from_lines_and_from_json(tmp_path):
         ("a.json", b'{"sofa": ["couch"],\n "bed" ["cot"]}', "a.json:2: expected an object .* no JSON"),
         ("a.json", b'{"sofa": ["couch"],\n "bed": 3}', "a.json:2: .* got 'bed': 3"),
         ("a.json", b'{"sofa": ["couch"],\n\n "bed": ["cot", ""]}', "a.json:3: "),
+        ("a.json", b'{"sofa": ' + b"1" * 5000 + b"}", "a.json: expected an object .* got a number that is too long"),
         ("a.json", b'["sofa"]', "a.json: expected an object .* got a list"),
     ],
 )

@@ -13,6 +13,15 @@ def test_centred_unit():
     assert not centred_unit(np.zeros((3, 4))).any()
 
 
+@pytest.mark.parametrize("n", [3, 1000, 30_000])
+def test_equal_texts_have_nothing_but_their_mean(n):
+    text = np.tile(unit(np.random.default_rng(5).normal(size=(1, 6))).astype(np.float32), (n, 1))
+    assert not centred_unit(text, widths=[4, 2]).any()
+    factors, _, spread = search_weights(text, [4, 2])
+    assert not factors.any() and spread == 0
+    assert search_weights(text)[2] == 0
+
+
 def test_vectors_that_come_later_lose_the_mean_of_the_catalogue():
     catalogue = np.array([[3.0, 0], [0, 0], [1, 0], [2, 3]])
     later = centred_unit(np.array([[5.0, 5], [0, 0]]), catalogue)

@@ -66,6 +66,26 @@ def test_what_has_no_utf8_form_and_what_nobody_sees_are_encoded(encoder):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_graph_takes_no_texts(thin_hub, pooling):
+    preprocessor, folder = thin_hub
+    none = TextEncoder(folder, preprocessor, max_tokens=10, pooling=pooling).text_to_vector(tf.zeros([0], tf.string))
+    assert none.shape == (0, 16)
+
+
+def test_vectors_that_are_not_finite_name_the_encoder_and_a_text(thin_hub, monkeypatch):
+    preprocessor, folder = thin_hub
+    broken = TextEncoder(folder, preprocessor, max_tokens=10, batch_size=2)
+
+    def vectors(batch):  # the row of the shortest text, [CLS] red [SEP], is broken
+        short = tf.reduce_sum(batch["input_mask"], axis=1) == 3
+        return tf.where(short[:, tf.newaxis], np.nan, tf.ones((tf.shape(short)[0], 16)))
+
+    monkeypatch.setattr(broken.text_to_vector, "vectors", vectors)
+    with pytest.raises(ModelError, match=rf"{folder} does not work: expected finite numbers, .* of the text 'red'\."):
+        broken.encode(["red toy", "red", "blue toy"])
+
+
 def test_progress_counts_texts(encoder):
     calls = []
     # Room for 4 texts of 10 tokens, or 13 of 3.

@@ -182,3 +182,11 @@ def test_a_paraphrase_is_found_on_the_path_and_not_in_the_working_folder(tmp_pat
         load_paraphrase("nowhere_to_be:found")
     with pytest.raises(ConfigError, match="expected a function, got '/'"):
         load_paraphrase("posixpath:sep")
+
+
+@pytest.mark.parametrize(("code", "error"), [("def", "SyntaxError"), ("int('x')", "ValueError")])
+def test_a_module_that_fails_when_it_is_imported_is_named(tmp_path, monkeypatch, code, error):
+    (tmp_path / "fails_at_import.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"'fails_at_import:call' cannot be imported \({error}: "):
+        load_paraphrase("fails_at_import:call")

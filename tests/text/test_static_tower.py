@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -48,6 +50,14 @@ def test_fewer_components_and_tokens(teacher):
 def test_tokens_give_what_strings_do(tower):
     texts = tf.constant(["red car", "blue toys"])
     np.testing.assert_allclose(tower.vectors(tower.tokens(texts)), tower(texts), atol=1e-6)
+
+
+def test_a_vocabulary_may_be_smaller_than_other_matrices(teacher, tower, monkeypatch):
+    larger = tf.Variable(tf.zeros([200, 16]), name="position_embedding")
+    variables = SimpleNamespace(variables=[*teacher.text_to_vector.encoder.variables, larger])
+    monkeypatch.setattr(teacher.text_to_vector, "encoder", variables)
+    same = static_tower(teacher, TEXTS, tokens=100, width=16)
+    assert same.encoder.token_vectors.shape == tower.encoder.token_vectors.shape
 
 
 def test_an_encoder_that_shows_nothing(teacher, monkeypatch):

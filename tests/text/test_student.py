@@ -182,6 +182,11 @@ def test_encode_keeps_the_order(ngrams):
     assert calls == [(2, 5), (4, 5), (5, 5)] and student.encode([]).shape == (0, 16)
 
 
+def test_what_has_no_utf8_form_is_encoded(ngrams):
+    broken, same = Student(ngrams, "ab").encode(["red \ud83d car", "red ? car"])
+    np.testing.assert_array_equal(broken, same)
+
+
 def test_a_folder_is_never_overwritten_nor_half_there(ngrams, tmp_path, monkeypatch):
     student = Student(ngrams, "a")
     monkeypatch.setattr(json, "dumps", lambda *a, **k: 1 / 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import tensorflow as tf
@@ -13,8 +14,9 @@ FIRST, STEPS = 10, 10
 class GraphAndProfile(tf.keras.callbacks.TensorBoard):
     """Keras' callback for the graph of a training step, and a profile of :data:`STEPS` steps of the first epoch.
 
-    An epoch of fewer than :data:`FIRST` + :data:`STEPS` steps is not profiled. TensorBoard shows the profile if
-    ``tensorboard-plugin-profile`` is installed. :class:`tfllmrec.board.scoreboard.Scoreboard` writes the scalars.
+    An epoch of fewer than :data:`FIRST` + :data:`STEPS` steps is not profiled, nor is one while another profiler runs.
+    TensorBoard shows the profile if ``tensorboard-plugin-profile`` is installed. The scalars are written by
+    :class:`tfllmrec.board.scoreboard.Scoreboard`.
 
     Args:
       log_dir: The folder of TensorBoard logs.
@@ -27,8 +29,10 @@ class GraphAndProfile(tf.keras.callbacks.TensorBoard):
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         super().on_train_batch_begin(batch, logs)
         if self._next and batch == FIRST and (self.params.get("steps") or 0) >= FIRST + STEPS:
-            tf.profiler.experimental.start(self.log_dir)
-            self._next, self._runs = False, True
+            self._next = False
+            with contextlib.suppress(tf.errors.AlreadyExistsError):  # an interrupted fit left its profiler running
+                tf.profiler.experimental.start(self.log_dir)
+                self._runs = True
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         super().on_train_batch_end(batch, logs)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfllmrec.board.tags import SELECTION, TRAINING, layout, shown
 from tfllmrec.evaluation.protocol import Result, selection_value
+from tfllmrec.evaluation.report import list_length
 from tfllmrec.progress import Tell
 
 #: Other names that TFRS gives to the loss, unless a layer has a loss of its own.
@@ -103,7 +104,8 @@ class Scoreboard(tf.keras.callbacks.Callback):
 
     @staticmethod
     def _tell(tell: Tell, epoch: int, result: Result, logs: Mapping[str, Any]) -> None:
-        labels = ("ndcg@10", "recall@10", "recall@10/tail")
+        k = list_length({"": result})
+        labels = (f"ndcg@{k}", f"recall@{k}", f"recall@{k}/tail")
         losses = [f"{name} {logs[name]:.3f}" for name in ("retrieval_loss", "gate_loss") if name in logs]
         figures = [(label, value) for label in labels if (value := result.metrics.get(label)) is not None]
         measured = [f"{label} {value:.4f}" for label, value in figures]

@@ -13,6 +13,7 @@ from tensorboard.program import TensorBoard, TensorBoardServerException
 
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import to_stderr
+from tfllmrec.wording import distinct_names
 
 LOGS = "logs"
 #: This file in a run's logs means that all its data for TensorBoard is written.
@@ -37,11 +38,11 @@ def folders_of(named: Sequence[Path]) -> list[Path]:
 
 
 def _names(folders: Sequence[Path]) -> dict[str, Path]:
-    """Returns the folders by display name: their own names, or full paths if two names are equal."""
-    own = [folder.resolve().name for folder in folders]
+    """Returns the folders by display name; equal names are preceded by parent folders, or a number."""
+    names = [name.replace("/", "-") for name in distinct_names(folders)]
     return {
-        name if own.count(name) == 1 else str(folder.resolve()).strip("/").replace("/", "-"): folder
-        for name, folder in zip(own, folders, strict=True)
+        name if names.index(name) == at else f"{at + 1} {name}": folder
+        for at, (name, folder) in enumerate(zip(names, folders, strict=True))
     }
 
 

@@ -13,14 +13,8 @@ from tfllmrec.board.scoreboard import writing_to
 from tfllmrec.board.tags import SELECTION, tag_of
 from tfllmrec.board.words import escaped
 
-#: The metrics that HParams shows beside the settings: the folder of the figures, and the tag.
-COMPARED = [
-    ("validation", SELECTION),
-    *(("test/hybrid", tag_of(label)) for label in ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")),
-]
 
-
-def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
+def write_settings(folder: Path | str, settings: Mapping[str, Any], k: int = 10) -> None:
     """Writes the settings of a run into ``folder``, whose subfolders hold its figures.
 
     HParams shows a row for each such folder below the one that TensorBoard reads, named after the run folder and its
@@ -29,11 +23,14 @@ def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
     Args:
       folder: The folder of the run's logs, ``.../runs/shop/logs``.
       settings: The settings of the resolved config by ``section.name``.
+      k: The length of the lists whose metrics are shown beside the settings.
     """
     plain = {key: _plain(value) for key, value in settings.items()}
     run = Path(folder).resolve().parent
+    labels = [f"ndcg@{k}", *(f"recall@{k}{stratum}" for stratum in ("", "/tail", "/cold"))]
+    metrics = [hp.Metric(SELECTION, "validation"), *(hp.Metric(tag_of(label), "test/hybrid") for label in labels)]
     with writing_to(folder):
-        hp.hparams_config([hp.HParam(key) for key in plain], [hp.Metric(tag, group) for group, tag in COMPARED])
+        hp.hparams_config([hp.HParam(key) for key in plain], metrics)
         hp.hparams(plain, trial_id=f"{run.parent.name}/{run.name}")
 
 

@@ -52,8 +52,8 @@ class Tracker(tf.keras.callbacks.Callback):
             self._try(self.package.log_metrics, named, step=epoch)
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        if self._began:
-            self._try(self.package.finish if self.name == "wandb" else self.package.end_run)
+        if self._began:  # also after a failure, or the next fit of this process would log into this run
+            self._call(self.package.finish if self.name == "wandb" else self.package.end_run)
 
     def _begin_wandb(self) -> None:
         if self.package.run is None:
@@ -68,8 +68,12 @@ class Tracker(tf.keras.callbacks.Callback):
 
     def _try(self, call: Any, *given: Any, **named: Any) -> None:
         if self._works:
-            try:
-                call(*given, **named)
-            except Exception as error:  # a failing network, login or disk must not stop the fit
-                self._works = False
+            self._call(call, *given, **named)
+
+    def _call(self, call: Any, *given: Any, **named: Any) -> None:
+        try:
+            call(*given, **named)
+        except Exception as error:  # a failing network, login or disk must not stop the fit
+            if self._works:
                 self.tell(f"warning: {self.name} gets no further figures: {type(error).__name__}: {error}")
+            self._works = False

@@ -11,7 +11,12 @@ MIN_QUERIES = 50
 
 
 def scores_alike(scores: np.ndarray) -> np.ndarray:
-    """Returns bool ``[B]``: whether all items of a query have equal ``scores`` ``[B, N]``, up to float32 rounding."""
+    """Returns bool ``[B]``: whether all items of a query have equal ``scores`` ``[B, N]``, up to float32 rounding.
+
+    A single item tells nothing: False.
+    """
+    if scores.shape[1] < 2:
+        return np.zeros(len(scores), bool)
     high, low = scores.max(axis=1), scores.min(axis=1)
     return high - low <= 1e-6 * np.maximum(np.abs(high), np.abs(low))
 
@@ -21,9 +26,9 @@ def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
 
     Args:
       alike: Bool ``[B]`` from :func:`scores_alike`.
-      exposure: Int64 ``[N]``, how often each item was in a top-k list. If every user gets the same list, the k most
-        shown items take nearly all places. This is checked only for catalogues of at least ``10 k`` items and for at
-        least :data:`MIN_QUERIES` queries.
+      exposure: Int64 ``[C]``, how often each item that may be recommended was in a top-k list. If every user gets the
+        same list, the k most shown items take nearly all places. This is checked only for at least ``10 k`` such items
+        and at least :data:`MIN_QUERIES` queries.
       k: Length of the lists.
     """
     messages = []

@@ -202,7 +202,8 @@ def calibration(predicted: np.ndarray, observed: np.ndarray, what: str = "probab
     foretold, happened, _ = calibration_curve(predicted, observed)
     fig, (axes,) = _axes(height=3.3)
     low, high = min([*foretold, *happened]), max([*foretold, *happened])
-    ends = [low - 0.05 * (high - low), high + 0.05 * (high - low)]
+    margin = 0.05 * (high - low) or 0.05  # the ends of an axis must differ
+    ends = [low - margin, high + margin]
     if what == "probability":
         ends[0] = 0.0
         axes.set_xscale("function", functions=(_root, np.square))
@@ -227,14 +228,16 @@ def training_curves(
     strata: Mapping[str, Sequence[float]] | None = None,
     baselines: Mapping[str, float] | None = None,
     best_epoch: int | None = None,
+    label: str = "ndcg@10",
 ) -> Figure:
     """Draws metrics on validation queries by epoch.
 
     Args:
       selection: Name of a model -> value of each epoch by which epochs are compared.
-      strata: Stratum -> ndcg@10 of each epoch; drawn in a second panel.
+      strata: Stratum -> metric of each epoch; drawn in a second panel.
       baselines: Baseline -> value by which its settings were chosen; drawn as horizontal lines.
       best_epoch: The epoch to mark, counted from 0.
+      label: The metric of ``strata``.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -248,7 +251,7 @@ def training_curves(
     panels[0].set_ylabel("selection value")
     for at, (name, values) in enumerate((strata or {}).items()):
         panels[1].plot(range(1, len(values) + 1), values, label=_legend(name), **_series(at))
-        panels[1].set_ylabel("ndcg@10")
+        panels[1].set_ylabel(label)
     for axes in panels:
         if best_epoch is not None:
             axes.axvline(best_epoch + 1, color=MUTED, linewidth=0.8, linestyle=":")

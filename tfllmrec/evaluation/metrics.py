@@ -99,6 +99,11 @@ def masked(scores: np.ndarray, queries: Queries) -> np.ndarray:
     return out
 
 
+def recommendable(queries: Queries, n_items: int) -> np.ndarray:
+    """Returns bool ``[N]``: ``queries.candidates``, or all items if there are none."""
+    return np.ones(n_items, bool) if queries.candidates is None else queries.candidates
+
+
 def rank_targets(masked_scores: np.ndarray, targets: Ragged) -> TargetRanks:
     """Ranks each target among the scores of its query.
 

@@ -99,6 +99,7 @@ def evaluate(
 
     score = recommender.score if isinstance(recommender, Recommender) else recommender
     parts, first_rows, alike = [], [], []
+    shown_from = metrics.recommendable(queries, n_items)
     exposure = {k: np.zeros(n_items, dtype=np.int64) for k in ks}
     done = 0
     for batch in queries.batches(batch_size):
@@ -109,7 +110,7 @@ def evaluate(
                 f"{getattr(recommender, '__name__', type(recommender).__name__)}: it was fitted on another catalogue."
             )
         masked_scores = metrics.masked(scores, batch)
-        alike.append(alarms.scores_alike(scores))
+        alike.append(alarms.scores_alike(scores if shown_from.all() else scores[:, shown_from]))
         parts.append(metrics.rank_targets(masked_scores, batch.targets))
         first_rows.append(done)
         top = metrics.top_items(masked_scores, ks[-1])
@@ -143,7 +144,6 @@ def evaluate(
         if name in further
     }
     surprise = metrics.self_information(train_counts)
-    shown_from = np.ones(n_items, dtype=bool) if queries.candidates is None else queries.candidates
     lists = {}
     for suffix, stratum in views.items():
         for k in ks:
@@ -159,7 +159,9 @@ def evaluate(
         intervals=_intervals(per_query, bootstrap, seed, users),
         counts=counts,
         per_query=per_query,
-        alarms=alarms.collapse(np.concatenate(alike) if alike else np.empty(0, bool), exposure[ks[-1]], ks[-1]),
+        alarms=alarms.collapse(
+            np.concatenate(alike) if alike else np.empty(0, bool), exposure[ks[-1]][shown_from], ks[-1]
+        ),
         users=users,
     )
 

@@ -77,7 +77,7 @@ def groups_table(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Returns the cells of :func:`groups_table`: a header without the first column, and a row for each value."""
-    labels = list(next(iter(groups.values()))["results"][MODEL])
+    labels = list(dict.fromkeys(label for group in groups.values() for label in group["results"][MODEL]))
     rows = []
     for value, group in groups.items():
         figures = group["results"]

@@ -17,7 +17,6 @@ def save_result(path: Path, result: Result) -> None:
     Raises:
       WriteError: The disk is full, read-only or broken.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     known = {"metrics": result.metrics, "counts": result.counts, "alarms": result.alarms}
     with replacing(path) as fresh, fresh.open("wb") as stream:
         users = {} if result.users is None else {"users": result.users}
@@ -29,10 +28,10 @@ def load_result(path: Path) -> Result:
     """Loads a result that :func:`save_result` saved, without intervals.
 
     Raises:
-      ModelError: The file is missing or damaged.
+      ModelError: The file is missing, damaged or of another version.
     """
     with reading_npz(path, "delete it, to measure again") as arrays:
         known = json.loads(str(arrays["known"]))
         users = arrays.get("users")
         per_query = {label: arrays[label] for label in arrays if label not in ("known", "users")}
-    return Result(**known, intervals={}, per_query=per_query, users=users)
+        return Result(**known, intervals={}, per_query=per_query, users=users)

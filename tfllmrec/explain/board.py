@@ -25,6 +25,7 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.durable import locked, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation import figures
+from tfllmrec.evaluation.metrics import recommendable
 from tfllmrec.evaluation.report import list_length
 from tfllmrec.explain.calibration import candidates_of, predictions_of
 from tfllmrec.explain.card import card_of
@@ -85,7 +86,9 @@ def write_board(run: Run, tell: Tell = to_stderr) -> None:
             write_figures(logs / BASELINES / name, validated, steps=(0, last))
         for name, result in results.items():
             write_figures(logs / TEST / name, result.metrics, steps=(last,))
-        write_settings(logs, settings_of(**{name: getattr(run.config, name) for name in COMPARED}))
+        write_settings(
+            logs, settings_of(**{name: getattr(run.config, name) for name in COMPARED}), list_length(results)
+        )
         write_text(logs / WRITTEN, json.dumps({"version": __version__}))
 
 
@@ -139,7 +142,10 @@ def _pictures(run: Run, hybrid: Hybrid, tell: Tell) -> dict[str, Callable[[], Fi
     def exposure() -> Figure | None:
         asked = split.test.take(evenly_spread(len(split.test), QUERIES))
         shown = exposure_of(hybrid, asked, run.dataset.n_items, k, run.config.evaluation.batch_size)
-        return figures.lorenz_curve({"recommended": shown, "training events": counts}) if shown.any() else None
+        if not shown.any():
+            return None
+        candidates = recommendable(split.test, run.dataset.n_items)
+        return figures.lorenz_curve({"recommended": shown[candidates], "training events": counts[candidates]})
 
     def confusion() -> Figure | None:
         found = label_confusion(run, hybrid, tell)
@@ -163,5 +169,6 @@ def _beside(run: Run, strata: Mapping[str, np.ndarray], kept: np.ndarray, vector
     stratum = np.full(run.dataset.n_items, "", object)
     for name, mask in strata.items():
         stratum[mask] = name
-    clusters = kmeans2(vectors, min(CLUSTERS, len(kept)), minit="++", seed=run.config.seed)[1]
+    distinct = len(np.unique(vectors, axis=0))  # of more clusters, some would be empty
+    clusters = kmeans2(vectors, min(CLUSTERS, distinct), minit="++", seed=run.config.seed)[1]
     return table.assign(stratum=stratum[kept], events=run.split.train_counts[kept], cluster=clusters)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from tfllmrec.columns import EVENT_KIND
+from tfllmrec.config import encoder_names
 from tfllmrec.data.cleaning.scripts import in_words, scripts_of
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import Result
@@ -19,7 +20,7 @@ from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, as_markdown, list_len
 from tfllmrec.explain.compare import check_data
 from tfllmrec.explain.one_run import headline_of
 from tfllmrec.explain.pages import as_is, markdown_page
-from tfllmrec.explain.sections import CLAIM_TARGETS, fit_again, without_folders
+from tfllmrec.explain.sections import CLAIM_TARGETS, fit_again, ranked_items, without_folders
 from tfllmrec.runs.run import Run
 from tfllmrec.text.template import ItemTemplate
 
@@ -64,12 +65,13 @@ def card_of(run: Run, for_machines: bool = True) -> str:
         "card.md",
         front_matter=as_is(_yaml(front_matter(run))) if for_machines else None,
         name=run.metrics["data"]["name"],
-        again=fit_again(run.folder.name),
+        again=fit_again(run.name),
         headline=headline_of(run),
         alarms=run.metrics.get("alarms", []),
         data=run.metrics["data"],
         split=run.metrics["split"],
         scoreboard=as_is(as_markdown(results)),
+        ranked=ranked_items(run),
         fields=split.schema.lines(),
         doubts=[found["what"] for found in cleaning.get("findings", []) if found["action"] == "doubted"],
         config=config,
@@ -113,10 +115,10 @@ def front_matter(run: Run) -> dict[str, Any]:
         "metrics": sorted({entry["type"] for entry in measured}),
         "model-index": [
             {
-                "name": run.folder.name,
+                "name": run.name,
                 "results": [
                     {
-                        "task": {"type": "recommendation", "name": "next items from the whole catalogue"},
+                        "task": {"type": "recommendation", "name": f"next items from {ranked_items(run)}"},
                         "dataset": {
                             "type": data["name"],
                             "name": data["name"],
@@ -140,7 +142,7 @@ def small_strata(results: Mapping[str, Result], fewest: int = CLAIM_TARGETS) -> 
 
 def _encoder(run: Run) -> str:
     """Returns the names of the encoders, with the languages that the bundled ones read."""
-    names = run.config.text.encoder.split("+")
+    names = encoder_names(run.config.text.encoder)
     return ", ".join(without_folders(name) + (f" ({READS[name]})" if name in READS else "") for name in names)
 
 

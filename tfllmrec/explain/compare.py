@@ -16,6 +16,7 @@ from tfllmrec.evaluation.protocol import Result, paired_differences
 from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, baselines_of, shown_columns, targets_of
 from tfllmrec.progress import show_progress
 from tfllmrec.runs.run import Run
+from tfllmrec.wording import distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +53,7 @@ class Comparison:
           DataError: A metric has no differences, or there are no differences at all.
         """
         differences = self.differences
-        if not differences:
+        if not any(differences.values()):
             raise DataError(
                 f"There is no difference to plot: no metric has {MIN_TARGETS} test targets, or nothing is compared."
             )
@@ -204,17 +205,8 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 def folders_of(runs: Sequence[Run]) -> list[str]:
-    """Returns the names of the run folders; equal names are preceded by as many parent folders as needed to differ."""
-    paths = [run.folder.resolve().parts for run in runs]
-    names = []
-    for at, parts in enumerate(paths):
-        depth = 1
-        while depth < len(parts) and any(
-            other[-depth:] == parts[-depth:] and other != parts for other in paths[:at] + paths[at + 1 :]
-        ):
-            depth += 1
-        names.append("/".join(parts[-depth:]))
-    return names
+    """Returns the names of the run folders, made distinct."""
+    return distinct_names([run.folder for run in runs])
 
 
 def _split(run: Run) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from tfllmrec.board.tags import tag_of
 from tfllmrec.durable import read_json
+from tfllmrec.evaluation.protocol import shown_length
 from tfllmrec.runs.run import REMEDY, Run
 
 
@@ -27,7 +28,8 @@ class Epochs:
     Attributes:
       selection: The value by which epochs are compared; empty if nothing was trained.
       best: The epoch that was kept, from 0; ``None`` if nothing was trained.
-      strata: The ndcg@10 by epoch for ``all``, ``head``, ``tail`` and ``cold``; empty if the logs are missing.
+      strata: The ndcg@10 by epoch, or that of the longest list if there is none of 10, for ``all``, ``head``, ``tail``
+        and ``cold``; empty if the logs are missing.
     """
 
     selection: Sequence[float] = ()
@@ -52,7 +54,8 @@ def epochs_of(run: Run, events: bool = True) -> Epochs:
     if not state.values:
         return Epochs()
     logged = logged_scalars(run.folder / "logs" / "validation") if events else {}
-    labels = {"all": "ndcg@10", **{stratum: f"ndcg@10/{stratum}" for stratum in ("head", "tail", "cold")}}
+    label = f"ndcg@{shown_length(run.config.evaluation.ks)}"
+    labels = {"all": label, **{stratum: f"{label}/{stratum}" for stratum in ("head", "tail", "cold")}}
     names = {name: tag_of(label) for name, label in labels.items()}
     strata = {
         name: [logged[label][epoch] for epoch in range(len(state.values))]

@@ -15,6 +15,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation import figures
+from tfllmrec.evaluation.metrics import recommendable
 from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.evaluation.report import (
     MIN_TARGETS,
@@ -54,6 +55,7 @@ from tfllmrec.explain.sections import (
     interval,
     plain,
     provenance,
+    ranked_items,
     score_rows,
     without_folders,
 )
@@ -83,8 +85,7 @@ def against_baselines(run: Run) -> Comparison:
     """A run beside its baselines, which were fitted on the same events."""
     results = _results_of(run)
     return comparison_of(
-        {(run.folder.name, MODEL): results[MODEL]}
-        | {("", name): result for name, result in baselines_of(results).items()}
+        {(run.name, MODEL): results[MODEL]} | {("", name): result for name, result in baselines_of(results).items()}
     )
 
 
@@ -96,7 +97,7 @@ def headline_of(run: Run) -> str:
     if found is None:
         return "No test query has a target, so nothing was measured."
     said = (
-        f"On average {found:.1%} of the held-out items are among the model's {k} best of {run.dataset.n_items:,} "
+        f"On average {found:.1%} of the held-out items are among the model's {k} best of {_candidates(run).sum():,} "
         f"({targets:,} test targets; {label} {_figure_of(model, label)})."
     )
     others = {name: result.metrics[label] or 0.0 for name, result in baselines_of(results).items()}
@@ -129,7 +130,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
         for section in (
             _scoreboard(run, results, comparison),
             _strata(run, results, k),
-            _training(run, epochs_of(run), hybrid),
+            _training(run, epochs_of(run), hybrid, k),
             _chosen(run),
             _examples(run, hybrid, k),
             _exposure(run, hybrid, results, k),
@@ -154,7 +155,7 @@ def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison)
     k = list_length(results)
     had = "" if run.dataset.repeats else " Items that the user had are left out."
     section.text(
-        f"The whole catalogue is ranked.{had} Ties count at their expected rank. head: the items with the most "
+        f"The test ranks {ranked_items(run)}.{had} Ties count at their expected rank. head: the items with the most "
         "training events; tail: all others; cold: those without any. ± is half the 95 % interval over users. All "
         "recommenders were tuned on the same validation queries."
         + f" {REFIT}: the model as it is exported, which has also learned from the validation events; the others have "
@@ -222,15 +223,17 @@ def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
     return section
 
 
-def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
+def _training(run: Run, epochs: Epochs, hybrid: Hybrid, k: int) -> Section:
     section = Section("Training")
     if epochs.selection:
         baselines = _validation(run.metrics.get("validation", {}))
-        figure = figures.training_curves({"model": epochs.selection}, epochs.strata, baselines, epochs.best)
+        figure = figures.training_curves(
+            {"model": epochs.selection}, epochs.strata, baselines, epochs.best, f"ndcg@{k}"
+        )
         section.figure(
             figure,
             "training",
-            "Validation by epoch. Epochs are compared by the selection value, the mean of ndcg@10 in which queries "
+            f"Validation by epoch. Epochs are compared by the selection value, the mean of ndcg@{k} in which queries "
             "with tail targets count twice"
             + ("; lines: popularity and the three best baselines by the same value." if baselines else "."),
         )
@@ -311,18 +314,20 @@ class _Titles:
 
 def _exposure(run: Run, hybrid: Hybrid, results: Mapping[str, Result], k: int) -> Section:
     section = Section("Exposure")
-    queries, n_items = run.split.test, run.dataset.n_items
+    queries, candidates = run.split.test, _candidates(run)
+    events = run.split.train_counts[candidates]
     asked = queries.take(evenly_spread(len(queries), EXPOSED))
     with show_progress("Recommending to the test users", "queries") as progress:
-        exposure = exposure_of(hybrid, asked, n_items, k, run.config.evaluation.batch_size, progress)
+        exposure = exposure_of(hybrid, asked, len(candidates), k, run.config.evaluation.batch_size, progress)
+    exposure = exposure[candidates]
     if exposure.any():
         section.figure(
-            figures.lorenz_curve({"recommended": exposure, "training events": run.split.train_counts}),
+            figures.lorenz_curve({"recommended": exposure, "training events": events}),
             "exposure",
-            f"How evenly {n_items:,} items share the {exposure.sum():,} places in the lists of {k} for "
-            f"{_of_queries(asked, queries)}, and how evenly they share the {run.split.train_counts.sum():,} training "
-            "events. A straight line gives every item the same. With fewer places than items a curve is uneven "
-            "whatever the model does.",
+            f"How evenly {len(exposure):,} items share the {exposure.sum():,} places in the lists of {k} for "
+            f"{_of_queries(asked, queries)}, and how evenly they share their {events.sum():,} training events. "
+            "A straight line gives every item the same. With fewer places than items a curve is uneven whatever the "
+            "model does.",
         )
     labels = [f"{name}@{k}{stratum}" for stratum in ("", "/tail") for name in ("coverage", "gini", "novelty")]
     labels = [label for label in labels if any(result.metrics.get(label) is not None for result in results.values())]
@@ -333,6 +338,11 @@ def _exposure(run: Run, hybrid: Hybrid, results: Mapping[str, Result], k: int) -
     )
     section.table(Table(["", *labels], rows, note))
     return section
+
+
+def _candidates(run: Run) -> np.ndarray:
+    """Returns bool ``[N]``: the items that a test query may recommend."""
+    return recommendable(run.split.test, run.dataset.n_items)
 
 
 def _of_queries(asked: Queries, queries: Queries) -> str:
@@ -518,7 +528,7 @@ def _data(run: Run) -> Section:
 
 
 def _reproduce(run: Run) -> Section:
-    section, name = Section("How to reproduce"), run.folder.name
+    section, name = Section("How to reproduce"), run.name
     both = shlex.join([name, f"{name}-again"])
     section.text("The run folder holds its data and its settings, so that these commands repeat it:")
     section.code(fit_again(name), f"tfllmrec report {both}")

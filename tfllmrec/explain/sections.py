@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.protocol import Result
@@ -120,7 +122,7 @@ def provenance(run: Run) -> list[list[str]]:
     record = run.record
     source = {role: without_folders(value) for role, value in record["source"].items()}
     return [
-        ["run", run.folder.name],
+        ["run", run.name],
         ["source", ", ".join(f"{role} {value}" for role, value in source.items()) or "–"],
         ["data fingerprint", record["data_sha256"]],
         ["seed", str(record["seed"])],
@@ -134,6 +136,14 @@ def provenance(run: Run) -> list[list[str]]:
 def fit_again(folder: str) -> str:
     """Returns the shell command that repeats the run in a folder."""
     return f"tfllmrec fit {shlex.quote(f'{folder}/config.yaml')} --out {shlex.quote(f'{folder}-again')}"
+
+
+def ranked_items(run: Run) -> str:
+    """Names the items that a test query ranks: the whole catalogue, or those of ``split.domain``."""
+    candidates = run.split.test.candidates
+    if candidates is None:
+        return "the whole catalogue"
+    return f"the {np.count_nonzero(candidates):,} items of the domain {run.config.split.domain}"
 
 
 def without_folders(value: Any) -> str:

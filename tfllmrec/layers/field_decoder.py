@@ -34,8 +34,9 @@ class FieldDecoder(tf.Module):
 
     Values are written as in data files, with two exceptions, because the notation of a single request cannot be
     inferred from a whole file: numbers are plain (``1234.5``, ``1e-3``; no decimal comma, no thousands separators),
-    and times are seconds since 1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11:12Z``). Texts are
-    returned as strings, even if the model reads them as vectors.
+    and times are seconds since 1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11``,
+    ``2014-05-26T10:11:12.5Z``). Whether ``-1`` or 1970-01-01 stands for "unknown" cannot be inferred either, so they
+    are times. Texts are returned as strings, even if the model reads them as vectors.
 
     Args:
       fields: All fields that entries may name, such as ``schema.of_query()``.

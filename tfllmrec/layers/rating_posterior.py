@@ -31,7 +31,7 @@ class RatingPosterior(tf.keras.layers.Layer):
     FAR = 2.0
 
     def __init__(self, n_items: int, rank: int, components: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.n_items, self.rank, self.components = n_items, rank, components
         frozen = {"initializer": "zeros", "dtype": tf.float32, "trainable": False}
         #: b_i, f_i and met_i of each item.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -25,10 +26,11 @@ class TargetAttention(tf.keras.layers.Layer):
     """
 
     def __init__(self, keys: int, hidden: int, seed: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         glorot = tf.keras.initializers.GlorotUniform
-        self.key = tf.keras.layers.Dense(keys, use_bias=False, kernel_initializer=glorot(seed), name="key")
-        self.of_event = tf.keras.layers.Dense(hidden, kernel_initializer=glorot(seed + 1), name="of_event")
+        dense = functools.partial(tf.keras.layers.Dense, dtype="float32")
+        self.key = dense(keys, use_bias=False, kernel_initializer=glorot(seed), name="key")
+        self.of_event = dense(hidden, kernel_initializer=glorot(seed + 1), name="of_event")
         self.keys, self.hidden, self.seed = keys, hidden, seed
         self.of_pair = self.add_weight(name="of_pair", shape=(keys, hidden), initializer=glorot(seed + 2))
         self.of_cosine = self.add_weight(name="of_cosine", shape=(hidden,), initializer="ones")

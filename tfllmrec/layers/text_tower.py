@@ -217,7 +217,7 @@ def _inputs_of(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns token ids, int32 ``[B, T]``, padded with -1, as inputs of the encoder, cut to the longest text."""
     tf.debugging.assert_non_negative(tokens[:, 0], _NOT_LOADED)
     mask = tf.cast(tokens >= 0, tf.int32)
-    width = tf.reduce_max(tf.reduce_sum(mask, axis=1))
+    width = tf.maximum(tf.reduce_max(tf.reduce_sum(mask, axis=1)), 1)  # 1 if there are no texts
     parts = (tf.maximum(tokens, 0), mask, tf.zeros_like(tokens))
     return {name: part[:, :width] for name, part in zip(INPUTS, parts, strict=True)}
 

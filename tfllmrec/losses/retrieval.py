@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -88,10 +88,17 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
     Args:
       candidate_mask: Bool ``[N]``, the candidates that count as negatives. Excluding cold items prevents the text part
         from learning that items without events are bad.
+      name: The name of the layer.
+      loss_metrics: Keras metrics that are updated with the loss of each example.
     """
 
-    def __init__(self, candidate_mask: tf.Tensor | None = None, **kwargs) -> None:
-        super().__init__(loss=softmax_cross_entropy, **kwargs)
+    def __init__(
+        self,
+        candidate_mask: tf.Tensor | None = None,
+        name: str | None = None,
+        loss_metrics: Sequence[tf.keras.metrics.Metric] = (),
+    ) -> None:
+        super().__init__(loss=softmax_cross_entropy, loss_metrics=list(loss_metrics), name=name)
         # A variable, like the constants of SampledRetrieval: a loaded model restores it from its weights.
         self.candidate_bias = None
         if candidate_mask is not None:

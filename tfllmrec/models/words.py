@@ -149,17 +149,16 @@ class TextOfItem:
 def _word_table(encoder: tf.Module, largest: int) -> tf.Variable:
     """Returns the encoder's word embedding: the trainable matrix with the most rows, which must exceed ``largest``.
 
-    Matrices whose names contain "embedding" are preferred.
+    Matrices whose names contain "word_embedding" are preferred, then those whose names contain "embedding".
 
     Raises:
       ModelError: There is no such matrix.
     """
     variables: Sequence[tf.Variable] = list(getattr(encoder, "trainable_variables", ()))
     found = [v for v in variables if v.shape.rank == 2 and v.dtype.is_floating and v.shape[0] > largest]
-    named = [v for v in found if "embedding" in v.name] or found
-    if not named:
+    if not found:
         raise ModelError(_no_table(encoder))
-    return max(named, key=lambda v: v.shape[0])
+    return max(found, key=lambda v: ("word_embedding" in v.name, "embedding" in v.name, v.shape[0]))
 
 
 def _no_table(encoder: tf.Module) -> str:

@@ -244,6 +244,11 @@ class Run:
         return run
 
     @property
+    def name(self) -> str:
+        """The name of the folder, also if the path to it is ``.``."""
+        return self.folder.resolve().name
+
+    @property
     def complete(self) -> bool:
         return (self.folder / "metrics.json").is_file()
 

@@ -118,7 +118,8 @@ def update_run(
         tell(f"data: {line}")
     if _is_known(dataset, run.dataset):
         raise NothingNew(said)
-    with free_folder(out, run.folder.name, run.folder.parent) as folder:
+    own = run.folder if run.folder.name else run.folder.resolve()  # "." has neither name nor parent
+    with free_folder(out, own.name, own.parent) as folder:
         tell(f"run folder: {folder}")
         _begin(run, config, source, dataset, folder, overrides, tell)
         note_log_place(folder, place or _log_place_of(run))

@@ -151,6 +151,8 @@ def _from_json(path: Path, text: str) -> dict[str, list[str]]:
         read = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: {form}, got what is no JSON: {error.msg}") from None
+    except ValueError as error:  # an integer with more digits than Python reads
+        raise DataError(f"{path}: {form}, got a number that is too long: {error}") from None
     except RecursionError:
         raise DataError(f"{path}: {form}, got values that are nested too deeply") from None
     if not isinstance(read, dict):

@@ -9,7 +9,8 @@ import numpy as np
 
 def text_mean(vectors: np.ndarray) -> np.ndarray:
     """Returns the mean ``[D]`` of text vectors ``[N, D]``, without rows of zeros, which are items without text."""
-    return vectors.sum(axis=0) / max(1, np.count_nonzero(np.any(vectors != 0, axis=1)))
+    total = vectors.sum(axis=0, dtype=np.float64)  # in float32, the mean of equal vectors would differ from them
+    return (total / max(1, np.count_nonzero(np.any(vectors != 0, axis=1)))).astype(vectors.dtype)
 
 
 def centred_unit(
@@ -61,11 +62,12 @@ def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tup
       divided by the encoder's own, or 0 if its cosines do not vary, as in a catalogue of equal texts.
     """
     widths = [text.shape[1]] if widths is None else widths
-    mean, known = text_mean(text), max(1, np.count_nonzero(np.any(text != 0, axis=1)))
+    mean, known = text_mean(text), np.any(text != 0, axis=1, keepdims=True)
     spreads, start = np.zeros(len(widths)), 0
     for encoder, width in enumerate(widths):
         own, centre = text[:, start : start + width], mean[start : start + width]
-        covariance = own.T @ own / known - np.outer(centre, centre)
+        differences = np.where(known, own - centre, 0)
+        covariance = differences.T @ differences / max(1, np.count_nonzero(known))
         # With t = centre + d, <t, t'> = <centre, centre> + <centre, d> + <centre, d'> + <d, d'>: uncorrelated terms.
         spread = np.sqrt(max(2 * centre @ covariance @ centre + np.sum(covariance**2), 0.0))
         spreads[encoder] = spread if spread > 1e-4 * (centre @ centre) else 0.0  # smaller values are rounding errors

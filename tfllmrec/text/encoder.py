@@ -24,6 +24,7 @@ from tfllmrec.progress import Progress
 from tfllmrec.text.bundled import BUNDLED, hub_folder, hub_handles
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
+from tfllmrec.wording import shown
 
 # Number of texts that are tokenised together and then sorted by length, so that a batch has texts of similar length.
 _WINDOW = 4096
@@ -84,7 +85,7 @@ class TextToVector(tf.Module):
             )
         else:
             packed = {name: value[:, : self._max_tokens] for name, value in self.preprocessor(texts).items()}
-        width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
+        width = tf.maximum(tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1)), 1)  # 1 if there are no texts
         return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
 
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
@@ -289,6 +290,9 @@ class TextEncoder:
 
         Returns:
           Float32 ``[n, D]`` of length 1, in the order of ``texts``.
+
+        Raises:
+          ModelError: A vector is not finite.
         """
         out = np.zeros((len(texts), self.dim), np.float32)
         if not len(texts):
@@ -303,6 +307,12 @@ class TextEncoder:
                 )
                 vectors = pool.map(lambda batch: self.text_to_vector.vectors(batch).numpy(), batches)
                 for rows, found in zip(steps, vectors, strict=True):
+                    if len(broken := np.flatnonzero(~np.isfinite(found).all(axis=1))):
+                        raise ModelError(
+                            f"The text encoder {self.folders[0]} does not work: expected finite numbers, found others "
+                            f"in the vector of the text {shown(texts[start + rows[broken[0]]])}. Use another encoder; "
+                            "if it was tuned, tune it again with a lower tuning.learning_rate."
+                        )
                     out[start + rows] = found
                     done += len(rows)
                     if progress:

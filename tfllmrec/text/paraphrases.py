@@ -94,15 +94,15 @@ def load_paraphrase(name: str) -> Function:
     """Imports the function named ``module:function``.
 
     Raises:
-      ConfigError: Python does not find the module, or the module has no such function.
+      ConfigError: Python does not find the module, the module fails, or it has no such function.
     """
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # it is the user's code
         raise ConfigError(
-            f"tuning.paraphrase {name!r} cannot be imported ({error}): expected module:function of a module that is "
-            "installed or in a folder of PYTHONPATH."
+            f"tuning.paraphrase {name!r} cannot be imported ({type(error).__name__}: {error}): expected "
+            "module:function of a module that is installed or in a folder of PYTHONPATH."
         ) from error
     if not callable(found):
         raise ConfigError(f"tuning.paraphrase {name!r}: expected a function, got {found!r}")

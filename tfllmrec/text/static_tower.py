@@ -78,15 +78,17 @@ def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width:
       ModelError: The encoder has no table of token embeddings.
     """
     graph = teacher.for_queries.text_to_vector
-    sizes = [v.shape[0] for v in getattr(graph.encoder, "variables", ()) if v.shape.rank == 2]
-    if not sizes:
+    matrices = [v for v in getattr(graph.encoder, "variables", ()) if v.shape.rank == 2]
+    if not matrices:
         raise ModelError(
             "text.query_encoder=static: expected an encoder whose variables include a table of token embeddings, found "
             "no variable with two dimensions. Use text.query_encoder=hashed_ngrams."
         )
+    # Other matrices may have more rows than a small vocabulary.
+    tables = [v for v in matrices if "word_embedding" in v.name] or matrices
     # Every token is encoded between the ids that precede and follow a text of one token.
     frame, unknown = (graph.tokens(tf.constant([text]))["input_word_ids"].numpy()[0] for text in ("a", UNKNOWN))
-    counts = np.bincount(tokenise(graph, texts).values, minlength=max(sizes))
+    counts = np.bincount(tokenise(graph, texts).values, minlength=max(v.shape[0] for v in tables))
     special = [frame[0], frame[-1], unknown[-2]]
     counts[special] = 0
     known = np.setdiff1d(np.union1d(np.arange(min(tokens, len(counts))), np.flatnonzero(counts)), special)

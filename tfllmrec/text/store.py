@@ -72,33 +72,20 @@ class VectorStore:
         self.folder = Path(folder)
         self._open: dict[Path, _Segment | None] = {}
 
-    def lookup(self, fingerprint: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Looks up the vectors of ``texts``.
-
-        Returns:
-          Vectors, float32 ``[n, D]`` (rows of zeros for missing texts; D is 0 if the store has no vector of this
-          encoder), and bool ``[n]``, which texts are missing.
-        """
-        segments = self._segments(fingerprint)
-        vectors = np.zeros((len(texts), segments[0].vectors.shape[1] if segments else 0), np.float32)
-        return vectors, self.fill(fingerprint, texts, vectors)
-
-    def fill(self, fingerprint: str, texts: Sequence[str], out: np.ndarray) -> np.ndarray:
-        """Writes the stored vectors of ``texts`` to the rows of ``out``, and leaves the other rows unchanged.
+    def fill(self, fingerprint: str, texts: Sequence[str], rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Writes the stored vectors of ``texts`` to ``rows`` of ``out``, and leaves the other rows unchanged.
 
         Args:
           fingerprint: The encoder's fingerprint.
           texts: n strings.
-          out: Float32 ``[n, D]``; may be memory-mapped, as it is written a few rows at a time. Stored vectors of a
+          rows: Int ``[n]``, the row of each text.
+          out: Float32 ``[N, D]``; may be memory-mapped, as it is written a few rows at a time. Stored vectors of a
             width other than D are ignored.
 
         Returns:
           Bool ``[n]``, which texts are missing.
         """
-        return self._fill(fingerprint, _keys(texts), np.arange(len(texts)), out)
-
-    def _fill(self, fingerprint: str, keys: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Does :meth:`fill` for some ``rows``, given the ``keys`` of their texts; returns which of them are missing."""
+        keys = _keys(texts)
         order = np.argsort(keys, kind="stable")
         wanted = keys[order]
         missing = np.ones(len(wanted), bool)
@@ -252,7 +239,7 @@ def _encode_into(
     first = first_row[distinct]  # for each row, the first row with the same text
     todo = np.sort(first_row)
     if store is not None and len(todo):
-        todo = todo[store._fill(encoder.fingerprint, _keys([texts[row] for row in todo]), todo, vectors)]
+        todo = todo[store.fill(encoder.fingerprint, [texts[row] for row in todo], todo, vectors)]
     # Texts of similar length are encoded together, the longest first, so that the time left is not underestimated.
     todo = todo[np.argsort([-len(texts[row]) for row in todo], kind="stable")]
     for start in range(0, len(todo), chunk):

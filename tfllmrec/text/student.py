@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Progress
@@ -189,7 +190,7 @@ class Student:
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), self.batch_size):
             rows = order[start : start + self.batch_size]
-            out[rows] = self.text_to_vector(tf.constant([texts[row] for row in rows])).numpy()
+            out[rows] = self.text_to_vector(tf.constant([as_text(texts[row]) for row in rows])).numpy()
             if progress:
                 progress(min(start + self.batch_size, len(texts)), len(texts))
         return out
