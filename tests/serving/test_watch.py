@@ -93,6 +93,13 @@ def test_a_canary_is_promoted_a_round_later(shop):
     assert shop.told[-1] == "nothing was updated"
 
 
+def test_a_run_in_the_working_folder_is_updated_beside_it(shop, monkeypatch):
+    monkeypatch.chdir(shop.run)
+    run, shop.run = shop.run, Path(".")
+    assert shop.once() == (1, 2)
+    assert run.with_name("run-updates").is_dir()
+
+
 def test_a_canary_is_served_for_the_time_between_rounds(shop, monkeypatch):
     """Also if a watch is stopped, and started again at once."""
     assert shop.once(every_s=600) == (1, 2)

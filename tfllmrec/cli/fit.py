@@ -64,7 +64,7 @@ def fit(
     if not is_written(run.folder):
         write_or_note(run)
     note(f"run: {run.folder}")
-    note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
+    note(f"next: tfllmrec export {run.folder} saved_models/{run.name}")
     note(f"      tfllmrec board {run.folder}")
 
 

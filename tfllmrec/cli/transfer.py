@@ -96,7 +96,7 @@ def transfer(
     for label, each in beside.items():
         say(f"{label}: {each}")
     note(f"run: {run.folder}")
-    note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
+    note(f"next: tfllmrec export {run.folder} saved_models/{run.name}")
 
 
 def _quoted(path: Path) -> str:

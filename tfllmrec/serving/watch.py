@@ -112,6 +112,7 @@ def watch_once(
       ConfigError: Another process watches the run.
       TfllmrecError: A step failed; the results of completed steps are kept.
     """
+    run = run.resolve()  # "." has no name
     updates = run.with_name(f"{run.name}-updates")
     with locked(updates):
         state = read_promotions(model)
