@@ -1130,7 +1130,7 @@ def contradictions(
     begun = there | settings_of(data=data)
     left_out = {"data"} if source is None else set()
     given = asked.model_dump(mode="json", exclude_unset=True, exclude=left_out)
-    wanted = dict(_leaves(asked.model_dump(mode="json")))  # whole, because a value may state a default inside
+    wanted = dict(_leaves(asked.model_dump(mode="json")))  # complete, because a nested value may state a default
     return [
         f"{key}: asked for {shown(wanted[key])}, there is {shown(begun[key])}"
         for key, _ in _leaves(given)

@@ -77,19 +77,18 @@ def writing(path: Path, advice: str | None = None) -> Iterator[None]:
         raise WriteError(f"{path} cannot be written: {reason}{_room(path)}.", advice or usual_advice(reason)) from error
 
 
-_USUAL_ADVICE = (
-    "Make room, or name another folder.",
-    "Name another folder, or make this one writable.",
-    "Choose a shorter name.",
-)
+_MAKE_ROOM = "Make room, or name another folder."
+_OTHER_FOLDER = "Name another folder, or make this one writable."
+_SHORTER = "Choose a shorter name."
+_USUAL_ADVICE = (_MAKE_ROOM, _OTHER_FOLDER, _SHORTER)
 
 
 def usual_advice(reason: str) -> str:
     """Returns advice on a reason of :func:`writing` if nothing is known about the files."""
     if reason == os.strerror(errno.ENAMETOOLONG):
-        return _USUAL_ADVICE[2]
+        return _SHORTER
     full = {os.strerror(number).lower() for number in _OF_FULL_DISKS}
-    return _USUAL_ADVICE[0 if reason.lower() in full else 1]
+    return _MAKE_ROOM if reason.lower() in full else _OTHER_FOLDER
 
 
 def add_advice(error: WriteError, advice: str) -> None:
@@ -267,6 +266,11 @@ def reading_npz(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
 
 
 # --- Folders ----------------------------------------------------------------------------------------------------------
+
+
+def absolute(path: Path) -> Path:
+    """Returns the absolute path, so that ``.`` and ``..`` get a name; symbolic links are not followed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.resolve follows links)
 
 
 @contextlib.contextmanager

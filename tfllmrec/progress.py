@@ -1,4 +1,4 @@
-"""Reports the progress of work that takes seconds, and the memory that it took."""
+"""Reports the progress of work that takes seconds, and measures its memory."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_metrics_without_differences_are_no_plot(runs):
         bare.plot()
 
 
-def test_a_run_alone_is_no_plot(runs):
+def test_a_single_run_cannot_be_plotted(runs):
     alone = comparison_of({("first", "hybrid"): runs[0].results["hybrid"]})
     with pytest.raises(DataError, match="nothing is compared"):
         alone.plot()

@@ -176,7 +176,7 @@ def test_a_log_of_an_earlier_version_has_no_requests(log):
 
 
 @pytest.mark.parametrize("nobody", [None, np.nan, "", 7])
-def test_tables_in_which_no_row_has_a_user_or_users_are_numbers(nobody):
+def test_tables_without_users_or_with_numeric_user_ids_are_read(nobody):
     rows = pd.DataFrame(
         {
             "request_id": ["r1", "r2/0", "r2/1"], "time_s": 5.0, "user_id": nobody, "model": "m", "version": 3,

@@ -103,7 +103,7 @@ def test_a_tower_that_is_trained_starts_from_the_same_vectors(tower_of, expected
     np.testing.assert_allclose(tower(tf.constant(history)), padded[history], atol=1e-6)
 
 
-def test_no_texts_have_room_for_the_token_that_pooling_reads():
+def test_an_empty_batch_keeps_one_token_for_pooling():
     assert _inputs_of(tf.zeros([0, 5], tf.int32))["input_word_ids"].shape == (0, 1)
 
 

@@ -88,7 +88,7 @@ def test_words_are_bounded_and_texts_may_be_empty(model, encoder):
     assert len(of_item(model, encoder, text="red " * 200).by_gradients().added) == MOST_WORDS
 
 
-def test_the_word_embedding_is_no_larger_table():
+def test_the_word_embedding_is_preferred_to_a_larger_table():
     words, places, inner = (
         tf.Variable(tf.zeros([rows, 2]), name=name)
         for name, rows in [("bert/word_embedding", 9), ("bert/position_embedding", 40), ("bert/inner", 50)]

@@ -95,7 +95,7 @@ def test_a_canary_is_promoted_a_round_later(shop):
 
 def test_a_run_in_the_working_folder_is_updated_beside_it(shop, monkeypatch):
     monkeypatch.chdir(shop.run)
-    run, shop.run = shop.run, Path(".")
+    run, shop.run = shop.run, Path()
     assert shop.once() == (1, 2)
     assert run.with_name("run-updates").is_dir()
 

@@ -67,7 +67,7 @@ def test_what_has_no_utf8_form_and_what_nobody_sees_are_encoded(encoder):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_a_graph_takes_no_texts(thin_hub, pooling):
+def test_an_empty_batch_of_texts_is_encoded(thin_hub, pooling):
     preprocessor, folder = thin_hub
     none = TextEncoder(folder, preprocessor, max_tokens=10, pooling=pooling).text_to_vector(tf.zeros([0], tf.string))
     assert none.shape == (0, 16)

@@ -155,7 +155,7 @@ def require(path: Path) -> None:
 
 
 def _exists(path: Path, kind: type[TfllmrecError]) -> bool:
-    """Returns whether a path exists; raises an error of a kind if it is a folder that cannot be read, or is in one."""
+    """Returns whether a path exists; raises ``kind`` if it is an unreadable folder, or lies in one."""
     try:
         if path.is_dir():
             os.scandir(path).close()

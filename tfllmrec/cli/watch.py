@@ -35,7 +35,11 @@ def watch(
     keep: Annotated[int, typer.Option(min=1, help="How many old versions and updated runs to keep.")] = 5,
     json: Annotated[
         bool,
-        typer.Option("--json", help="Print a JSON document for each round on stdout, each on one line."),
+        typer.Option(
+            "--json",
+            help="Print a line of JSON for each round: the labels, or the gate's figures if an update was refused. A "
+            "round that fails prints none.",
+        ),
     ] = False,
 ) -> None:
     """Update and promote a model as new events arrive.

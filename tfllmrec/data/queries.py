@@ -231,7 +231,7 @@ class Queries:
     def renumbered(self, places: np.ndarray) -> Queries:
         """Returns the same requests for another catalogue, without events, exclusions and targets that are not in it.
 
-        The result has no ``candidates``: a model scores all items, and who ranks them has the candidates.
+        The result has no ``candidates``: a model scores all items; the caller that ranks them keeps the candidates.
 
         Args:
           places: Int64 ``[N]``, the index of each item in the other catalogue; -1 if it is not in it.

@@ -61,7 +61,7 @@ from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.files.vector_files import with_vectors
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.held_out import is_row_range, mark_events, note_marked, rows_of_range
-from tfllmrec.data.schema import TABLES, measures, unreadable
+from tfllmrec.data.schema import TABLES, have_units, unreadable
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.wording import shown
 
@@ -425,7 +425,7 @@ def _checked(dataset: Dataset, known: Dataset | None = None) -> Dataset:
         expected = f"vector of {field.length} numbers" if field.kind == "vector" else field.kind
         what = f"column {name!r}: not a {expected}, so read as missing; data.fields.{name}.kind sets another kind"
         found.add(table, what, len(odd), "kept", "".join(odd[:1].map(shown)))
-        if known is None and (with_unit := cells[measures(field, cells)]).any():
+        if known is None and (with_unit := cells[have_units(field, cells)]).any():
             what = (
                 f"column {name!r}: numbers with a unit, so read as {field.kind} and not as a number; write the numbers"
             )
@@ -444,8 +444,9 @@ def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -
     if not text:
         if others := ", ".join(map(repr, items.columns.drop(ITEM)[:20])):
             what = (
-                f"no column of the catalogue is known as its {' or '.join(ITEM_COLUMNS[1:])}; if one of {others} is, "
-                f"map it, so that models read it: --set data.columns.{TITLE}=NAME_IN_THE_FILE"
+                f"the catalogue has no column recognised as {', '.join(ITEM_COLUMNS[1:-1])} or {ITEM_COLUMNS[-1]}; if "
+                f"one of {others} holds them, map it so that models can read it: --set "
+                f"data.columns.{TITLE}=NAME_IN_THE_FILE"
             )
             report.add("items", what, int(came.sum()), "kept")
         return

@@ -899,7 +899,7 @@ def unreadable(field: Field, values: pd.Series) -> np.ndarray:
     return odd
 
 
-def measures(field: Field, values: pd.Series) -> np.ndarray:
+def have_units(field: Field, values: pd.Series) -> np.ndarray:
     """Returns which cells are numbers with a unit (``12 min``, ``1,99 €``, ``0:45``), bool ``[R]``.
 
     All are False unless nearly all cells of the column are, with few units and many numbers, and the field is neither

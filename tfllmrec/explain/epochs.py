@@ -28,8 +28,8 @@ class Epochs:
     Attributes:
       selection: The value by which epochs are compared; empty if nothing was trained.
       best: The epoch that was kept, from 0; ``None`` if nothing was trained.
-      strata: The ndcg@10 by epoch, or that of the longest list if there is none of 10, for ``all``, ``head``, ``tail``
-        and ``cold``; empty if the logs are missing.
+      strata: The ndcg by epoch (at 10, or at the longest measured length if 10 is missing) for ``all``, ``head``,
+        ``tail`` and ``cold``; empty if the logs are missing.
     """
 
     selection: Sequence[float] = ()

@@ -120,7 +120,7 @@ def add_data(section: Section, run: Run) -> None:
 def provenance(run: Run) -> list[list[str]]:
     """Returns name and value of each fact on the origin of a run: data, seed, time, versions."""
     record = run.record
-    source = {role: without_folders(value) for role, value in record["source"].items()}
+    source = {role: without_folders(value) for role, value in record["source"].items() if role != "columns"}
     return [
         ["run", run.name],
         ["source", ", ".join(f"{role} {value}" for role, value in source.items()) or "–"],

@@ -300,7 +300,7 @@ def _begun(
     of_run = (base / "run.json").is_file() and source.get("source") == "data"
     if of_search or of_run:  # the tables of later updates have the columns of the files that this data was read from
         first = read_json((base / source["source"]).with_name("source.json"), dict[str, Any], REMEDY)
-        source = source | {"columns": first.get("columns", {})}
+        source = source | {name: first[name] for name in ["columns"] if first.get(name)}
     write_text(out / "source.json", json.dumps(source, indent=1))  # first: it marks the folder as a run folder
     if of_search or of_run:
         parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
@@ -472,7 +472,7 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         raise ConfigError(taken)
     with locked(out):
         held = [path for path in out.iterdir() if not unfinished(path)]
-        if held and (not (out / "source.json").is_file() or began_training(out)):
+        if held and (not (out / "source.json").is_file() or has_trained(out)):
             raise ConfigError(taken)
         # A run that ended before its first epoch is started from scratch, because its settings may have been wrong.
         # Folders go first and source.json last, so that a process that is killed meanwhile leaves it free.
@@ -481,8 +481,8 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         yield out
 
 
-def began_training(out: Path) -> bool:
-    """Returns whether a run's folder has more than a run writes before it completes its first epoch."""
+def has_trained(out: Path) -> bool:
+    """Returns whether a folder has anything besides the files that a run writes before its first epoch is complete."""
     before = BEFORE_TRAINING.union(_taken_over(out))
     return any(path.name not in before for path in out.iterdir() if not unfinished(path))
 

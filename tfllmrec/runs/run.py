@@ -47,7 +47,7 @@ from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.durable import read_json, reading_npz, write_text
+from tfllmrec.durable import absolute, read_json, reading_npz, write_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.alignment import Distances
 from tfllmrec.evaluation.protocol import Result, users_of
@@ -245,8 +245,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the folder, also if the path to it is ``.``."""
-        return self.folder.resolve().name
+        """The name of the folder, also if the path to it is ``.`` or ``..``."""
+        return absolute(self.folder).name
 
     @property
     def complete(self) -> bool:
@@ -312,7 +312,7 @@ class Run:
         return results
 
     def read(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
-        """Returns the keys of a JSON file, also those that ``kind``, by which it is validated, does not name."""
+        """Returns the content of a JSON file, validated as ``kind``; further keys stay if ``kind`` allows them."""
         return read_json(self.folder / name, kind, REMEDY).model_dump(mode="json", exclude_unset=True)
 
     @cached_property

@@ -28,10 +28,10 @@ from tfllmrec.data.extension import known_occurrences
 from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
-from tfllmrec.durable import locked, read_json, replacing, write_text
+from tfllmrec.durable import absolute, locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import Tell, to_stderr
-from tfllmrec.runs.experiment import began_training, continue_run, data_beside, free_folder, log_place, note_log_place
+from tfllmrec.runs.experiment import continue_run, data_beside, free_folder, has_trained, log_place, note_log_place
 from tfllmrec.runs.run import PARENT, READ_LOG, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
 
 #: Settings that determine the meaning of the parent's weights.
@@ -118,7 +118,7 @@ def update_run(
         tell(f"data: {line}")
     if _is_known(dataset, run.dataset):
         raise NothingNew(said)
-    own = run.folder if run.folder.name else run.folder.resolve()  # "." has neither name nor parent
+    own = absolute(run.folder)
     with free_folder(out, own.name, own.parent) as folder:
         tell(f"run folder: {folder}")
         _begin(run, config, source, dataset, folder, overrides, tell)
@@ -185,7 +185,7 @@ def _log_since(run: Run, events: Path) -> int:
 
 def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
     """Returns the update in ``out`` of the same parent with the same files, if its training began."""
-    if not (out / UPDATE).is_file() or not began_training(out):
+    if not (out / UPDATE).is_file() or not has_trained(out):
         return None
     run = Run(out)
     assert run.update is not None
@@ -244,9 +244,10 @@ def _begin(
     for name in TAKEN_OVER:
         if (parent.folder / name).is_dir():
             ignored = [path.name for path in (parent.folder / name).iterdir() if unfinished(path)]
-            # Without the claim of the small tower of queries, because the update may have other texts.
-            ignored += ["checkpoints", MADE_FROM]
-            shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns(*ignored))
+            ignore = shutil.ignore_patterns("checkpoints", *ignored)
+            shutil.copytree(parent.folder / name, folder / name, ignore=ignore)
+    for claimed in (folder / "query_encoder").glob(f"*/{MADE_FROM}"):
+        claimed.unlink()  # the update may have other texts
     config.data = data_beside(config.data, dataset.name)
     # Written last: with this file, the folder is a run that can be continued.
     write_text(folder / "config.yaml", dump_config(config))

@@ -189,7 +189,7 @@ class Engine:
     ) -> Iterator[tuple[Version[ModelProcess], Arm | None]]:
         """Yields the version that answers a request, and the request's arm; the version stays loaded inside the block.
 
-        The stable version answers requests that the canary's signatures do not fit.
+        If the canary lacks the signature, an input or a requested output, the stable version answers.
 
         Args:
           version: The version, held by the caller.

@@ -28,7 +28,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from tfllmrec.data.files.event_log import LogReader
-from tfllmrec.durable import locked, read_json, write_text, writing_folder
+from tfllmrec.durable import absolute, locked, read_json, write_text, writing_folder
 from tfllmrec.errors import CHECK_FAILED, ConfigError, ModelError
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import Run
@@ -112,7 +112,7 @@ def watch_once(
       ConfigError: Another process watches the run.
       TfllmrecError: A step failed; the results of completed steps are kept.
     """
-    run = run.resolve()  # "." has no name
+    run = absolute(run)
     updates = run.with_name(f"{run.name}-updates")
     with locked(updates):
         state = read_promotions(model)

@@ -229,9 +229,11 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     chosen = _told([*sizes(data.split, config), *choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         check_domains(data.domains, config.item_weights)
-        given, tried = config.item_weights, list[ItemWeightSettings]()
+        given = config.item_weights
+        tried: list[ItemWeightSettings] = []
+        config.item_weights, said = choose_item_weights(data, given, tried, tell)
+        chosen += _told(said, tell)
         choices = [
-            lambda _: choose_item_weights(data, given, tried, tell),
             lambda settings: choose_view("graph", data, given, settings, tried, tell),
             lambda settings: choose_view("source", data, given, settings, tried, tell),
             lambda settings: choose_domains(data, settings, tell),

@@ -257,6 +257,6 @@ def test_ids_that_look_alike_are_told():
     assert len(set(ids)) == 6 and masks == {"look_alike": [0, 1, 3, 5]}
 
 
-def test_upper_and_lower_case_are_told_where_they_make_a_difference():
+def test_ids_that_differ_only_in_case_are_reported():
     ids, masks = ids_of("Ada@x.com", "ada@x.com", "Bo@x.com", dtype="str")
     assert len(set(ids)) == 3 and masks == {"of_other_case": [0, 1]}

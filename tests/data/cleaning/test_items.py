@@ -172,9 +172,14 @@ def test_unusable_titles_are_counted():
 
 def test_a_catalogue_whose_text_is_in_columns_of_other_names_is_told():
     items = pd.DataFrame({"id": ["a", "b"], "Bezeichnung": ["Stuhl", "Tisch"], "Preis": ["5", "7"]})
-    told = finding(made([("u", "a"), ("u", "b")], "user item", items), "the catalogue is known as its title")
+    told = finding(
+        made([("u", "a"), ("u", "b")], "user item", items), "the catalogue has no column recognised as title"
+    )
     assert (told.count, told.action) == (2, "kept")
-    assert "if one of 'Bezeichnung', 'Preis' is, map it, so that models read it: --set data.columns.title=" in told.what
+    assert (
+        "if one of 'Bezeichnung', 'Preis' holds them, map it so that models can read it: --set data.columns.title="
+        in told.what
+    )
     assert not made([("u", "a"), ("u", "b")], "user item", items[["id"]]).report.findings
 
 
@@ -235,14 +240,14 @@ def test_fields_of_every_table_have_no_value_where_the_file_says_so(word):
 def test_text_that_was_read_in_a_wrong_encoding_is_told(text, encoding):
     misread = text.encode().decode(encoding, "replace")
     data = catalogue(title=[misread, text, "ÉTÉ\u00a0: « été »", "»Spaß«", "ÃO", "ÂGE", "Ñandú", "Ð"])
-    told = finding(data, "column 'title': text in UTF-8 that a program read in another encoding, and that stays so")
+    told = finding(data, "column 'title': UTF-8 text that a program read in another encoding; it is kept as it is")
     assert (told.count, told.action) == (1, "kept")
 
 
 @pytest.mark.parametrize("column", ["categories", "colour"])
 def test_columns_of_names_and_fields_are_searched_for_such_text_too(column):
     data = catalogue(**{column: ["Größe".encode().decode("cp1252"), "Größe"]})
-    assert finding(data, f"column {column!r}: text in UTF-8 that").count == 1
+    assert finding(data, f"column {column!r}: UTF-8 text that").count == 1
 
 
 def test_letters_that_were_lost_are_told():
@@ -252,8 +257,13 @@ def test_letters_that_were_lost_are_told():
     assert (told.count, told.action) == (1, "kept")
 
 
-def test_of_texts_in_several_languages_one_is_read_and_told():
+def test_one_of_several_translations_is_read_and_reported():
     titles = [{"de": "Stuhl", "en": "Chair"}, '{"de": "Tisch", "fr": null}', '{"id": "x", "no": 7}', "{Lamp}"]
+    titles += [{"DE": "Bett", "en-US": "Bed"}, '{"en": "Rug"}']
     data = catalogue(title=titles)
-    assert data.items.title.tolist() == ["Chair", "Tisch", '{"id": "x", "no": 7}', "{Lamp}"]
-    assert finding(data, "title in several languages: one of them is read, the English one if there is one").count == 2
+    assert data.items.title.tolist() == ["Chair", "Tisch", '{"id": "x", "no": 7}', "{Lamp}", "Bed", "Rug"]
+    assert finding(data, "title in several languages: one of them is read, the English one if there is one").count == 4
+
+
+def test_text_in_a_single_language_stays_unless_other_text_has_several():
+    assert catalogue(title=['{"it": "Sedia"}', "Chair"]).items.title.tolist() == ['{"it": "Sedia"}', "Chair"]

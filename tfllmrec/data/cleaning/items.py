@@ -16,7 +16,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.item_text import strip_html, words_for_nothing
-from tfllmrec.data.cleaning.names import category_names, read_name_column, structured_text, translation
+from tfllmrec.data.cleaning.names import category_names, read_name_column, structured_text, translations
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.tags import MAY_LEAK
 from tfllmrec.data.cleaning.values import MISSING, is_row_number, strings
@@ -125,10 +125,10 @@ def _finished(rows: Rows, columns: dict[str, pd.Series]) -> pd.DataFrame:
 def _running_text(values: pd.Series, column: str, rows: Rows) -> pd.Series:
     """Cleans a column of titles or descriptions: removes HTML, and words that stand for "nothing"."""
     text = strings(_structures(values, " "), separator=" ")
-    translations = text[text.str.startswith("{")].map(translation).dropna().astype("str").reindex(text.index)
+    translated = translations(text)
     what = f"{column} in several languages: one of them is read, the English one if there is one"
-    rows.note(translations.notna().to_numpy(dtype=bool), what, "repaired", column)
-    text = translations.fillna(text)
+    rows.note(text.index.isin(translated.index), what, "repaired", column)
+    text = translated.reindex(text.index).fillna(text)
     text = text.mask(text == r"\N", "")  # how MySQL exports NULL
     nothing = words_for_nothing(text)
     rows.note(nothing, f"{column} is a word for nothing that recurs as no {column} does: blanked", "repaired", column)

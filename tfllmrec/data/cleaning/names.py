@@ -52,7 +52,7 @@ _WRAPPERS = {
 }  # fmt: skip
 _ID_FIELD = re.compile(r"(?:^|[_\W])(?i:id|uuid|guid|ur[il]|href|link|image|icon|type|code)$|[a-z]I[dD]$")
 _ID_VALUE = re.compile(r"-?\d+(?:\.\d+)?|(?:https?:/)?/\S+/\S+|[0-9a-f]{24}|[0-9a-f]{8}-[0-9a-f-]{27}", re.I)
-_LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2})?")
+_LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][a-z]{2})?", re.I)
 
 _CALL = re.compile(
     r"(?:np\.)?(?:array|list|c|tuple|set|frozenset|deque|Counter|OrderedDict|dict_keys|dict_values|List|Set|Vector|"
@@ -259,15 +259,24 @@ def _translation(record: Mapping[str, Any]) -> str | None:
     """Returns one of several translations by language, if possible the English one; ``None`` for another record."""
     if not all(map(_LANGUAGE.fullmatch, record)) or not all(isinstance(value, str) for value in record.values()):
         return None
-    return record.get("en", next(iter(record.values()), None))
+    english = (text for key, text in record.items() if key[:2].lower() == "en")
+    return next(english, next(iter(record.values()), None))
 
 
-def translation(value: Any) -> str | None:
-    """Returns one of several translations by language (``{"de": "Stuhl", "en": "Chair"}``), or ``None``."""
-    literal = _literal(value, bare_words=False) if isinstance(value, str) else value
-    if not isinstance(literal, Mapping) or len(literal) < 2:
-        return None
-    return _translation({str(key): text for key, text in literal.items() if not _is_null(text)})
+def translations(cells: pd.Series) -> pd.Series:
+    """Returns one text of each cell with translations by language (``{"de": "Stuhl", "en": "Chair"}``), by its row.
+
+    A cell with a single language counts only if another cell has several.
+    """
+    literals = cells[cells.str.startswith("{")].map(lambda cell: _literal(cell, bare_words=False))
+    records = {
+        row: {str(key): text for key, text in record.items() if not _is_null(text)}
+        for row, record in literals.items()
+        if isinstance(record, Mapping)
+    }
+    read = {row: text for row, record in records.items() if (text := _translation(record)) is not None}
+    several = any(len(records[row]) > 1 for row in read)
+    return pd.Series(read if several else {}, dtype="str")
 
 
 def _named(record: Mapping) -> Any:

@@ -206,7 +206,7 @@ def _returns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
     for name in columns:
         if _QUANTITY.intersection(words_of_name(name)) and (back := numbers(raw.frame[name])[0] < 0).any():
             what = (
-                f"{name!r} is negative, as for returns and cancellations, but the row counts as an event, too. "
+                f"{name!r} is negative, as for returns and cancellations, but such a row still counts as an event. "
                 "Drop such rows, or name what the user did in a column 'kind' (purchase, refund)"
             )
             findings.append(Finding(raw.table, what, int(back.sum()), "doubted", raw.example(int(back.argmax()), name)))

@@ -97,7 +97,7 @@ class Rows:
     def note_encoding(self, text: pd.Series, column: str) -> None:
         """Reports texts of a column that were damaged by a wrong encoding before the file was written."""
         for pattern, what in (
-            (_MISREAD, "text in UTF-8 that a program read in another encoding, and that stays so"),
+            (_MISREAD, "UTF-8 text that a program read in another encoding; it is kept as it is"),
             ("\ufffd", "text whose letters a program replaced by U+FFFD"),
         ):
             damaged = text.str.contains(pattern).to_numpy(dtype=bool)

@@ -41,7 +41,8 @@ HEADERLESS: dict[str, tuple[str, list[str]]] = {
 _SEPARATORS = ("\t", ",", ";", "|", "::", "\x01")  # the last one is Hive's
 _RULE = r"\s*:?[-=]+:?\s*"  # a cell of the line that sqlcmd, psql and Markdown draw below the header
 _ESCAPED = r"\\(?:[\\'tnr]|x[0-9a-f]{2})"  # as in the bytes that Python prints
-#: Marks around whole cells: what the text contains if there are any, the cell, the finding, and how to read the cell.
+#: Marks around whole cells: bytes without which the file has none, the pattern of a marked cell, the text of the
+#: finding, and a function that removes the marks.
 _WRAPPED: tuple[tuple[tuple[bytes, ...], str, str, Callable[[str], str]], ...] = (
     (
         (b'="',),
@@ -53,7 +54,7 @@ _WRAPPED: tuple[tuple[tuple[bytes, ...], str, str, Callable[[str], str]], ...] =
         (b"b'", b'b"'),
         rf"""b'(?:[ -&(-\[\]-~]|{_ESCAPED})*'|b"(?:[ !#-\[\]-~]|{_ESCAPED})*\"""",
         "cells written as b'00123', as Python prints bytes: read without these marks",
-        lambda cell: ast.literal_eval(cell).decode("utf-8", "replace"),
+        lambda cell: ast.literal_eval(cell).decode("utf-8", "backslashreplace"),  # ids stay different
     ),
 )
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -270,19 +271,21 @@ def _refuse_title(sample: _Sample, first: bytes, text: bytes, path: Path, line: 
         raise DataError(f"{path}:{line}: expected the names of the columns, found {_shown(first)}.{header}")
 
 
-def _header_below(text: bytes, line: int, dialect: _Dialect, width: int, names: int) -> str:
-    """Returns a question on the first row of ``width`` cells, ``names`` of which are usual names of columns, or ``""``.
+def _header_below(text: bytes, line: int, dialect: _Dialect, width: int, least_known: int) -> str:
+    """Returns a hint that the header is further down; ``""`` if it is not.
+
+    It names the first row of ``width`` cells with at least ``least_known`` usual names of columns.
 
     Args:
       text: The first part of the file.
       line: The number of its first line.
       dialect: The way in which its cells are written.
       width: The number of columns.
-      names: How many names must be known.
+      least_known: The least number of usual names.
     """
     for i, row in enumerate(_LINE_END.split(text)):
         cells = row.decode().split(dialect.separator)
-        if len(cells) == width and sum(plain_name(cell) in _KNOWN_NAMES for cell in cells) >= names:
+        if len(cells) == width and sum(plain_name(cell) in _KNOWN_NAMES for cell in cells) >= least_known:
             return f" Is the header line {line + i}, {_shown(row)}? Then delete the lines above it."
     return ""
 

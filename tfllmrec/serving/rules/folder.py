@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.feedback.tables import numbers, read_feedback, require_columns, texts
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.serving.layout import ASSETS, EXTRA, ITEM_FIELDS, version_folders
-from tfllmrec.serving.promotion import WAIT_S, read_promotions
+from tfllmrec.serving.promotion import read_promotions
 from tfllmrec.serving.rules.compiled import NO_RULES, RULES, rules_digest
 from tfllmrec.serving.rules.compiler import Compiled, Decisions, RuledCatalogue, compile_rules
 from tfllmrec.serving.rules.document import RulesFile, parse_rules
@@ -257,11 +258,9 @@ def take_over_again(folder: Path, version: Path, before: StoredRules, tell: Tell
     While another process applies rules, it waits: that process may compile newer rules into the version.
 
     Raises:
-      ConfigError: See :func:`take_over`; or the other process takes longer than
-        :data:`tfllmrec.serving.promotion.WAIT_S`.
-      ModelError, WriteError: See :func:`take_over`.
+      ConfigError, ModelError, WriteError: See :func:`take_over`.
     """
-    with locked(folder, WAIT_S):
+    with locked(folder, math.inf):  # a process that dies gives up the lock
         if read_stored(folder) != before:
             take_over(folder, version, tell)
 
