@@ -63,7 +63,11 @@ def test_a_taken_port_is_named(program, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_it_serves_until_it_is_interrupted_or_told_to_end(tmp_path, number, code):
     command = [sys.executable, "-m", "tfllmrec", "board", str(logged(tmp_path / "one")), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    # A shell starts what runs in its background with SIGINT ignored, and so would the tests' own child.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         line = next(line for line in process.stderr if "TensorBoard: http" in line)
         address = line.split()[1]

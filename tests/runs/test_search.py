@@ -116,7 +116,7 @@ def test_the_trials(searched, small):
     assert len({trial.settings["model.dropout"] for trial in search.trials}) == 2
     assert sum(line == "reading the data" for line in told) == 1
     assert sum(line.startswith("text: ") for line in told) == 1
-    assert sum("epoch 2: " in line for line in told) == 2
+    assert sum("epoch 2: retrieval_loss" in line for line in told) == 2
 
 
 @pytest.mark.long
