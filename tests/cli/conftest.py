@@ -131,6 +131,10 @@ class FakeRun:
     folder: Path
     metrics: dict = field(default_factory=lambda: METRICS)
 
+    @property
+    def name(self):
+        return self.folder.name
+
 
 @dataclass
 class FakeTrial:
