@@ -28,13 +28,14 @@ class Epochs:
     Attributes:
       selection: The value by which epochs are compared; empty if nothing was trained.
       best: The epoch that was kept, from 0; ``None`` if nothing was trained.
-      strata: The ndcg by epoch (at 10, or at the longest measured length if 10 is missing) for ``all``, ``head``,
-        ``tail`` and ``cold``; empty if the logs are missing.
+      strata: The metric ``label`` by epoch for ``all``, ``head``, ``tail`` and ``cold``; empty if the logs are missing.
+      label: ndcg@10; or at the longest length that the logs have, if they lack 10.
     """
 
     selection: Sequence[float] = ()
     best: int | None = None
     strata: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    label: str = "ndcg@10"
 
 
 def epochs_of(run: Run, events: bool = True) -> Epochs:
@@ -54,7 +55,9 @@ def epochs_of(run: Run, events: bool = True) -> Epochs:
     if not state.values:
         return Epochs()
     logged = logged_scalars(run.folder / "logs" / "validation") if events else {}
-    label = f"ndcg@{shown_length(run.config.evaluation.ks)}"
+    of_all = tag_of("ndcg@")
+    lengths = [int(tag.removeprefix(of_all)) for tag in logged if tag.startswith(of_all)]
+    label = f"ndcg@{shown_length(lengths or [10])}"
     labels = {"all": label, **{stratum: f"{label}/{stratum}" for stratum in ("head", "tail", "cold")}}
     names = {name: tag_of(label) for name, label in labels.items()}
     strata = {
@@ -62,7 +65,7 @@ def epochs_of(run: Run, events: bool = True) -> Epochs:
         for name, label in names.items()
         if set(range(len(state.values))) <= set(logged.get(label, {}))
     }
-    return Epochs(state.values, state.best_epoch if state.best_epoch >= 0 else None, strata)
+    return Epochs(state.values, state.best_epoch if state.best_epoch >= 0 else None, strata, label)
 
 
 def logged_scalars(folder: Path) -> dict[str, dict[int, float]]:

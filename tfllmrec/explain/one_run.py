@@ -130,7 +130,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
         for section in (
             _scoreboard(run, results, comparison),
             _strata(run, results, k),
-            _training(run, epochs_of(run), hybrid, k),
+            _training(run, epochs_of(run), hybrid),
             _chosen(run),
             _examples(run, hybrid, k),
             _exposure(run, hybrid, results, k),
@@ -223,18 +223,18 @@ def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
     return section
 
 
-def _training(run: Run, epochs: Epochs, hybrid: Hybrid, k: int) -> Section:
+def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
     section = Section("Training")
     if epochs.selection:
         baselines = _validation(run.metrics.get("validation", {}))
         figure = figures.training_curves(
-            {"model": epochs.selection}, epochs.strata, baselines, epochs.best, f"ndcg@{k}"
+            {"model": epochs.selection}, epochs.strata, baselines, epochs.best, epochs.label
         )
         section.figure(
             figure,
             "training",
-            f"Validation by epoch. Epochs are compared by the selection value, the mean of ndcg@{k} in which queries "
-            "with tail targets count twice"
+            f"Validation by epoch. Epochs are compared by the selection value, the mean of {epochs.label} in which "
+            "queries with tail targets count twice"
             + ("; lines: popularity and the three best baselines by the same value." if baselines else "."),
         )
     if hybrid.gates.trainable:

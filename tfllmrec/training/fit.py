@@ -231,19 +231,18 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
         check_domains(data.domains, config.item_weights)
         given = config.item_weights
         tried: list[ItemWeightSettings] = []
-        config.item_weights, said = choose_item_weights(data, given, tried, tell)
-        chosen += _told(said, tell)
-        choices = [
-            lambda settings: choose_view("graph", data, given, settings, tried, tell),
-            lambda settings: choose_view("source", data, given, settings, tried, tell),
-            lambda settings: choose_domains(data, settings, tell),
-            lambda settings: choose_kinds(data, settings, tell),
-        ]
+
+        def take(found: tuple[ItemWeightSettings, list[str]]) -> None:
+            config.item_weights, said = found
+            chosen.extend(_told(said, tell))
+
+        take(choose_item_weights(data, given, tried, tell))
+        take(choose_view("graph", data, given, config.item_weights, tried, tell))
+        take(choose_view("source", data, given, config.item_weights, tried, tell))
+        take(choose_domains(data, config.item_weights, tell))
+        take(choose_kinds(data, config.item_weights, tell))
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
-            choices.append(lambda settings: choose_context(data, settings, tell))
-        for choice in choices:
-            config.item_weights, said = choice(config.item_weights)
-            chosen += _told(said, tell)
+            take(choose_context(data, config.item_weights, tell))
     return chosen
 
 

@@ -165,7 +165,7 @@ def prepared_ranking(
 
         write_folder(folder, write)
         tell(f"ranking: {RankingRecord.load(folder).line()}")
-    elif (folder / MADE_FROM).is_file():  # a model that an update took over has none
+    elif (folder / MADE_FROM).is_file():  # folders of earlier versions have none
         claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed, start, labels))
     return load_ranking(folder, hybrid, split, config, seed, labels)
 
