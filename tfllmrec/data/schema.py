@@ -902,8 +902,8 @@ def unreadable(field: Field, values: pd.Series) -> np.ndarray:
 def have_units(field: Field, values: pd.Series) -> np.ndarray:
     """Returns which cells are numbers with a unit (``12 min``, ``1,99 €``, ``0:45``), bool ``[R]``.
 
-    All are False unless nearly all cells of the column are, with few units and many numbers, and the field is neither
-    a number nor a time.
+    All are False if the field is a number or a time, or unless nearly all cells are numbers with a unit and the column
+    has few different units and many different values.
     """
     found = np.zeros(len(values), dtype=bool)
     if field.kind not in ("category", "id", "text") or values.dtype.kind == "f":
